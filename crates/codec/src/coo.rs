@@ -1,0 +1,1 @@
+//! Sparse corrections in coordinate form.

@@ -1,0 +1,45 @@
+//! GGUF metadata keys, one home for each.
+
+use crate::FfnTensor;
+
+/// BOOL: the file holds dictionary-coded tensors.
+pub const ENABLED: &str = "statecells.enabled";
+/// UINT32: version of the tensor format, [`FORMAT_VERSION`].
+pub const VERSION: &str = "statecells.version";
+/// STRING: the scheme that was asked for; single tensors may differ.
+pub const SCHEME: &str = "statecells.scheme";
+/// UINT32: atoms per dictionary where all tensors agree, else the largest.
+pub const DICT_M: &str = "statecells.dict.M";
+/// UINT32: codes per row where all tensors agree, else the largest.
+pub const DICT_K: &str = "statecells.dict.k";
+/// FLOAT32: learning rate of Oja's rule.
+pub const DICT_ETA: &str = "statecells.dict.eta";
+/// UINT32: passes over the samples.
+pub const DICT_ITERS: &str = "statecells.dict.iters";
+/// FLOAT32: `--gap-tol` of the build; infinity if none was given.
+pub const DEFAULT_GAP_TOL: &str = "statecells.default_gap_tol";
+/// FLOAT32: 10^9 bytes saved against the source file's own tensors.
+pub const MEM_SAVED_GB: &str = "statecells.mem_saved_gb";
+/// STRING: JSON record of how the file was made (tool, llama.cpp, arguments, input hash, seed).
+pub const RECORD: &str = "statecells.record";
+
+/// The tensor format this version reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// STRING `statecells.<tensor>.scheme`: how this tensor is coded.
+#[must_use]
+pub fn tensor_scheme(tensor: FfnTensor) -> String {
+    format!("statecells.{tensor}.scheme")
+}
+
+/// FLOAT32 `statecells.<tensor>.gap`: its gap, see [`crate::metrics`].
+#[must_use]
+pub fn tensor_gap(tensor: FfnTensor) -> String {
+    format!("statecells.{tensor}.gap")
+}
+
+/// FLOAT32 `statecells.<tensor>.bpw`: bits per weight of all its sidecars.
+#[must_use]
+pub fn tensor_bpw(tensor: FfnTensor) -> String {
+    format!("statecells.{tensor}.bpw")
+}
