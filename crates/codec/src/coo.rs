@@ -43,7 +43,7 @@ impl Coo {
     /// Takes time linear in the matrix and memory for the entries only.
     ///
     /// # Shapes
-    /// `residual`: [d_in, d_out]; `importance`: [d_in].
+    /// `residual`: [d_in, d_out]; `importance`: `[d_in]`.
     ///
     /// # Errors
     /// [`CodecError::NonFinite`] if a residual is not finite.
@@ -125,7 +125,7 @@ impl Coo {
         coo
     }
 
-    /// Keeps the positions and takes their values from `residual` [d_in, d_out] (source minus decoded).
+    /// Keeps the positions and takes their values from `residual` `[d_in, d_out]` (source minus decoded).
     ///
     /// Values beyond the range of F16 are clamped to +-65504, the nearest it holds, which still lessens
     /// the error; NaN becomes 0.
@@ -191,7 +191,7 @@ impl Coo {
         }
     }
 
-    /// Adds the corrections' part of the product with `x` [d_in] to `y` [d_out].
+    /// Adds the corrections' part of the product with `x` `[d_in]` to `y` `[d_out]`.
     ///
     /// # Panics
     /// If a length does not fit the shape.

@@ -10,8 +10,8 @@ const MAX_I16_COLUMNS: usize = 1 << 15;
 /// How the entries are laid out in sidecar tensors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// StateCells' outliers: `outlier_idx` [n] I32, flat positions `row * d_in + column`, strictly
-    /// ascending; `outlier_val` [n] F16. Without entries there are no tensors.
+    /// StateCells' outliers: `outlier_idx` `[n]` I32, flat positions `row * d_in + column`, strictly
+    /// ascending; `outlier_val` `[n]` F16. Without entries there are no tensors.
     Flat,
     /// SeedDelta's delta: `delta_idx` [k, d_out], column indices, strictly ascending in each row, I16
     /// where d_in <= 32768 and I32 elsewhere; `delta_val` [k, d_out] F16. With k = 0 there are no tensors.
