@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Puts the pinned tools (cmake, ninja, libclang) into .tools/venv, a Python virtual environment.
+#
+# usage: scripts/setup-tools.sh [--test]
+#
+#   --test   also what the tests need (gguf, numpy, pytest, shellcheck)
+#   --help   this text
+#
+# Versions and hashes: scripts/requirements.txt and scripts/requirements-test.txt. Downloads are
+# kept in the cache ($STATECELLS_CACHE_DIR, default ~/.cache/statecells), so a second checkout
+# needs no network. PYTHON names the Python to use (3.10 or newer; default python3).
+
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+WHEELS=$DOWNLOADS/wheels
+BASE_PYTHON=${PYTHON:-python3}
+
+check_python() {
+  need "$BASE_PYTHON" "install Python 3.10 or newer, or name one with PYTHON"
+  "$BASE_PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "$BASE_PYTHON is older than 3.10; name a newer one with PYTHON"
+  "$BASE_PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+    die "$BASE_PYTHON has no venv; install it (Debian and Ubuntu: apt install python3-venv)"
+}
+
+# A venv holds absolute paths and belongs to one Python: both are part of the stamp.
+stamp_of() { { cat "$1"; say "$VENV"; "$BASE_PYTHON" -V; } | sha256_of_stdin; }
+
+is_done() { [[ -f $2 && $(<"$2") == "$(stamp_of "$1")" ]] && "$VENV/bin/python" -c '' 2>/dev/null; }
+
+make_venv() {
+  "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
+  say "   making $VENV"
+  rm -rf "$VENV"
+  "$BASE_PYTHON" -m venv "$VENV"
+}
+
+venv_pip() { "$VENV/bin/python" -m pip --disable-pip-version-check "$@"; }
+
+install_from_cache() {
+  venv_pip install --quiet --no-index --find-links "$WHEELS" --only-binary=:all: --require-hashes -r "$1"
+}
+
+install_requirements() {
+  local requirements=$1 name=${1##*/}
+  local stamp=$VENV/.$name.done
+  if is_done "$requirements" "$stamp"; then
+    say "   $name: already installed"
+    return
+  fi
+  make_venv
+  mkdir -p "$WHEELS"
+  if ! install_from_cache "$requirements" 2>/dev/null; then
+    say "   downloading $name"
+    venv_pip download --quiet --dest "$WHEELS" --only-binary=:all: --require-hashes -r "$requirements"
+    install_from_cache "$requirements"
+  fi
+  stamp_of "$requirements" | write_file "$stamp"
+  say "   $name: installed"
+}
+
+main() {
+  local files=("$SCRIPTS/requirements.txt")
+  case ${1:-} in
+    --test) files+=("$SCRIPTS/requirements-test.txt") ;;
+    *) no_options "$@" ;;
+  esac
+  check_python
+  local file
+  for file in "${files[@]}"; do with_lock "$TOOLS_DIR/.lock" install_requirements "$file"; done
+}
+
+main "$@"
