@@ -1,0 +1,132 @@
+//! Names of schemes and options, as they appear on the command line, in files and in reports.
+
+use codec::ElementType;
+use serde::{Deserialize, Serialize};
+
+/// Declares an enum whose variants have one name each, used by `Display`, `FromStr` and serde alike.
+macro_rules! named_enum {
+    ($(#[$doc:meta])* $name:ident, $what:literal, { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$vdoc])* #[serde(rename = $text)] $variant,)+
+        }
+
+        impl $name {
+            /// All values, in the order of their names in the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name, as on the command line and in files.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
+                    let names: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
+                    format!("unknown {} '{text}': use one of {}", $what, names.join(", "))
+                })
+            }
+        }
+    };
+}
+
+named_enum! {
+    /// How a matrix is coded.
+    Scheme, "scheme", {
+        /// Global dictionary, coefficients +1 and -1.
+        Sign = "sign",
+        /// Global dictionary, coefficients +1 and -1, times one scale per row.
+        SignRowScale = "sign+row_scale",
+        /// Global dictionary, one coefficient per slot.
+        SignVals = "sign+vals",
+        /// Blocks of 8 inputs, one atom of every section per block.
+        Sections = "sections",
+    }
+}
+
+impl Scheme {
+    /// Whether the file holds one coefficient per code (`vals`).
+    #[must_use]
+    pub fn has_vals(self) -> bool {
+        self == Self::SignVals
+    }
+
+    /// Whether the file holds one scale per row (`row_scale`).
+    #[must_use]
+    pub fn has_row_scale(self) -> bool {
+        matches!(self, Self::SignRowScale | Self::Sections)
+    }
+
+    /// Whether the scheme has one dictionary over the whole input.
+    #[must_use]
+    pub fn is_global(self) -> bool {
+        self != Self::Sections
+    }
+}
+
+named_enum! {
+    /// Element type of the stored atoms of a global dictionary.
+    DictType, "dictionary type", {
+        /// Half precision.
+        F16 = "f16",
+        /// Single precision.
+        F32 = "f32",
+    }
+}
+
+impl DictType {
+    /// The sidecar element type.
+    #[must_use]
+    pub fn element_type(self) -> ElementType {
+        match self {
+            Self::F16 => ElementType::F16,
+            Self::F32 => ElementType::F32,
+        }
+    }
+}
+
+named_enum! {
+    /// How the atoms of a row are chosen.
+    Encoder, "encoder", {
+        /// The k atoms with the largest |correlation|.
+        TopK = "topk",
+        /// One after the other, each the best given those before (orthogonal matching pursuit).
+        Omp = "omp",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip_through_text_and_json() {
+        for &scheme in Scheme::ALL {
+            assert_eq!(scheme.to_string().parse(), Ok(scheme));
+            assert_eq!(serde_json::to_string(&scheme).unwrap(), format!("\"{scheme}\""));
+        }
+        assert_eq!("sign+row_scale".parse(), Ok(Scheme::SignRowScale));
+        let error = "sign+scale".parse::<Scheme>().unwrap_err();
+        assert!(error.contains("'sign+scale'") && error.contains("sign+vals"), "{error}");
+    }
+
+    #[test]
+    fn optional_tensors_follow_the_scheme() {
+        let optional = |s: Scheme| (s.has_vals(), s.has_row_scale());
+        assert_eq!(optional(Scheme::Sign), (false, false));
+        assert_eq!(optional(Scheme::SignRowScale), (false, true));
+        assert_eq!(optional(Scheme::SignVals), (true, false));
+    }
+}
