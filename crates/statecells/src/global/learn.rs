@@ -56,15 +56,14 @@ pub(crate) fn learn(
     let mut best = (f64::INFINITY, Vec::new());
     context.progress.stage("learn", params.iters as u64 + 1);
     for pass in 0..=params.iters {
-        let wins = if pass > 0 {
-            oja_pass(params, &samples, &mut atoms, context, &mut rng)
-        } else {
+        let first = pass == 0;
+        let wins = if first {
             vec![1; m]
+        } else {
+            oja_pass(params, &samples, &mut atoms, context, &mut rng)
         };
         let errors = row_errors(params, &samples, &atoms, context);
         let total: f64 = errors.iter().sum();
-            eprintln!("pass {pass} {total} dead {}", wins.iter().filter(|w| **w == 0).count());
-        }
         if total < best.0 {
             best = (total, atoms.clone());
         }
