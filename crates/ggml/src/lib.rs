@@ -1,0 +1,15 @@
+//! Safe layer over the pinned ggml: GGUF files, element types, dense products.
+//!
+//! Thin on purpose: one method per C function, no policy, no logging. ggml stops the process when it is
+//! handed a wrong type or index; everything is checked before it is called, and comes back as an error.
+//!
+//! Shapes are in ggml order, innermost dimension first.
+
+pub mod gguf;
+mod log;
+mod types;
+
+pub use types::{Type, TypeError};
+
+/// Version of the llama.cpp and ggml that this program is linked with.
+pub const LLAMA_CPP_VERSION: &str = ggml_sys::LLAMA_CPP_VERSION;
