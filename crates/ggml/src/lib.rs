@@ -5,10 +5,13 @@
 //!
 //! Shapes are in ggml order, innermost dimension first.
 
+mod arena;
 pub mod gguf;
 mod log;
+mod mul_mat;
 mod types;
 
+pub use mul_mat::MulMat;
 pub use types::{Type, TypeError};
 
 /// Version of the llama.cpp and ggml that this program is linked with.

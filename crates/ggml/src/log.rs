@@ -47,10 +47,10 @@ pub(crate) unsafe extern "C" fn receive(
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     // Neither a thread that is ending nor a message during a borrow is worth a panic in a C callback.
     let _ = LINES.try_with(|lines| {
-        if let Ok(mut lines) = lines.try_borrow_mut() {
-            if let Some(lines) = lines.as_mut() {
-                lines.push(text.into_owned());
-            }
+        if let Ok(mut lines) = lines.try_borrow_mut()
+            && let Some(lines) = lines.as_mut()
+        {
+            lines.push(text.into_owned());
         }
     });
 }

@@ -126,7 +126,6 @@ impl Type {
 
     /// Bits for one value, block scales included.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "block sizes are small")]
     pub fn bits_per_weight(self) -> f64 {
         8.0 * self.type_bytes() as f64 / self.block_size() as f64
     }
@@ -336,7 +335,7 @@ fn copy_f32(bytes: &[u8], out: &mut [f32]) {
 }
 
 fn check_range(values: &[f32]) -> Result<(), TypeError> {
-    let outside = |v: &f32| !(v.abs() <= LARGEST_QUANTIZABLE);
+    let outside = |v: &f32| v.is_nan() || v.abs() > LARGEST_QUANTIZABLE;
     match values.par_iter().position_first(outside) {
         Some(index) => Err(TypeError::NotFinite { index, value: values[index] }),
         None => Ok(()),
@@ -448,7 +447,9 @@ mod tests {
         let values = row(N_PER_ROW).repeat(N_ROWS);
         let importance = vec![1.0; N_PER_ROW];
         let mut n_types = 0;
-        for ty in Type::all().filter(|t| t.is_quantizable()) {
+        // ggml takes up to a minute to build the search tables of the types below 3 bits.
+        let slow = |ty: &Type| ["iq1", "iq2"].iter().any(|p| ty.name().starts_with(p));
+        for ty in Type::all().filter(|t| t.is_quantizable() && !slow(t)) {
             let bytes = ty.quantize(&values, N_PER_ROW, Some(&importance)).unwrap();
             let mut out = vec![0.0; values.len()];
             ty.rows_to_float(&bytes, N_PER_ROW, &mut out).unwrap();
@@ -460,7 +461,7 @@ mod tests {
             assert!(rows.iter().all(|r| *r == rows[0]), "{ty}");
             n_types += 1;
         }
-        assert!(n_types > 20, "{n_types}");
+        assert!(n_types >= 22, "{n_types}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use ggml_sys as sys;
 use super::context::Context;
 use super::{Array, GgufFile, Value, WriteError};
 use crate::Type;
+use crate::arena::Arena;
 
 /// Alignment of tensor data in written files, in bytes.
 const ALIGNMENT: u64 = sys::GGUF_DEFAULT_ALIGNMENT as u64;
@@ -211,20 +212,13 @@ fn checked_dims(ty: Type, dims: &[usize]) -> Option<([i64; 4], u64)> {
 }
 
 fn add_to_context(context: &mut Context, name: &CString, ty: Type, ne: &[i64; 4]) {
-    // SAFETY: a context for one tensor description without data; ggml copies the description before the
-    // context is freed. Type and dimensions were checked, the name is new and shorter than GGML_MAX_NAME.
+    let mut arena = Arena::new(1, 0);
+    // SAFETY: there is room for one tensor, and its size does not overflow (checked). The name is new,
+    // ends in NUL and is shorter than GGML_MAX_NAME. ggml copies the description before the arena goes.
     unsafe {
-        let params = sys::ggml_init_params {
-            mem_size: sys::ggml_tensor_overhead(),
-            mem_buffer: std::ptr::null_mut(),
-            no_alloc: true,
-        };
-        let tensors = sys::ggml_init(params);
-        assert!(!tensors.is_null(), "out of memory");
-        let tensor = sys::ggml_new_tensor(tensors, ty.raw(), ne.len() as i32, ne.as_ptr());
+        let tensor = arena.tensor(ty, ne);
         sys::ggml_set_name(tensor, name.as_ptr());
         sys::gguf_add_tensor(context.as_mut_ptr(), tensor);
-        sys::ggml_free(tensors);
     }
 }
 
