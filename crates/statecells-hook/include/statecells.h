@@ -1,0 +1,75 @@
+/* Run-time arithmetic of dictionary-coded weights, called by the patched llama.cpp.
+ *
+ * Shapes are in ggml order, innermost dimension first. No function unwinds, aborts or keeps a pointer longer than
+ * stated. Functions that can fail return 0 on success and write one line into `error` otherwise. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define STATECELLS_ABI_VERSION    1
+#define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
+
+/* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
+typedef struct statecells_matrix statecells_matrix;
+
+/* One sidecar tensor, `blk.N.ffn_X.<suffix>`. */
+typedef struct statecells_tensor {
+    const char * suffix;
+    int32_t      type;    /* enum ggml_type */
+    int64_t      ne[4];
+    const void * data;    /* null while the data is not loaded */
+    size_t       n_bytes; /* of data */
+} statecells_tensor;
+
+/* How a product is laid out as graph nodes:
+ *   q = prepared_ne0 > 0 ? statecells_prepare(x) : x          [prepared_ne0, n_tokens] of prepared_type
+ *   p = project ? ggml_mul_mat(dict, q) : q
+ *   y = statecells_apply(x, p)                                [d_out, n_tokens] F32 */
+typedef struct statecells_plan {
+    int64_t prepared_ne0;
+    int32_t prepared_type; /* enum ggml_type */
+    int32_t project;
+} statecells_plan;
+
+/* STATECELLS_ABI_VERSION of the library. */
+int32_t statecells_abi_version(void);
+
+/* Version of the library, the host may show it. */
+const char * statecells_version(void);
+
+/* Every suffix that a sidecar may have; ends with a null. */
+const char * const * statecells_suffixes(void);
+
+/* 1 if this architecture (general.architecture) multiplies FFN weights without passing through the hook. */
+int32_t statecells_arch_bypasses_hook(const char * arch);
+
+/* Checks types and shapes of the sidecars of a [d_in, d_out] matrix without looking at data, and fills `plan`. */
+int32_t statecells_plan_matrix(const char * scheme, int64_t d_in, int64_t d_out,
+                               const statecells_tensor * tensors, size_t n_tensors,
+                               statecells_plan * plan, char * error, size_t error_size);
+
+/* Checks everything, data included. The data must stay in place and unchanged until statecells_matrix_free.
+ * Returns null and writes `error` if something is wrong. */
+statecells_matrix * statecells_matrix_new(const char * scheme, int64_t d_in, int64_t d_out,
+                                          const statecells_tensor * tensors, size_t n_tensors,
+                                          char * error, size_t error_size);
+
+/* Accepts null. */
+void statecells_matrix_free(statecells_matrix * matrix);
+
+/* Called by all `nth` threads of the pool with their own `ith`; each does its share. There is a barrier between
+ * prepare and apply. x: [d_in, n_tokens] F32, contiguous. Non-zero if the call was refused or failed; y is then
+ * filled with NaN, so that the failure shows. */
+int32_t statecells_prepare(const statecells_matrix * matrix, const float * x, int64_t n_tokens,
+                           void * prepared, size_t prepared_bytes, int32_t ith, int32_t nth);
+int32_t statecells_apply(const statecells_matrix * matrix, const float * x, const void * prepared, size_t prepared_bytes,
+                         int64_t n_tokens, float * y, int32_t ith, int32_t nth);
+
+#ifdef __cplusplus
+}
+#endif

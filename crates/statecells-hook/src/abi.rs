@@ -1,0 +1,331 @@
+//! The exported C functions; `include/statecells.h` is their documentation.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use codec::MatrixShape;
+
+use crate::buffer::{SharedOutput, bytes_of};
+use crate::matrix::{Call, HookError, Matrix, Plan};
+use crate::sidecars::{SidecarView, Sidecars};
+
+/// `STATECELLS_ABI_VERSION` of the header.
+const ABI_VERSION: i32 = 1;
+
+/// Architectures of the pinned llama.cpp whose graph multiplies FFN weights without `build_lora_mm`, or
+/// reads the dense tensor's metadata while loading. Checked again at every raise of the pin.
+const ARCHS_PAST_THE_HOOK: [&str; 3] = ["granite-switch", "jina-bert-v2", "kimi-k3"];
+
+/// `statecells_tensor` of the header.
+#[repr(C)]
+#[derive(Debug)]
+pub struct StatecellsTensor {
+    /// Last part of the tensor's name, a C string.
+    pub suffix: *const c_char,
+    /// `enum ggml_type`.
+    pub ggml_type: i32,
+    /// Dimensions, innermost first; unused ones are 1.
+    pub ne: [i64; 4],
+    /// Null while the data is not loaded.
+    pub data: *const c_void,
+    /// Size of the data in bytes.
+    pub n_bytes: usize,
+}
+
+/// `statecells_plan` of the header.
+#[repr(C)]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct StatecellsPlan {
+    /// Innermost dimension of what `statecells_prepare` writes; 0 if there is no such step.
+    pub prepared_ne0: i64,
+    /// `enum ggml_type` of the same.
+    pub prepared_type: i32,
+    /// Whether `ggml_mul_mat(dict, ...)` follows.
+    pub project: i32,
+}
+
+impl From<Plan> for StatecellsPlan {
+    fn from(plan: Plan) -> Self {
+        Self {
+            prepared_ne0: plan.prepared_ne0 as i64,
+            prepared_type: crate::sidecars::ggml_type(plan.prepared_type),
+            project: i32::from(plan.project),
+        }
+    }
+}
+
+/// `STATECELLS_ABI_VERSION` of this library.
+#[unsafe(no_mangle)]
+pub extern "C" fn statecells_abi_version() -> i32 {
+    ABI_VERSION
+}
+
+/// Version of this library, a C string.
+#[unsafe(no_mangle)]
+pub extern "C" fn statecells_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// A list of C strings that ends with a null, shareable between threads because it is constant.
+#[repr(transparent)]
+struct CStrList([*const c_char; crate::sidecars::SUFFIXES.len() + 1]);
+
+// SAFETY: the pointers lead to string literals, which live forever and never change.
+unsafe impl Sync for CStrList {}
+
+static SUFFIX_LIST: CStrList = {
+    let mut list = [std::ptr::null(); crate::sidecars::SUFFIXES.len() + 1];
+    let mut i = 0;
+    while i < crate::sidecars::SUFFIXES.len() {
+        list[i] = crate::sidecars::SUFFIXES[i].as_ptr();
+        i += 1;
+    }
+    CStrList(list)
+};
+
+/// Every suffix that a sidecar may have; ends with a null.
+#[unsafe(no_mangle)]
+pub extern "C" fn statecells_suffixes() -> *const *const c_char {
+    SUFFIX_LIST.0.as_ptr()
+}
+
+/// 1 if the architecture multiplies FFN weights without passing through the hook.
+///
+/// # Safety
+/// `arch` is null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_arch_bypasses_hook(arch: *const c_char) -> i32 {
+    // SAFETY: the caller passes null or a C string.
+    let arch = unsafe { text(arch) };
+    i32::from(arch.is_some_and(|arch| ARCHS_PAST_THE_HOOK.contains(&arch)))
+}
+
+/// Checks types and shapes of the sidecars, without data, and fills `plan`. 0 on success.
+///
+/// # Safety
+/// `scheme` is a C string, `tensors` leads to `n_tensors` valid descriptions, `plan` is writable, and `error`
+/// is null or has room for `error_size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_plan_matrix(
+    scheme: *const c_char,
+    d_in: i64,
+    d_out: i64,
+    tensors: *const StatecellsTensor,
+    n_tensors: usize,
+    plan: *mut StatecellsPlan,
+    error: *mut c_char,
+    error_size: usize,
+) -> i32 {
+    let result = guarded(|| {
+        // SAFETY: the caller's promises on `scheme` and `tensors`.
+        let (scheme, shape, sidecars) =
+            unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
+        Plan::of(scheme, shape, &sidecars)
+    });
+    match result {
+        Ok(found) if !plan.is_null() => {
+            // SAFETY: not null, and the caller promises that it is writable.
+            unsafe { plan.write(found.into()) };
+            0
+        }
+        Ok(_) => 1,
+        Err(e) => {
+            // SAFETY: the caller's promise on `error` and `error_size`.
+            unsafe { write_error(&e, error, error_size) };
+            1
+        }
+    }
+}
+
+/// Checks everything and makes the matrix; null and `error` if something is wrong.
+///
+/// # Safety
+/// As [`statecells_plan_matrix`]; besides, every `data` leads to `n_bytes` readable bytes that stay in place and
+/// unchanged until [`statecells_matrix_free`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_matrix_new(
+    scheme: *const c_char,
+    d_in: i64,
+    d_out: i64,
+    tensors: *const StatecellsTensor,
+    n_tensors: usize,
+    error: *mut c_char,
+    error_size: usize,
+) -> *mut Matrix {
+    let result = guarded(|| {
+        // SAFETY: the caller's promises on `scheme`, `tensors` and their data.
+        let (scheme, shape, sidecars) =
+            unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
+        Matrix::new(scheme, shape, &sidecars)
+    });
+    match result {
+        Ok(matrix) => Box::into_raw(Box::new(matrix)),
+        Err(e) => {
+            // SAFETY: the caller's promise on `error` and `error_size`.
+            unsafe { write_error(&e, error, error_size) };
+            std::ptr::null_mut()
+        }
+    }
+}
+
+/// Frees a matrix; null is accepted.
+///
+/// # Safety
+/// `matrix` came from [`statecells_matrix_new`], is freed once, and no call on it is under way.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_matrix_free(matrix: *mut Matrix) {
+    if !matrix.is_null() {
+        // SAFETY: it came from Box::into_raw and is freed once, as the caller promises.
+        let matrix = unsafe { Box::from_raw(matrix) };
+        let _ = guarded(|| {
+            drop(matrix);
+            Ok(())
+        });
+    }
+}
+
+/// This thread's share of the step before the projection or the look-up. 0 on success.
+///
+/// # Safety
+/// `matrix` is live; `x` leads to `[d_in, n_tokens]` floats, `prepared` to `prepared_bytes` writable bytes aligned
+/// to 4; all `nth` threads get the same buffers and only these write to `prepared` meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_prepare(
+    matrix: *const Matrix,
+    x: *const f32,
+    n_tokens: i64,
+    prepared: *mut c_void,
+    prepared_bytes: usize,
+    ith: i32,
+    nth: i32,
+) -> i32 {
+    let result = guarded(|| {
+        // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
+        let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
+        let (call, n_inputs, _) = Call::check(matrix, n_tokens, ith, nth)?;
+        // SAFETY: the caller promises [d_in, n_tokens] floats.
+        let x = unsafe { bytes_of(x, n_inputs)? };
+        // SAFETY: the caller promises `prepared_bytes` writable bytes, shared by the threads of this call only.
+        let out = unsafe { SharedOutput::new(prepared.cast::<u8>(), prepared_bytes)? };
+        matrix.prepare(x, call, &out)
+    });
+    i32::from(result.is_err())
+}
+
+/// This thread's share of the product. 0 on success; otherwise its share of `y` is NaN.
+///
+/// # Safety
+/// As [`statecells_prepare`]; `y` leads to `[d_out, n_tokens]` writable floats, `prepared` to `prepared_bytes` bytes
+/// written by the steps of the plan.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_apply(
+    matrix: *const Matrix,
+    x: *const f32,
+    prepared: *const c_void,
+    prepared_bytes: usize,
+    n_tokens: i64,
+    y: *mut f32,
+    ith: i32,
+    nth: i32,
+) -> i32 {
+    let result = guarded(|| {
+        // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
+        let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
+        let (call, n_inputs, n_outputs) = Call::check(matrix, n_tokens, ith, nth)?;
+        // SAFETY: the caller promises [d_in, n_tokens] floats.
+        let x = unsafe { bytes_of(x, n_inputs)? };
+        // SAFETY: the caller promises `prepared_bytes` readable bytes, complete behind the pool's barrier.
+        let prepared = unsafe { bytes_of(prepared.cast::<u8>(), prepared_bytes)? };
+        // SAFETY: the caller promises [d_out, n_tokens] floats, written by the threads of this call only.
+        let out = unsafe { SharedOutput::new(y, n_outputs)? };
+        let result = matrix.apply(x, prepared, call, &out);
+        if result.is_err() && call.ith == 0 {
+            out.fill(f32::NAN);
+        }
+        result
+    });
+    i32::from(result.is_err())
+}
+
+impl Call {
+    /// Checks the host's numbers; besides, the numbers of inputs and outputs of the call.
+    fn check(
+        matrix: &Matrix,
+        n_tokens: i64,
+        ith: i32,
+        nth: i32,
+    ) -> Result<(Self, usize, usize), HookError> {
+        let bad = HookError::Call("token or thread count out of range");
+        let (n_tokens, ith, nth) =
+            (usize::try_from(n_tokens), usize::try_from(ith), usize::try_from(nth));
+        let (Ok(n_tokens), Ok(ith), Ok(nth)) = (n_tokens, ith, nth) else { return Err(bad) };
+        let (d_in, d_out) = (matrix.shape().d_in, matrix.shape().d_out);
+        match (d_in.checked_mul(n_tokens), d_out.checked_mul(n_tokens)) {
+            (Some(n_in), Some(n_out)) if ith < nth => Ok((Self { n_tokens, ith, nth }, n_in, n_out)),
+            _ => Err(bad),
+        }
+    }
+}
+
+/// Runs `body`; a panic becomes an error instead of unwinding into C++.
+fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookError> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(HookError::Panic))
+}
+
+/// # Safety
+/// `text` is null or a C string that outlives the result.
+unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
+    if text.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and the caller promises a C string.
+    unsafe { CStr::from_ptr(text) }.to_str().ok()
+}
+
+/// # Safety
+/// As [`statecells_matrix_new`].
+unsafe fn arguments<'a>(
+    scheme: *const c_char,
+    d_in: i64,
+    d_out: i64,
+    tensors: *const StatecellsTensor,
+    n_tensors: usize,
+) -> Result<(&'a str, MatrixShape, Sidecars), HookError> {
+    // SAFETY: the caller promises a C string.
+    let scheme = unsafe { text(scheme) }.ok_or(HookError::Call("scheme is not text"))?;
+    let size = |n: i64| usize::try_from(n).ok().filter(|&n| n > 0);
+    let (Some(d_in), Some(d_out)) = (size(d_in), size(d_out)) else {
+        return Err(HookError::Call("matrix without inputs or outputs"));
+    };
+    let shape = MatrixShape::new(d_in, d_out);
+    shape.checked_n_weights().ok_or(HookError::Call("matrix too large"))?;
+    // SAFETY: the caller promises `n_tensors` descriptions.
+    let raw = unsafe { bytes_of(tensors, n_tensors)? };
+    let views: Result<Vec<_>, _> = raw
+        .iter()
+        .map(|t| {
+            // SAFETY: the caller promises that `suffix` is a C string and `data` leads to `n_bytes` bytes that stay
+            // in place as long as the matrix.
+            unsafe { SidecarView::from_raw(text(t.suffix), t.ggml_type, t.ne, t.data.cast(), t.n_bytes) }
+        })
+        .collect();
+    Ok((scheme, shape, Sidecars::new(views?)))
+}
+
+/// # Safety
+/// `error` is null or has room for `size` bytes.
+unsafe fn write_error(e: &HookError, error: *mut c_char, size: usize) {
+    if error.is_null() || size == 0 {
+        return;
+    }
+    let text = e.to_string();
+    let mut n = text.len().min(size - 1);
+    while !text.is_char_boundary(n) {
+        n -= 1;
+    }
+    // SAFETY: n < size bytes fit, and one more for the terminating zero.
+    unsafe {
+        std::ptr::copy_nonoverlapping(text.as_ptr().cast(), error, n);
+        error.add(n).write(0);
+    }
+}

@@ -1,0 +1,136 @@
+//! A coded matrix that is ready to run, whatever its scheme.
+
+use codec::{ElementType, MatrixShape};
+use statecells::Scheme;
+use statecells_kernels::KernelError;
+
+use crate::buffer::SharedOutput;
+use crate::global::GlobalMatrix;
+use crate::sidecars::Sidecars;
+
+/// Why the hook refuses a matrix or a call; one line, without the tensor's name, which the host adds.
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
+pub enum HookError {
+    /// The file's sidecars are not what the format says.
+    #[error("sidecar '{suffix}': {reason}: the file is damaged or was made by another version")]
+    Sidecar {
+        /// Last part of the tensor's name.
+        suffix: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The scheme is unknown here.
+    #[error("scheme '{0}' is unknown to this version: update llama.cpp's StateCells library")]
+    Scheme(String),
+    /// Two sidecars do not agree, or their content is out of range.
+    #[error("{0}: the file is damaged or was made by another version")]
+    Kernel(#[from] KernelError),
+    /// An environment variable asks for what this machine has not.
+    #[error("{0}")]
+    Environment(String),
+    /// The host broke the contract of `statecells.h`.
+    #[error("statecells: {0}")]
+    Call(&'static str),
+    /// A defect of this library.
+    #[error("statecells: internal error (panic caught)")]
+    Panic,
+}
+
+impl HookError {
+    /// An error about one sidecar.
+    pub fn sidecar(suffix: &'static str, reason: impl Into<String>) -> Self {
+        Self::Sidecar { suffix, reason: reason.into() }
+    }
+}
+
+/// The graph nodes of a product, see `statecells_plan` in the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Innermost dimension of the prepared tensor; 0 if there is no such step.
+    pub prepared_ne0: usize,
+    /// Its element type.
+    pub prepared_type: ElementType,
+    /// Whether the host multiplies with `dict`.
+    pub project: bool,
+}
+
+impl Plan {
+    /// The plan for a matrix, from types and shapes alone.
+    pub fn of(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+        match parse(scheme)? {
+            s if s.is_global() => GlobalMatrix::plan(s, shape, sidecars),
+            _ => Err(HookError::Scheme(scheme.into())),
+        }
+    }
+}
+
+fn parse(scheme: &str) -> Result<Scheme, HookError> {
+    scheme.parse().map_err(|_| HookError::Scheme(scheme.chars().take(40).collect()))
+}
+
+/// The checked numbers of one call: how many tokens, and which thread of how many.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call {
+    pub n_tokens: usize,
+    pub ith: usize,
+    pub nth: usize,
+}
+
+/// A coded matrix, checked and immutable.
+#[derive(Debug)]
+pub struct Matrix {
+    shape: MatrixShape,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Global(GlobalMatrix),
+}
+
+impl Matrix {
+    /// Checks everything, data included.
+    pub(crate) fn new(
+        scheme: &str,
+        shape: MatrixShape,
+        sidecars: &Sidecars,
+    ) -> Result<Self, HookError> {
+        let kind = match parse(scheme)? {
+            s if s.is_global() => Kind::Global(GlobalMatrix::new(s, shape, sidecars)?),
+            _ => return Err(HookError::Scheme(scheme.into())),
+        };
+        Ok(Self { shape, kind })
+    }
+
+    /// Shape of the dense matrix.
+    #[must_use]
+    pub fn shape(&self) -> MatrixShape {
+        self.shape
+    }
+
+    /// This thread's share of the step before projection or look-up.
+    pub(crate) fn prepare(
+        &self,
+        x: &[f32],
+        call: Call,
+        out: &SharedOutput<u8>,
+    ) -> Result<(), HookError> {
+        match &self.kind {
+            Kind::Global(m) => m.prepare(x, call, out),
+        }
+    }
+
+    /// This thread's share of the product.
+    pub(crate) fn apply(
+        &self,
+        x: &[f32],
+        prepared: &[u8],
+        call: Call,
+        out: &SharedOutput<f32>,
+    ) -> Result<(), HookError> {
+        match &self.kind {
+            Kind::Global(m) => m.apply(x, prepared, call, out),
+        }
+    }
+}
