@@ -7,8 +7,10 @@
 
 mod arena;
 pub mod gguf;
+pub mod imatrix;
 mod log;
 mod mul_mat;
+pub mod quant_mix;
 mod types;
 
 pub use mul_mat::MulMat;
