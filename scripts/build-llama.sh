@@ -7,10 +7,11 @@
 #   --help     this text
 #
 # The build lies outside the checkout, in a folder of $STATECELLS_CACHE_DIR (default
-# ~/.cache/statecells) named after everything it depends on: source, patches, flags, compiler and
-# CPU features. .tools/llama-prefix names it for cargo. The first build takes about 12 minutes on
-# 2 cores; afterwards a changed hook costs only the links. Old builds are never used again
-# and may be deleted. Needs scripts/setup-tools.sh first; LLAMA_CPP_DIR as in fetch-llama.sh.
+# ~/.cache/statecells) named after source, flags, compiler and CPU features. The first build takes
+# about 12 minutes on 2 cores; afterwards a changed patch costs the files that it touches, and a
+# changed hook the links. Headers and libraries for cargo are kept for each state of the patches;
+# .tools/llama-prefix names the one in use. All of the folder may be deleted at any time.
+# Needs scripts/setup-tools.sh first; LLAMA_CPP_DIR as in fetch-llama.sh.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -19,8 +20,15 @@ CMAKE_FLAGS=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
   -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF
   -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF)
 HOOK=libstatecells_hook.a
+HOOK_HEADER=$ROOT/crates/statecells-hook/include/statecells.h
+# What ggml-sys reads of the two trees.
+HEADERS=(CMakeLists.txt include ggml/CMakeLists.txt ggml/include)
+LIBRARIES=(src/libllama.a ggml/src/libggml.a ggml/src/libggml-base.a ggml/src/libggml-cpu.a
+  CMakeCache.txt common/build-info.cpp)
 JOBS=$(nproc)
-PREFIX=
+SOURCE_ID=
+WORK=   # src, build and hook: one for all states of the patches, used under a lock
+PREFIX= # src and build for cargo: one for each state of the patches, never changed
 
 check_programs() {
   need cargo "install a Rust toolchain"
@@ -39,14 +47,25 @@ compiler_id() {
   "${CXX:-c++}" -march=native -dM -E -x c++ /dev/null
 }
 
-build_key() {
-  {
-    "$SCRIPTS/fetch-llama.sh" --id
-    cat "$PATCHES_DIR"/*.patch
-    printf '%s\n' "${CMAKE_FLAGS[@]}" "${CFLAGS:-}" "${CXXFLAGS:-}" "${LDFLAGS:-}"
-    cat "$SCRIPTS/requirements.txt"
-    compiler_id
-  } | sha256_of_stdin
+build_id() {
+  printf '%s\n' "${LLAMA_CPP_DIR:-$SOURCE_ID}" "${CMAKE_FLAGS[@]}" "${CFLAGS:-}" "${CXXFLAGS:-}" "${LDFLAGS:-}"
+  cat "$SCRIPTS/requirements.txt"
+  compiler_id
+}
+
+patched_id() {
+  say "$SOURCE_ID"
+  (cd "$PATCHES_DIR" && find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum --)
+  cat "$HOOK_HEADER"
+}
+
+name_folders() {
+  local build patched
+  SOURCE_ID=$("$SCRIPTS/fetch-llama.sh" --id)
+  build=$(build_id | sha256_of_stdin)
+  patched=$(patched_id | sha256_of_stdin)
+  WORK=$CACHE_DIR/llama/${build:0:16}/work
+  PREFIX=$CACHE_DIR/llama/${build:0:16}/${patched:0:16}
 }
 
 # The hook needs no ggml, so it comes first.
@@ -55,57 +74,81 @@ build_hook() {
   (cd "$ROOT" && cargo build --release --locked --package statecells-hook)
 }
 
-# Into the prefix, without debug sections (they hold this checkout's path), so that equal hooks
-# from two checkouts are equal files and cause no new links.
-place_hook() {
-  local hook=$PREFIX/hook/$HOOK built
-  built=$(cargo_target_dir)/release/$HOOK
-  mkdir -p "$PREFIX/hook"
-  strip --strip-debug -o "$hook.tmp" "$built"
-  if cmp -s "$hook.tmp" "$hook"; then rm -f "$hook.tmp"; else mv -f "$hook.tmp" "$hook"; fi
+place_file() {
+  if cmp -s "$1" "$2"; then rm -f "$1"; else mv -f "$1" "$2"; fi
 }
 
-prepare_source() {
-  if [[ -d $PREFIX/src ]]; then
+# Into the work folder, and touched only when different, so that nothing is linked without need.
+place_hook() {
+  local hook=$WORK/hook built
+  built=$(cargo_target_dir)/release/$HOOK
+  mkdir -p "$hook"
+  strip --strip-debug -o "$hook/new.a" "$built"
+  place_file "$hook/new.a" "$hook/$HOOK"
+  cp "$HOOK_HEADER" "$hook/new.h"
+  place_file "$hook/new.h" "$hook/${HOOK_HEADER##*/}"
+}
+
+place_source() {
+  local now=$WORK/src-is-now
+  if [[ -d $WORK/src && -f $now && $(<"$now") == "${PREFIX##*/}" ]]; then
     say "   source: already patched"
-  else
-    rm -rf "$PREFIX/build"
-    "$SCRIPTS/fetch-llama.sh" --into "$PREFIX/src"
+    return
   fi
+  rm -rf "$WORK/src.new"
+  "$SCRIPTS/fetch-llama.sh" --into "$WORK/src.new"
+  rm -f "$now"
+  if [[ -d $WORK/src ]]; then python "$SCRIPTS/adopt_times.py" "$WORK/src" "$WORK/src.new"; fi
+  rm -rf "$WORK/src"
+  mv "$WORK/src.new" "$WORK/src"
+  say "${PREFIX##*/}" | write_file "$now"
 }
 
 # Programs must not tell where they were built: equal input, equal bytes.
 configure() {
-  [[ ! -f $PREFIX/build/build.ninja ]] || return 0
+  if [[ -f $WORK/build/build.ninja ]]; then return; fi
   say "   configuring"
-  local map="\"-ffile-prefix-map=$PREFIX/src=llama.cpp\" \"-ffile-prefix-map=$PREFIX/build=build\""
-  rm -rf "$PREFIX/build"
-  GIT_CEILING_DIRECTORIES=$PREFIX quietly "$PREFIX/configure.log" \
-    cmake -G Ninja -S "$PREFIX/src" -B "$PREFIX/build" "${CMAKE_FLAGS[@]}" \
+  local map="\"-ffile-prefix-map=$WORK/src=llama.cpp\" \"-ffile-prefix-map=$WORK/build=build\""
+  rm -rf "$WORK/build"
+  quietly "$WORK/configure.log" \
+    cmake -G Ninja -S "$WORK/src" -B "$WORK/build" "${CMAKE_FLAGS[@]}" \
     "-DCMAKE_C_FLAGS=${CFLAGS:-} $map" "-DCMAKE_CXX_FLAGS=${CXXFLAGS:-} $map" \
-    "-DLLAMA_BUILD_NUMBER=0" "-DLLAMA_BUILD_COMMIT=$("$SCRIPTS/fetch-llama.sh" --id)" \
-    "-DSTATECELLS_HOOK_LIB=$PREFIX/hook/$HOOK"
+    "-DLLAMA_BUILD_NUMBER=0" "-DLLAMA_BUILD_COMMIT=$SOURCE_ID" \
+    "-DSTATECELLS_HOOK_LIB=$WORK/hook/$HOOK"
 }
 
 # Every twentieth line of ninja's progress, and everything that is not progress.
 thin_out() { awk '!/^\[[0-9]+\/[0-9]+\]/ || ++n % 20 == 1 { print "   " $0; fflush() }'; }
 
 compile() {
-  say "   compiling with $JOBS jobs (the first time takes minutes, see $PREFIX/build.log)"
-  GIT_CEILING_DIRECTORIES=$PREFIX ninja -C "$PREFIX/build" -j "$JOBS" "${LLAMA_PROGRAMS[@]}" 2>&1 |
-    tee "$PREFIX/build.log" | thin_out
+  say "   compiling with $JOBS jobs (the first time takes minutes; all output is in $WORK/build.log)"
+  ninja -C "$WORK/build" -j "$JOBS" "${LLAMA_PROGRAMS[@]}" 2>&1 | tee "$WORK/build.log" | thin_out
+}
+
+# cargo links these for as long as the checkout stays as it is, whatever is built here next.
+keep_for_cargo() {
+  if [[ -d $PREFIX ]]; then return; fi
+  local part=$PREFIX.$$.tmp
+  TEMPORARY+=("$part")
+  mkdir -p "$part/src" "$part/build"
+  tar -C "$WORK/src" -cf - "${HEADERS[@]}" | tar -C "$part/src" --no-same-owner -xf -
+  tar -C "$WORK/build" -cf - "${LIBRARIES[@]}" | tar -C "$part/build" --no-same-owner -xf -
+  mv "$part" "$PREFIX"
 }
 
 install_programs() {
   local program
-  for program in "${LLAMA_PROGRAMS[@]}"; do install_program "$PREFIX/build/bin/$program" "$program"; done
+  for program in "${LLAMA_PROGRAMS[@]}"; do install_program "$WORK/build/bin/$program" "$program"; done
 }
 
 build() {
+  # cmake asks git for a commit: not that of a repository which happens to hold the cache.
+  export GIT_CEILING_DIRECTORIES=$WORK
   place_hook
-  prepare_source
+  place_source
   configure
   compile
+  keep_for_cargo
   install_programs
   say "$PREFIX" | write_file "$PREFIX_FILE"
 }
@@ -119,11 +162,9 @@ main() {
     *) no_options "$@" ;;
   esac
   check_programs
-  local key
-  key=$(build_key)
-  PREFIX=$CACHE_DIR/llama/${key:0:16}
+  name_folders
   build_hook
-  with_lock "$PREFIX.lock" build
+  with_lock "$WORK/.lock" build
 }
 
 main "$@"

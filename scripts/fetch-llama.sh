@@ -8,8 +8,8 @@
 #   --help       this text
 #
 # LLAMA_CPP_DIR names a llama.cpp checkout of yours to use instead; it is copied, never changed.
-# The patches are those in ggml-sys/patches. One that does not apply is named, and nothing is
-# left behind.
+# The patches are those in ggml-sys/patches; its src folder holds files of ours that join llama.cpp's.
+# A patch that does not apply is named, and nothing is left behind.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -67,13 +67,14 @@ copy_source() {
   fi
 }
 
-# git looks for a repository no higher than $1: inside one, 'git apply' would skip our files silently.
+# git must not find a repository above the copy: inside one, 'git apply' skips our files silently.
 apply_patches() {
   local to=$1 patch
   for patch in "$PATCHES_DIR"/*.patch; do
     GIT_CEILING_DIRECTORIES=$(dirname "$to") git -C "$to" apply --whitespace=nowarn "$patch" ||
       die "$(basename "$patch") does not apply to $(source_id)$(patch_advice)"
   done
+  if [[ -d $PATCHES_DIR/src ]]; then cp -R "$PATCHES_DIR/src/." "$to/src/"; fi
 }
 
 patch_advice() {

@@ -132,12 +132,14 @@ write_file() {
   mv -f "$1.$$.tmp" "$1"
 }
 
-# install_program SOURCE NAME: into bin/, without debug sections. They hold the paths of the build,
-# and without them equal sources give equal bytes wherever they were built.
+# install_program SOURCE NAME: into bin/, without symbols and build id. They depend on the paths of
+# the build, and without them equal sources give equal bytes wherever they were built. Unstripped
+# programs stay where they were built.
 install_program() {
   local temporary=$BIN_DIR/.$2.$$.tmp
+  TEMPORARY+=("$temporary")
   mkdir -p "$BIN_DIR"
-  strip --strip-debug -o "$temporary" "$1"
+  strip --strip-all --remove-section=.note.gnu.build-id -o "$temporary" "$1"
   if cmp -s "$temporary" "$BIN_DIR/$2"; then rm -f "$temporary"; else mv -f "$temporary" "$BIN_DIR/$2"; fi
 }
 

@@ -1,7 +1,10 @@
 """The user's own llama.cpp checkout, patches, and damaged downloads."""
 
+import os
 import subprocess
+import time
 
+import adopt_times
 import pytest
 
 PATCH = """\
@@ -109,3 +112,28 @@ def test_a_damaged_download_is_not_used(run_script, tmp_path, patches):
     assert result.returncode == 1
     assert "error: " in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_new_files_come_with_the_patches(run_script, tmp_path, checkout, patches):
+    (patches / "src").mkdir()
+    (patches / "src/new.cpp").write_text("new\n")
+    into = tmp_path / "out"
+    result = run_script("fetch-llama.sh", "--into", into, LLAMA_CPP_DIR=checkout, STATECELLS_PATCHES_DIR=patches)
+    assert result.returncode == 0, result.stderr
+    assert (into / "src/new.cpp").read_text() == "new\n"
+
+
+def test_only_changed_files_look_new(tmp_path):
+    """An object built between two states of the source must be older than exactly what changed."""
+    old, new, before = tmp_path / "old", tmp_path / "new", 1_000_000_000
+    for folder, files in ((old, {"same": "1", "patched": "1", "gone": "1"}), (new, {"same": "1", "patched": "2", "added": "1"})):
+        (folder / "deep").mkdir(parents=True)
+        for name, text in files.items():
+            (folder / "deep" / name).write_text(text)
+            os.utime(folder / "deep" / name, (before, before))
+    built = time.time() - 1
+    adopt_times.adopt_times(old, new)
+    times = {p.name: p.stat().st_mtime for p in (new / "deep").iterdir()}
+    assert times["same"] == before
+    assert times["patched"] > built
+    assert times["added"] > built
