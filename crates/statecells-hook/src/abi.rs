@@ -261,7 +261,9 @@ impl Call {
         let (Ok(n_tokens), Ok(ith), Ok(nth)) = (n_tokens, ith, nth) else { return Err(bad) };
         let (d_in, d_out) = (matrix.shape().d_in, matrix.shape().d_out);
         match (d_in.checked_mul(n_tokens), d_out.checked_mul(n_tokens)) {
-            (Some(n_in), Some(n_out)) if ith < nth => Ok((Self { n_tokens, ith, nth }, n_in, n_out)),
+            (Some(n_in), Some(n_out)) if ith < nth => {
+                Ok((Self { n_tokens, ith, nth }, n_in, n_out))
+            }
             _ => Err(bad),
         }
     }
@@ -306,7 +308,9 @@ unsafe fn arguments<'a>(
         .map(|t| {
             // SAFETY: the caller promises that `suffix` is a C string and `data` leads to `n_bytes` bytes that stay
             // in place as long as the matrix.
-            unsafe { SidecarView::from_raw(text(t.suffix), t.ggml_type, t.ne, t.data.cast(), t.n_bytes) }
+            unsafe {
+                SidecarView::from_raw(text(t.suffix), t.ggml_type, t.ne, t.data.cast(), t.n_bytes)
+            }
         })
         .collect();
     Ok((scheme, shape, Sidecars::new(views?)))

@@ -33,7 +33,11 @@ pub struct GlobalMatrix {
 
 impl GlobalMatrix {
     /// Checks types and shapes alone.
-    pub fn plan(scheme: Scheme, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+    pub fn plan(
+        scheme: Scheme,
+        shape: MatrixShape,
+        sidecars: &Sidecars,
+    ) -> Result<Plan, HookError> {
         let dict = sidecars.need(DICT)?;
         let m = dict.dims()[1];
         dict.expect(&[ElementType::F16, ElementType::F32], &[shape.d_in, m])?;
@@ -91,12 +95,7 @@ impl GlobalMatrix {
     }
 
     /// Copies this thread's tokens of x, scaled where they are too large for F16.
-    pub fn prepare(
-        &self,
-        x: &[f32],
-        call: Call,
-        out: &SharedOutput<u8>,
-    ) -> Result<(), HookError> {
+    pub fn prepare(&self, x: &[f32], call: Call, out: &SharedOutput<u8>) -> Result<(), HookError> {
         if !self.half_input || out.len() != size_of_val(x) {
             return Err(HookError::Call("prepare: buffer does not fit"));
         }

@@ -50,21 +50,24 @@ impl SidecarView {
         let suffix = known.ok_or(HookError::Call("sidecar with an unknown suffix"))?;
         let element = GGML_TYPES.iter().find(|(n, _)| *n == ggml_type).map(|(_, e)| *e);
         let element = element.ok_or_else(|| {
-            HookError::sidecar(suffix, format!("element type {ggml_type} is none a sidecar can have"))
+            HookError::sidecar(
+                suffix,
+                format!("element type {ggml_type} is none a sidecar can have"),
+            )
         })?;
         let mut dims = [0; 4];
         for (dim, n) in dims.iter_mut().zip(ne) {
             *dim = usize::try_from(n).map_err(|_| HookError::sidecar(suffix, "negative size"))?;
         }
         // SAFETY: the caller's promise on `data`.
-        let data =
-            if data.is_null() { None } else { Some(unsafe { bytes_of(data, n_bytes)? }) };
+        let data = if data.is_null() { None } else { Some(unsafe { bytes_of(data, n_bytes)? }) };
         let view = Self { suffix, element, dims, data };
         match (view.n_bytes(), view.data) {
             (None, _) => Err(HookError::sidecar(suffix, "size overflows")),
-            (Some(n), Some(data)) if n != data.len() => {
-                Err(HookError::sidecar(suffix, format!("{} bytes of data instead of {n}", data.len())))
-            }
+            (Some(n), Some(data)) if n != data.len() => Err(HookError::sidecar(
+                suffix,
+                format!("{} bytes of data instead of {n}", data.len()),
+            )),
             _ => Ok(view),
         }
     }
@@ -92,7 +95,11 @@ impl SidecarView {
     pub fn expect(&self, elements: &[ElementType], dims: &[usize]) -> Result<(), HookError> {
         if !elements.contains(&self.element) {
             let names: Vec<_> = elements.iter().map(|e| format!("{e:?}")).collect();
-            return Err(self.error(format!("type {:?} instead of {}", self.element, names.join(" or "))));
+            return Err(self.error(format!(
+                "type {:?} instead of {}",
+                self.element,
+                names.join(" or ")
+            )));
         }
         let mut full = [1; 4];
         full[..dims.len()].copy_from_slice(dims);
