@@ -1,0 +1,154 @@
+//! Where a thread writes its share of a result.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::view::check_extent;
+use crate::{KernelError, Part, ROW_TILE};
+
+/// The rows of a result `y`: [n_rows, n_tokens] that one thread of a product writes.
+///
+/// The rows of one thread are not contiguous in memory (every token has some of them), so the
+/// threads cannot share `y` as slices. Each holds an `Output` instead, which hands out disjoint
+/// pieces only.
+#[derive(Debug)]
+pub struct Output<'a> {
+    data: *mut f32,
+    n_rows: usize,
+    n_tokens: usize,
+    stride: usize,
+    part: Part,
+    borrowed: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: an `Output` is a `&mut` to the rows of its part; nobody else holds them (`split` makes each
+// part once, the caller of `from_raw` promises it), so it may move to another thread as `&mut` may.
+unsafe impl Send for Output<'_> {}
+
+impl<'a> Output<'a> {
+    /// All rows, for a product in one thread. Token `t` is `data[t * n_rows..][..n_rows]`.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if `data` is not `n_rows * n_tokens` long.
+    pub fn whole(data: &'a mut [f32], n_rows: usize, n_tokens: usize) -> Result<Self, KernelError> {
+        let mut parts = Self::split(data, n_rows, n_tokens, n_rows, 1)?;
+        Ok(parts.remove(0))
+    }
+
+    /// One `Output` for each of `nth` threads. Token `t` is `data[t * stride..][..n_rows]`.
+    ///
+    /// # Errors
+    /// [`KernelError`] if tokens overlap, `data` is too short, or `nth` is 0.
+    pub fn split(
+        data: &'a mut [f32],
+        n_rows: usize,
+        n_tokens: usize,
+        stride: usize,
+        nth: usize,
+    ) -> Result<Vec<Self>, KernelError> {
+        check_extent("y", data.len(), n_rows, n_tokens, stride)?;
+        Part::new(0, nth)?;
+        let data = data.as_mut_ptr();
+        (0..nth)
+            .map(|ith| {
+                let part = Part::new(ith, nth)?;
+                // SAFETY: the extent was checked just above, `data` is borrowed mutably for 'a, and
+                // this is the only `Output` made for `part`.
+                unsafe { Self::from_raw(data, n_rows, n_tokens, stride, part) }
+            })
+            .collect()
+    }
+
+    /// The rows of `part`, for a thread of a foreign pool.
+    ///
+    /// # Safety
+    /// For 'a, `data[t * stride + r]` is valid for reads and writes for all `t < n_tokens` and
+    /// `r < n_rows`; every thread that shares `data` names the same `n_rows`, `stride` and `nth`, no
+    /// two at a time the same `ith`; and nobody else touches these elements.
+    ///
+    /// # Errors
+    /// [`KernelError::Dimension`] if tokens overlap.
+    pub unsafe fn from_raw(
+        data: *mut f32,
+        n_rows: usize,
+        n_tokens: usize,
+        stride: usize,
+        part: Part,
+    ) -> Result<Self, KernelError> {
+        check_extent("y", usize::MAX, n_rows, n_tokens, stride)?;
+        Ok(Self { data, n_rows, n_tokens, stride, part, borrowed: PhantomData })
+    }
+
+    /// Number of rows of the whole result.
+    #[must_use]
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// The rows this thread writes: whole tiles of [`ROW_TILE`] rows, the last one perhaps cut.
+    #[must_use]
+    pub fn rows(&self) -> Range<usize> {
+        self.part.rows(self.n_rows)
+    }
+
+    /// Rows `rows` of `token`.
+    ///
+    /// # Panics
+    /// If the rows are not this thread's, or the token does not exist.
+    pub fn token_rows(&mut self, token: usize, rows: Range<usize>) -> &mut [f32] {
+        let own = self.rows();
+        assert!(token < self.n_tokens, "token {token} of {}", self.n_tokens);
+        assert!(rows.start >= own.start && rows.end <= own.end && rows.start <= rows.end);
+        // SAFETY: the element range lies in this part's rows of an existing token (asserted), which
+        // are valid, and ours alone, by the promise of `from_raw`. The offset cannot overflow: the
+        // extent was checked on construction.
+        unsafe {
+            let first = self.data.add(token * self.stride + rows.start);
+            std::slice::from_raw_parts_mut(first, rows.len())
+        }
+    }
+
+    /// Checks that the result has the shape that the kernel will write.
+    pub(crate) fn check_shape(&self, n_rows: usize, n_tokens: usize) -> Result<(), KernelError> {
+        let reason = "the result has another number of rows or tokens than the product";
+        if self.n_rows != n_rows {
+            return Err(KernelError::Dimension { what: "n_rows", value: self.n_rows, reason });
+        }
+        if self.n_tokens != n_tokens {
+            return Err(KernelError::Dimension { what: "n_tokens", value: self.n_tokens, reason });
+        }
+        Ok(())
+    }
+}
+
+// `Part::rows` promises disjoint rows only for whole tiles.
+const _: () = assert!(ROW_TILE > 0);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rejects_a_short_buffer_and_overlapping_tokens() {
+        let mut y = vec![0.0; 10];
+        assert!(Output::whole(&mut y, 4, 3).is_err());
+        assert!(Output::split(&mut y, 4, 2, 3, 1).is_err());
+        assert!(Output::split(&mut y, 4, 2, 6, 0).is_err());
+        assert!(Output::split(&mut y, 4, 2, usize::MAX, 1).is_err());
+        assert!(Output::split(&mut y, 4, 2, 6, 2).is_ok());
+    }
+
+    #[test]
+    #[should_panic(expected = "rows.start >= own.start")]
+    fn a_thread_cannot_have_another_ones_rows() {
+        let mut y = vec![0.0; 64];
+        let mut parts = Output::split(&mut y, 64, 1, 64, 2).unwrap();
+        parts[1].token_rows(0, 0..32);
+    }
+}
