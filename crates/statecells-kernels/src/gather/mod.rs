@@ -121,11 +121,6 @@ impl<'a> GatherMatrix<'a> {
         }
         Ok(())
     }
-
-    /// Factor of row `r`.
-    fn scale(&self, r: usize) -> f32 {
-        self.row_scale.map_or(1.0, |s| s[r].to_f32())
-    }
 }
 
 /// A product whose shapes agree.

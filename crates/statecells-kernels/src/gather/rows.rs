@@ -3,6 +3,8 @@
 //! (two table reads per cycle) beat `vgatherdps` by 1.7 times, and by far more where a microcode fix
 //! has slowed it down.
 
+#![allow(clippy::needless_range_loop)] // one index runs over several arrays
+
 use half::f16;
 
 use super::GatherMatrix;
@@ -19,6 +21,15 @@ fn finite_f16(value: f16) -> f32 {
     let bits = u32::from(value.to_bits());
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
+}
+
+/// Factor of row `r`.
+#[inline(always)]
+fn scale(matrix: &GatherMatrix<'_>, r: usize) -> f32 {
+    match matrix.row_scale {
+        Some(scale) => finite_f16(scale[r]),
+        None => 1.0,
+    }
 }
 
 /// One token: rows `first..first + out.len()`.
@@ -45,14 +56,14 @@ pub(super) unsafe fn one_token<const VALS: bool>(
         // SAFETY: rows r..r + ROWS exist, so codes and vals hold k slots for each from r * k on.
         let sums = unsafe { row_block::<ROWS, VALS>(matrix, centre, r * k) };
         for (j, out) in block.iter_mut().enumerate() {
-            *out = sums[j] * matrix.scale(r + j) * token_scale;
+            *out = sums[j] * scale(matrix, r + j) * token_scale;
         }
         r += ROWS;
     }
     for out in blocks.into_remainder() {
         // SAFETY: row r exists.
         let [sum] = unsafe { row_block::<1, VALS>(matrix, centre, r * k) };
-        *out = sum * matrix.scale(r) * token_scale;
+        *out = sum * scale(matrix, r) * token_scale;
         r += 1;
     }
 }
@@ -68,48 +79,54 @@ unsafe fn row_block<const R: usize, const VALS: bool>(
     centre: *const f32,
     begin: usize,
 ) -> [f32; R] {
-    /// Slots of one step: a 128-bit load of codes.
-    const STEP: usize = 8;
     let k = matrix.shape.k;
     let mut sums = [0.0f32; R];
-    // SAFETY: offsets j * k + i with j < R and i < k stay below R * k, which the caller promises to
-    // exist; the table reads are his promise too.
-    unsafe {
-        let codes = matrix.codes.as_ptr().add(begin);
-        let vals = matrix.vals.map_or(std::ptr::null(), |vals| vals.as_ptr().wrapping_add(begin));
-        let mut i = 0;
-        while i + STEP <= k {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let val = if VALS {
-                    vals.add(j * k + i).cast::<[f16; STEP]>().read_unaligned().map(finite_f16)
-                } else {
-                    [1.0; STEP]
-                };
-                // Four codes per load: the load ports are what limits this loop.
-                let halves = codes.add(j * k + i).cast::<[u64; 2]>().read_unaligned();
-                for (half, val) in halves.into_iter().zip(val.as_chunks::<4>().0) {
-                    let half = half.to_le();
-                    for (s, &val) in val.iter().enumerate() {
-                        let entry = *centre.offset(isize::from((half >> (16 * s)) as i16));
-                        *sum = if VALS { val.mul_add(entry, *sum) } else { *sum + entry };
+    let mut val = [[1.0f32; CHUNK]; R];
+    let mut done = 0;
+    while done < k {
+        let len = CHUNK.min(k - done);
+        // SAFETY: j * k + done + len <= R * k, which the caller promises to exist; the table reads
+        // are his promise too.
+        unsafe {
+            let codes = matrix.codes.as_ptr().add(begin + done);
+            if VALS {
+                let vals = matrix.vals.unwrap_unchecked().as_ptr().add(begin + done);
+                for j in 0..R {
+                    let vals = std::slice::from_raw_parts(vals.add(j * k), len);
+                    for (val, &v) in val[j].iter_mut().zip(vals) {
+                        *val = finite_f16(v);
                     }
                 }
             }
-            i += STEP;
-        }
-        while i < k {
-            for (j, sum) in sums.iter_mut().enumerate() {
-                let entry = *centre.offset(isize::from(*codes.add(j * k + i)));
-                *sum = if VALS {
-                    finite_f16(*vals.add(j * k + i)).mul_add(entry, *sum)
-                } else {
-                    *sum + entry
-                };
+            let mut i = 0;
+            while i + 4 <= len {
+                for j in 0..R {
+                    // Four codes per load: the load ports are what limits this loop.
+                    let four = codes.add(j * k + i).cast::<u64>().read_unaligned().to_le();
+                    for s in 0..4 {
+                        let entry = *centre.offset(isize::from((four >> (16 * s)) as i16));
+                        sums[j] = add::<VALS>(sums[j], val[j].get_unchecked(i + s), entry);
+                    }
+                }
+                i += 4;
             }
-            i += 1;
+            while i < len {
+                for j in 0..R {
+                    let entry = *centre.offset(isize::from(*codes.add(j * k + i)));
+                    sums[j] = add::<VALS>(sums[j], val[j].get_unchecked(i), entry);
+                }
+                i += 1;
+            }
         }
+        done += len;
     }
     sums
+}
+
+/// `sum + val * entry`, rounded once.
+#[inline(always)]
+fn add<const VALS: bool>(sum: f32, val: &f32, entry: f32) -> f32 {
+    if VALS { val.mul_add(entry, sum) } else { sum + entry }
 }
 
 /// `T` tokens at once: row `r` of all of them in `out`, so that each code is read once and adds a
@@ -150,8 +167,10 @@ pub(super) unsafe fn tokens<const T: usize, const VALS: bool>(
             }
         }
         for (j, out) in out.iter_mut().enumerate() {
-            let scale = matrix.scale(first + 2 * pair + j);
-            *out = sums[j].map(|sum| sum * scale);
+            let scale = scale(matrix, first + 2 * pair + j);
+            for t in 0..T {
+                out[t] = sums[j][t] * scale;
+            }
         }
     }
 }

@@ -28,5 +28,5 @@ fn row(product: &Product<'_>, t: usize, r: usize) -> f32 {
             None => sum + signed,
         };
     }
-    sum * matrix.scale(r) * product.token_scale(t)
+    sum * matrix.row_scale.map_or(1.0, |s| s[r].to_f32()) * product.token_scale(t)
 }
