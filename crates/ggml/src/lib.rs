@@ -8,6 +8,8 @@
 mod arena;
 pub mod gguf;
 pub mod imatrix;
+#[cfg(feature = "llama")]
+pub mod llama;
 mod log;
 mod mul_mat;
 pub mod quant_mix;

@@ -11,9 +11,13 @@ thread_local! {
 
 /// Sends ggml's messages here instead of to stderr. Only the first call does anything.
 pub(crate) fn install() {
+    #[cfg(not(feature = "llama"))]
+    use ggml_sys::ggml_log_set as log_set;
+    #[cfg(feature = "llama")] // sets ggml's as well
+    use ggml_sys::llama_log_set as log_set;
     static INSTALLED: Once = Once::new();
     // SAFETY: `receive` is a static function, may be called from any thread and needs no user data.
-    INSTALLED.call_once(|| unsafe { ggml_sys::ggml_log_set(Some(receive), std::ptr::null_mut()) });
+    INSTALLED.call_once(|| unsafe { log_set(Some(receive), std::ptr::null_mut()) });
 }
 
 /// Runs `f` and returns what it returned, with the first error line that ggml logged meanwhile on this
@@ -23,14 +27,16 @@ pub(crate) fn capture<R>(f: impl FnOnce() -> R) -> (R, Option<String>) {
     let outer = LINES.replace(Some(Vec::new()));
     let result = f();
     let lines = LINES.replace(outer).unwrap_or_default();
-    (result, lines.first().map(|line| without_function(line.trim()).to_owned()))
+    (result, lines.first().map(|line| first_sentence(line)))
 }
 
-/// `name 'x' is bad` for `gguf_init_from_reader: name 'x' is bad`.
-fn without_function(line: &str) -> &str {
+/// The first line without the function's name: `key 'x' is bad` for `gguf_init_from_reader: key 'x' is bad`.
+fn first_sentence(message: &str) -> String {
+    let line = message.trim().lines().next().unwrap_or_default();
+    let is_name = |s: &str| s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     match line.split_once(": ") {
-        Some((name, rest)) if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => rest,
-        _ => line,
+        Some((name, rest)) if is_name(name) => rest.to_owned(),
+        _ => line.to_owned(),
     }
 }
 
@@ -68,7 +74,7 @@ mod tests {
     fn the_first_error_is_kept_without_the_function_name() {
         let ((), line) = capture(|| {
             log(ggml_sys::GGML_LOG_LEVEL_INFO, c"f: just so you know\n");
-            log(ggml_sys::GGML_LOG_LEVEL_ERROR, c"f: cause: bad\n");
+            log(ggml_sys::GGML_LOG_LEVEL_ERROR, c"f: cause: bad\nmore\n");
             log(ggml_sys::GGML_LOG_LEVEL_ERROR, c"g: consequence\n");
         });
         assert_eq!(line.as_deref(), Some("cause: bad"));
