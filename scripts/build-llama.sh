@@ -38,7 +38,6 @@ check_programs() {
   need flock "install util-linux"
   [[ -x $VENV/bin/cmake && -x $VENV/bin/ninja ]] || die "no cmake and ninja in .tools; run ./scripts/setup-tools.sh"
   compgen -G "$PATCHES_DIR/*.patch" >/dev/null || die "no patches in $PATCHES_DIR; the checkout is not complete"
-  export PATH=$VENV/bin:$PATH
 }
 
 # All predefined macros: they tell compiler, version and the CPU features of -march=native.
@@ -89,6 +88,18 @@ place_hook() {
   place_file "$hook/new.h" "$hook/${HOOK_HEADER##*/}"
 }
 
+# cmake writes the paths of cmake and ninja into the build files: copies that outlive the checkout.
+place_tools() {
+  local tools=$WORK/tools data
+  if [[ -d $tools ]]; then return; fi
+  data=$("$VENV/bin/python" -c 'import cmake, pathlib; print(pathlib.Path(cmake.__file__).parent / "data")')
+  rm -rf "$tools.new"
+  mkdir -p "$tools.new/bin" "$tools.new/share"
+  cp "$data/bin/cmake" "$VENV/bin/ninja" "$tools.new/bin"
+  cp -R "$data"/share/cmake-* "$tools.new/share"
+  mv "$tools.new" "$tools"
+}
+
 place_source() {
   local now=$WORK/src-is-now
   if [[ -d $WORK/src && -f $now && $(<"$now") == "${PREFIX##*/}" ]]; then
@@ -98,7 +109,8 @@ place_source() {
   rm -rf "$WORK/src.new"
   "$SCRIPTS/fetch-llama.sh" --into "$WORK/src.new"
   rm -f "$now"
-  if [[ -d $WORK/src ]]; then python "$SCRIPTS/adopt_times.py" "$WORK/src" "$WORK/src.new"; fi
+  # Without the source that the objects are of, nobody knows which of them are old.
+  if [[ -d $WORK/src ]]; then python "$SCRIPTS/adopt_times.py" "$WORK/src" "$WORK/src.new"; else rm -rf "$WORK/build"; fi
   rm -rf "$WORK/src"
   mv "$WORK/src.new" "$WORK/src"
   say "${PREFIX##*/}" | write_file "$now"
@@ -108,12 +120,16 @@ place_source() {
 configure() {
   if [[ -f $WORK/build/build.ninja ]]; then return; fi
   say "   configuring"
+  # A checkout changes under this build, its state now is no name for it.
+  local commit=$SOURCE_ID
+  if [[ -n ${LLAMA_CPP_DIR:-} ]]; then commit=checkout; fi
   local map="\"-ffile-prefix-map=$WORK/src=llama.cpp\" \"-ffile-prefix-map=$WORK/build=build\""
   rm -rf "$WORK/build"
   quietly "$WORK/configure.log" \
-    cmake -G Ninja -S "$WORK/src" -B "$WORK/build" "${CMAKE_FLAGS[@]}" \
+    "$WORK/tools/bin/cmake" -G Ninja "-DCMAKE_MAKE_PROGRAM=$WORK/tools/bin/ninja" \
+    -S "$WORK/src" -B "$WORK/build" "${CMAKE_FLAGS[@]}" \
     "-DCMAKE_C_FLAGS=${CFLAGS:-} $map" "-DCMAKE_CXX_FLAGS=${CXXFLAGS:-} $map" \
-    "-DLLAMA_BUILD_NUMBER=0" "-DLLAMA_BUILD_COMMIT=$SOURCE_ID" \
+    "-DLLAMA_BUILD_NUMBER=0" "-DLLAMA_BUILD_COMMIT=$commit" \
     "-DSTATECELLS_HOOK_LIB=$WORK/hook/$HOOK"
 }
 
@@ -122,7 +138,7 @@ thin_out() { awk '!/^\[[0-9]+\/[0-9]+\]/ || ++n % 20 == 1 { print "   " $0; fflu
 
 compile() {
   say "   compiling with $JOBS jobs (the first time takes minutes; all output is in $WORK/build.log)"
-  ninja -C "$WORK/build" -j "$JOBS" "${LLAMA_PROGRAMS[@]}" 2>&1 | tee "$WORK/build.log" | thin_out
+  "$WORK/tools/bin/ninja" -C "$WORK/build" -j "$JOBS" "${LLAMA_PROGRAMS[@]}" 2>&1 | tee "$WORK/build.log" | thin_out
 }
 
 # cargo links these for as long as the checkout stays as it is, whatever is built here next.
@@ -144,6 +160,7 @@ install_programs() {
 build() {
   # cmake asks git for a commit: not that of a repository which happens to hold the cache.
   export GIT_CEILING_DIRECTORIES=$WORK
+  place_tools
   place_hook
   place_source
   configure
