@@ -8,10 +8,30 @@
 use std::time::Instant;
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, MatrixShape, ReferenceMatMul, n_bytes};
+use codec::{Codec, EncodeContext, MatMul, MatrixShape, n_bytes};
+use rayon::prelude::*;
 use statecells::{GlobalCodec, GlobalParams};
 
 type Failure = Box<dyn std::error::Error>;
+
+/// Dot products over rayon's threads, in eight chains each.
+struct Lanes;
+
+impl MatMul for Lanes {
+    fn mul_mat(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
+        out.par_chunks_mut(a.len() / k).zip(b.par_chunks(k)).for_each(|(out, b)| {
+            for (out, a) in out.iter_mut().zip(a.chunks(k)) {
+                let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+                let mut sums = [0.0f32; 8];
+                for (a, b) in a.iter().zip(b) {
+                    (0..8).for_each(|i| sums[i] += a[i] * b[i]);
+                }
+                let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+                *out = sums.iter().sum::<f32>() + rest;
+            }
+        });
+    }
+}
 
 fn parse(args: &[String]) -> Result<(GlobalParams, u64), Failure> {
     let (mut params, mut seed) = (GlobalParams::default(), 0);
@@ -23,6 +43,7 @@ fn parse(args: &[String]) -> Result<(GlobalParams, u64), Failure> {
             "k" => params.k = value.parse()?,
             "eta" => params.eta = value.parse()?,
             "iters" => params.iters = value.parse()?,
+            "refine" => params.refine = value.parse()?,
             "max_samples" => params.max_samples = value.parse()?,
             "dict_type" => params.dict_type = value.parse()?,
             "anti_hebb" => params.anti_hebb = value.parse()?,
@@ -46,8 +67,7 @@ fn main() -> Result<(), Failure> {
         .collect();
     let (params, seed) = parse(rest)?;
     let codec = GlobalCodec::new(params);
-    let context =
-        EncodeContext { mul_mat: &ReferenceMatMul, importance: None, seed, progress: &() };
+    let context = EncodeContext { mul_mat: &Lanes, importance: None, seed, progress: &() };
     let bytes = n_bytes(&codec.sidecars(shape)?).ok_or("size overflows")?;
     let start = Instant::now();
     let sidecars = codec.encode(&weights, shape, &context)?;

@@ -4,14 +4,14 @@ use codec::{CodecError, EncodeContext, MatrixShape, Sidecar, check_finite};
 use half::f16;
 use rayon::prelude::*;
 
-use super::fit::{Fitter, RowFit, Scratch};
+use super::fit::{Fitter, RowFit, Scratch, Selection};
 use super::gram::Gram;
-use super::learn::BATCH;
+use super::samples::BATCH;
 use super::{CODES, DICT, GlobalParams, ROW_SCALE, VALS, learn};
 use crate::float16::{round_f16, to_f16_finite};
 use crate::linalg::dot;
 use crate::metric::Metric;
-use crate::{DictType, Encoder, Scheme};
+use crate::{DictType, Scheme};
 
 /// Learns a dictionary for `weights` and encodes them.
 pub(super) fn learned(
@@ -21,9 +21,10 @@ pub(super) fn learned(
     context: &EncodeContext<'_>,
 ) -> Result<Vec<Sidecar>, CodecError> {
     let metric = prepare(params, weights, shape, context)?;
-    let atoms =
-        learn::learn(params, weights, (shape.d_in, params.n_atoms(shape)), &metric, context);
-    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms))
+    let atoms = learn::learn(params, weights, params.n_atoms(shape), &metric, context);
+    // a refit for `sign` leaves atoms with the norm that signs need
+    let known = params.scheme == Scheme::Sign && params.refine > 0;
+    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms, known))
 }
 
 /// Encodes `weights` with the directions `atoms`.
@@ -52,7 +53,7 @@ pub(super) fn with_atoms(
         metric.rescale(atom);
         crate::linalg::normalize(atom);
     }
-    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms))
+    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms, false))
 }
 
 fn prepare(
@@ -83,11 +84,15 @@ const NORM_BATCHES: usize = 64;
 const NORM_ROUNDS: usize = 4;
 
 impl Job<'_> {
-    /// `atoms`, [d_in, m], have norm 1 (or 0) in the scaled space.
-    fn run(&self, mut atoms: Vec<f32>) -> Vec<Sidecar> {
+    /// `atoms`, [d_in, m], are in the scaled space; `known_norm` if their common norm already suits rows
+    /// without factors.
+    fn run(&self, mut atoms: Vec<f32>, known_norm: bool) -> Vec<Sidecar> {
         let d_in = self.shape.d_in;
-        let gain =
-            if self.has_factors() { self.balanced_gain(&atoms) } else { self.sign_gain(&atoms) };
+        let gain = if self.has_factors() {
+            self.balanced_gain(&atoms)
+        } else {
+            self.sign_gain(&atoms, known_norm)
+        };
         let round = |a: f32| if self.params.dict_type == DictType::F16 { round_f16(a) } else { a };
         atoms.par_chunks_exact_mut(d_in).for_each(|atom| {
             self.metric.unscale(atom);
@@ -103,7 +108,7 @@ impl Job<'_> {
         });
         let mut tables = Tables::new(self.params, self.shape.d_out);
         self.for_each_fit(Some("encode"), &atoms, (self.params.scheme, 1), |fits| {
-            tables.append(&fits, self.unit())
+            tables.append(&fits, self.unit());
         });
         tables.finish(&mut sidecars);
         sidecars
@@ -148,11 +153,12 @@ impl Job<'_> {
 
     /// The norm of the atoms that suits coefficients of +1 and -1 best: least squares on the signs, the
     /// signs chosen anew, and so on.
-    fn sign_gain(&self, atoms: &[f32]) -> f32 {
+    fn sign_gain(&self, atoms: &[f32], known: bool) -> f32 {
         let n_batches = self.shape.d_out.div_ceil(BATCH);
         let step = n_batches.div_ceil(NORM_BATCHES);
         let mut gain = 1.0f32;
-        let mut scheme = Scheme::SignRowScale; // signs before any norm is known
+        // without a norm to start from, the first signs are chosen under a scale per row
+        let mut scheme = if known { Scheme::Sign } else { Scheme::SignRowScale };
         for _ in 0..NORM_ROUNDS {
             let scaled: Vec<f32> = atoms.iter().map(|a| a * gain).collect();
             let (mut dot, mut square) = (0.0, 0.0);
@@ -181,22 +187,6 @@ impl Job<'_> {
         }
     }
 
-    /// All inner products, if that is cheaper than those on the supports: matching pursuit asks for whole
-    /// columns again and again, least squares for the products within each row's support.
-    fn gram<'b>(&self, atoms: &'b [f32]) -> Gram<'b> {
-        let (m, k, d_out) = (atoms.len() / self.shape.d_in, self.params.k, self.shape.d_out);
-        let fits = m * m <= self.shape.n_weights().max(1 << 22);
-        let pays = match self.params.encoder {
-            Encoder::Omp => true,
-            Encoder::TopK => self.params.scheme.has_vals() && m * m <= d_out * k * k / 2,
-        };
-        if fits && pays {
-            Gram::full(atoms, self.shape.d_in, self.context.mul_mat)
-        } else {
-            Gram::lazy(atoms, self.shape.d_in)
-        }
-    }
-
     /// Fits every `step`-th batch of [`BATCH`] rows, in order, and hands the fits to `sink`.
     fn for_each_fit(
         &self,
@@ -207,7 +197,9 @@ impl Job<'_> {
     ) {
         let (d_in, params) = (self.shape.d_in, self.params);
         let m = atoms.len() / d_in;
-        let fitter = Fitter::new((scheme, params.encoder, params.k), self.gram(atoms), atoms, d_in);
+        let select = Selection { scheme, encoder: params.encoder, k: params.k };
+        let gram = Gram::for_rows(select, self.shape.d_out, atoms, d_in, self.context.mul_mat);
+        let fitter = Fitter::new(select, gram, atoms, d_in);
         let unit = f64::from(self.unit());
         let round = |c: f64| f64::from(round_f16((c / unit) as f32)) * unit;
         let (mut x, mut y) = (vec![0.0; d_in * BATCH], vec![0.0; m * BATCH]);
@@ -250,11 +242,11 @@ impl Tables {
     fn append(&mut self, fits: &[RowFit], unit: f32) {
         for fit in fits {
             let store = |c: f32| to_f16_finite((f64::from(c) / f64::from(unit)) as f32);
-            let mut terms: Vec<(usize, f32)> = fit.terms.clone();
+            let mut terms = fit.terms.clone();
             terms.sort_unstable_by_key(|t| t.0);
             // what rounds to zero takes no slot
             terms.retain(|t| self.vals.is_none() || store(t.1) != f16::ZERO);
-            let code = |&(atom, c): &(usize, f32)| {
+            let code = |&(atom, c): &(u32, f32)| {
                 let code = i16::try_from(atom + 1).expect("M was checked");
                 if c < 0.0 { -code } else { code }
             };

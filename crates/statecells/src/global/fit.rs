@@ -1,7 +1,7 @@
 //! Choosing the atoms of one row and their coefficients.
 //!
 //! Everything happens in the scaled space of [`crate::metric::Metric`], where the error is a plain sum of
-//! squares. Supports come from k-WTA (the k atoms with the largest normalized |correlation|) or from
+//! squares. Supports come from k-WTA (the k atoms with the largest |correlation|) or from
 //! orthogonal matching pursuit (Pati, Rezaiifar and Krishnaprasad 1993). Schemes without coefficients
 //! use, of the chosen atoms in their order, the prefix that fits best: a further sign may well do harm.
 
@@ -10,15 +10,21 @@ use crate::linalg::{GrowingCholesky, add_scaled, dot};
 use crate::metric::squared_norms;
 use crate::{Encoder, Scheme};
 
-/// Atoms prepared for fitting rows.
-pub(crate) struct Fitter<'a> {
+/// How many atoms are chosen, how, and which coefficients they may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Selection {
     pub(crate) scheme: Scheme,
     pub(crate) encoder: Encoder,
     pub(crate) k: usize,
-    pub(crate) d_in: usize,
+}
+
+/// Atoms prepared for fitting rows.
+pub(crate) struct Fitter<'a> {
+    select: Selection,
+    d_in: usize,
     /// Atoms, [d_in, m].
-    pub(crate) atoms: &'a [f32],
-    pub(crate) gram: Gram<'a>,
+    atoms: &'a [f32],
+    gram: Gram<'a>,
     /// Squared norm of every atom.
     squares: Vec<f32>,
     /// One over the norm of every atom, 0 for an atom of zeros.
@@ -29,7 +35,7 @@ pub(crate) struct Fitter<'a> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RowFit {
     /// Atoms and their coefficients, in the order in which they were chosen; no coefficient is 0.
-    pub(crate) terms: Vec<(usize, f32)>,
+    pub(crate) terms: Vec<(u32, f32)>,
     /// Scale of the row; 1 unless the scheme has row scales.
     pub(crate) scale: f32,
     /// Inner product of the row with the sum of its terms.
@@ -55,16 +61,11 @@ pub(crate) struct Scratch {
 }
 
 impl<'a> Fitter<'a> {
-    pub(crate) fn new(
-        (scheme, encoder, k): (Scheme, Encoder, usize),
-        gram: Gram<'a>,
-        atoms: &'a [f32],
-        d_in: usize,
-    ) -> Self {
+    pub(crate) fn new(select: Selection, gram: Gram<'a>, atoms: &'a [f32], d_in: usize) -> Self {
         let squares = squared_norms(atoms, d_in);
         let inverse = |s: &f32| if *s > f32::MIN_POSITIVE { s.sqrt().recip() } else { 0.0 };
         let inverse_norms = squares.iter().map(inverse).collect();
-        Self { scheme, encoder, k, d_in, atoms, gram, squares, inverse_norms }
+        Self { select, d_in, atoms, gram, squares, inverse_norms }
     }
 
     /// Fits the row whose correlations with all atoms are `y`, [m]. `round` is what storing does to a
@@ -75,7 +76,7 @@ impl<'a> Fitter<'a> {
         round: &dyn Fn(f64) -> f64,
         scratch: &mut Scratch,
     ) -> RowFit {
-        match (self.scheme.has_vals(), self.encoder) {
+        match (self.select.scheme.has_vals(), self.select.encoder) {
             (false, Encoder::TopK) => {
                 self.top_k(y, &mut scratch.order);
                 self.best_prefix(y, scratch)
@@ -93,15 +94,16 @@ impl<'a> Fitter<'a> {
         &self.atoms[i * self.d_in..(i + 1) * self.d_in]
     }
 
-    /// The k atoms with the largest normalized |correlation|, largest first, lower index first among equals.
+    /// The k atoms with the largest |correlation|, largest first, lower index first among equals.
     pub(crate) fn top_k(&self, y: &[f32], order: &mut Vec<u32>) {
-        let score = |i: u32| (y[i as usize] * self.inverse_norms[i as usize]).abs();
+        let score = |i: u32| y[i as usize].abs();
         let compare = |a: &u32, b: &u32| score(*b).total_cmp(&score(*a)).then(a.cmp(b));
         order.clear();
         order.extend(0..y.len() as u32);
-        if self.k < order.len() {
-            order.select_nth_unstable_by(self.k - 1, compare);
-            order.truncate(self.k);
+        let k = self.select.k;
+        if k < order.len() {
+            order.select_nth_unstable_by(k - 1, compare);
+            order.truncate(k);
         }
         order.sort_unstable_by(compare);
         let used = order.iter().take_while(|i| score(**i) > 0.0).count();
@@ -110,7 +112,7 @@ impl<'a> Fitter<'a> {
 
     /// Merit of a sum of signed atoms v: how much of the squared error it removes.
     fn merit(&self, dot: f64, square: f64) -> f64 {
-        if self.scheme.has_row_scale() {
+        if self.select.scheme.has_row_scale() {
             if square > 0.0 && dot > 0.0 { dot * dot / square } else { 0.0 }
         } else {
             2.0 * dot - square
@@ -139,7 +141,7 @@ impl<'a> Fitter<'a> {
         with_sum.clear();
         with_sum.resize(y.len(), 0.0);
         let mut path = SignPath::default();
-        for _ in 0..self.k {
+        for _ in 0..self.select.k {
             let Some((i, sign)) = self.best_signed_atom(y, with_sum, &path) else { break };
             path.push(self, (i, sign), y[i], with_sum[i]);
             self.gram.add_column(i, sign, with_sum);
@@ -147,16 +149,17 @@ impl<'a> Fitter<'a> {
         path.finish(self)
     }
 
-    /// The atom and sign with the largest merit after adding it, if that is an improvement.
+    /// The open atom and sign with the largest merit after adding it. That may be less than before: several
+    /// signs together can fit where each alone is too long.
     fn best_signed_atom(
         &self,
         y: &[f32],
         with_sum: &[f32],
         path: &SignPath,
     ) -> Option<(usize, f32)> {
-        let mut best = (path.best.max(0.0), None);
+        let mut best = (f64::NEG_INFINITY, None);
         for i in 0..y.len() {
-            if self.inverse_norms[i] == 0.0 || path.terms.iter().any(|t| t.0 == i) {
+            if self.inverse_norms[i] == 0.0 || path.terms.iter().any(|t| t.0 as usize == i) {
                 continue;
             }
             for sign in [1.0f32, -1.0] {
@@ -203,14 +206,14 @@ impl<'a> Fitter<'a> {
         round: &dyn Fn(f64) -> f64,
         scratch: &mut Scratch,
     ) -> RowFit {
-        let mut support = Vec::with_capacity(self.k);
-        let mut cholesky = GrowingCholesky::with_capacity(self.k);
+        let mut support = Vec::with_capacity(self.select.k);
+        let mut cholesky = GrowingCholesky::with_capacity(self.select.k);
         let residual = &mut scratch.residual;
         residual.clear();
         residual.extend_from_slice(y);
         // an atom once refused or taken stays out
         let mut open: Vec<bool> = self.inverse_norms.iter().map(|n| *n > 0.0).collect();
-        while support.len() < self.k {
+        while support.len() < self.select.k {
             let score = |i: usize| (residual[i] * self.inverse_norms[i]).abs();
             let mut best = (0.0, None);
             for i in (0..y.len()).filter(|&i| open[i]) {
@@ -239,7 +242,7 @@ impl<'a> Fitter<'a> {
                 fit.square += 2.0 * c * b * f64::from(self.gram.get(i, j));
             }
             if c != 0.0 {
-                fit.terms.push((i, c as f32));
+                fit.terms.push((i as u32, c as f32));
             }
         }
         fit
@@ -249,7 +252,7 @@ impl<'a> Fitter<'a> {
 /// A growing sum of signed atoms and the best prefix seen so far.
 #[derive(Default)]
 struct SignPath {
-    terms: Vec<(usize, f32)>,
+    terms: Vec<(u32, f32)>,
     dot: f64,
     square: f64,
     best: f64,
@@ -265,7 +268,7 @@ impl SignPath {
 
     fn push(&mut self, fitter: &Fitter, term: (usize, f32), y: f32, with_sum: f32) {
         (self.dot, self.square) = self.after(fitter, term, y, with_sum);
-        self.terms.push(term);
+        self.terms.push((term.0 as u32, term.1));
         let merit = fitter.merit(self.dot, self.square);
         if merit > self.best {
             self.best = merit;
@@ -276,7 +279,7 @@ impl SignPath {
     fn finish(mut self, fitter: &Fitter) -> RowFit {
         let (n, dot, square) = self.best_at;
         self.terms.truncate(n);
-        let scaled = fitter.scheme.has_row_scale();
+        let scaled = fitter.select.scheme.has_row_scale();
         let scale = if !scaled {
             1.0
         } else if n > 0 {

@@ -2,6 +2,8 @@
 
 use codec::MatMul;
 
+use super::fit::Selection;
+use crate::Encoder;
 use crate::linalg::dot;
 
 /// Columns computed per product.
@@ -15,7 +17,32 @@ pub(crate) struct Gram<'a> {
     full: Option<Vec<f32>>,
 }
 
+/// Dictionaries whose products take less than so many floats may always have them.
+const SMALL: usize = 1 << 22;
+
 impl<'a> Gram<'a> {
+    /// All products now if that is cheaper for fitting `n_rows` rows, and takes no more memory than these
+    /// rows (or little): matching pursuit asks for whole columns again and again, least squares only for
+    /// the products within each row's support.
+    pub(crate) fn for_rows(
+        select: Selection,
+        n_rows: usize,
+        atoms: &'a [f32],
+        d_in: usize,
+        mul_mat: &dyn MatMul,
+    ) -> Self {
+        let m = atoms.len() / d_in;
+        let pays = match select.encoder {
+            Encoder::Omp => true,
+            Encoder::TopK => select.scheme.has_vals() && m * m <= n_rows * select.k * select.k / 2,
+        };
+        if pays && m * m <= SMALL.max(n_rows * d_in) {
+            Self::full(atoms, d_in, mul_mat)
+        } else {
+            Self::lazy(atoms, d_in)
+        }
+    }
+
     /// Products are computed as they are needed.
     pub(crate) fn lazy(atoms: &'a [f32], d_in: usize) -> Self {
         Self { atoms, d_in, full: None }
@@ -54,6 +81,28 @@ impl<'a> Gram<'a> {
                     *out += factor * dot(self.atom(i), self.atom(j));
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::ReferenceMatMul;
+
+    use super::*;
+
+    #[test]
+    fn lazy_and_full_products_agree() {
+        let d_in = 21;
+        let atoms: Vec<f32> =
+            (0..d_in * 100).map(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        let (lazy, full) = (Gram::lazy(&atoms, d_in), Gram::full(&atoms, d_in, &ReferenceMatMul));
+        let (mut a, mut b) = (vec![1.0; 100], vec![1.0; 100]);
+        lazy.add_column(7, -0.5, &mut a);
+        full.add_column(7, -0.5, &mut b);
+        for i in 0..100 {
+            assert!((lazy.get(i, 66) - full.get(i, 66)).abs() < 1e-5);
+            assert!((a[i] - b[i]).abs() < 1e-5);
         }
     }
 }

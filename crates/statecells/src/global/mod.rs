@@ -9,8 +9,11 @@ mod fit;
 mod format;
 mod gram;
 mod learn;
+mod oja;
 mod params;
+mod refit;
 mod row_scale;
+mod samples;
 
 use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec};
 

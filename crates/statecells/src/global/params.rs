@@ -23,8 +23,10 @@ pub struct GlobalParams {
     pub k: usize,
     /// Learning rate of Oja's rule, for rows of mean square norm 1; above 0.
     pub eta: f32,
-    /// Passes over the sampled rows; 0 keeps the sampled rows themselves as atoms.
+    /// Passes of Oja's rule over the sampled rows; without any, the atoms start as sampled rows.
     pub iters: usize,
+    /// Rounds of refitting the atoms with the codes fixed and choosing the codes anew, after the passes.
+    pub refine: usize,
     /// At most so many rows are learned from; at least 1.
     pub max_samples: usize,
     /// Type of the stored atoms.
@@ -42,8 +44,9 @@ impl Default for GlobalParams {
             scheme: Scheme::SignRowScale,
             m: None,
             k: 32,
-            eta: 0.05,
-            iters: 10,
+            eta: 0.01,
+            iters: 4,
+            refine: 12,
             max_samples: 16384,
             dict_type: DictType::F16,
             anti_hebb: 0.0,
