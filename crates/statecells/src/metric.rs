@@ -11,14 +11,14 @@ const IMPORTANCE_FLOOR: f64 = 1e-6;
 /// rows is their expected squared difference on inputs with E[x x^T] = diag(h); and the whole matrix by
 /// a power of two that brings its entries near 1, so that no square overflows.
 pub(crate) struct Metric {
-    /// Factor of every input, [d_in].
+    /// Factor of every input, `[d_in]`.
     pub(crate) factors: Vec<f32>,
     /// The power of two within `factors`.
     pub(crate) unit: f32,
 }
 
 impl Metric {
-    /// Metric for `weights` of `shape` under `importance`, [d_in]; `None` or all zeros is white.
+    /// Metric for `weights` of `shape` under `importance`, `[d_in]`; `None` or all zeros is white.
     ///
     /// # Errors
     /// [`CodecError::Parameter`] if `importance` has another length or is negative or not finite.

@@ -9,7 +9,7 @@ pub const DICT: &str = "dict";
 pub const CODES: &str = "codes";
 /// Suffix of the optional coefficients, [k, d_out] F16: coefficient = sign(code) * val.
 pub const VALS: &str = "vals";
-/// Suffix of the optional row scales, [d_out] F16.
+/// Suffix of the optional row scales, `[d_out]` F16.
 pub const ROW_SCALE: &str = "row_scale";
 
 /// A global dictionary and its codes, read from sidecars and checked.
@@ -25,7 +25,7 @@ pub struct GlobalParts {
     pub codes: Vec<i16>,
     /// Coefficients, [k, d_out].
     pub vals: Option<Vec<f32>>,
-    /// Row scales, [d_out].
+    /// Row scales, `[d_out]`.
     pub row_scale: Option<Vec<f32>>,
 }
 
@@ -57,7 +57,7 @@ impl GlobalParts {
         Ok(Self { m, k, atoms, codes, vals, row_scale })
     }
 
-    /// Writes the sum of atoms that row `row` stands for, without the row scale, to `out`, [d_in].
+    /// Writes the sum of atoms that row `row` stands for, without the row scale, to `out`, `[d_in]`.
     pub fn sum_atoms(&self, row: usize, out: &mut [f32]) {
         out.fill(0.0);
         let slots = row * self.k..(row + 1) * self.k;

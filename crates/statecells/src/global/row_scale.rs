@@ -11,8 +11,8 @@ use crate::float16::to_f16_finite;
 /// already among them is ignored.
 ///
 /// # Shapes
-/// `weights`: [d_in, d_out]; `importance`: [d_in], mean squares of the inputs, or `None` for white
-/// inputs; the result is `row_scale`, [d_out] F16.
+/// `weights`: [d_in, d_out]; `importance`: `[d_in]`, mean squares of the inputs, or `None` for white
+/// inputs; the result is `row_scale`, `[d_out]` F16.
 ///
 /// # Errors
 /// [`CodecError::Sidecar`] if `dict` or `codes` are missing or malformed, [`CodecError::NonFinite`] for
