@@ -1,0 +1,247 @@
+//! A whole build: take over what is finished, encode the rest, put the output together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use codec::{FfnTensor, MatMul};
+
+use crate::existing::ExistingOutput;
+use crate::progress::Eta;
+use crate::work::Existing;
+use crate::{
+    Encoder, Error, Importance, Interrupt, Method, Origin, Plan, PlanItem, Record, Reporter,
+    Source, TensorResult, WorkFolder,
+};
+
+/// What decides the outcome besides the method, see the flags of the same names.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// A larger gap keeps the dense weight.
+    pub gap_tol: Option<f32>,
+    /// Whether dense weights stay beside the sidecars.
+    pub keep_dense: bool,
+    /// Random inputs for a measured gap; 0 for none.
+    pub eval_cols: usize,
+}
+
+/// Everything a build works with.
+pub struct Build<'a> {
+    /// The source model.
+    pub source: &'a Source,
+    /// What to do.
+    pub plan: &'a Plan,
+    /// The codec's side.
+    pub method: &'a dyn Method,
+    /// What to do with results.
+    pub options: &'a BuildOptions,
+    /// Importance of inputs by tensor, for every tensor of the plan; `None` without an imatrix.
+    pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
+    /// Dense products.
+    pub mul_mat: &'a dyn MatMul,
+    /// Where progress goes.
+    pub reporter: &'a Reporter,
+    /// When to stop.
+    pub interrupt: &'a Interrupt,
+}
+
+/// A finished tensor and where its data is.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// What is known about it.
+    pub result: TensorResult,
+    /// How it came to be.
+    pub origin: Origin,
+    /// Whether its sidecars are in the existing output; else they are in the work folder.
+    pub in_output: bool,
+}
+
+impl Build<'_> {
+    /// Finishes every tensor of the plan, with checkpoints in `work`, using what `work` and `existing`
+    /// hold already.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if asked to stop, or what goes wrong; finished tensors are kept.
+    pub fn encode_all(
+        &self,
+        work: &mut WorkFolder,
+        existing: Option<&ExistingOutput>,
+    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+        let mut finished = self.take_over(work, existing)?;
+        let todo: Vec<&PlanItem> =
+            self.plan.items.iter().filter(|i| !finished.contains_key(&i.tensor)).collect();
+        let layers: BTreeSet<usize> = todo.iter().map(|i| i.tensor.layer).collect();
+        self.reporter.start(layers.len(), todo.len());
+        let mut eta = Eta::new(todo.iter().map(|i| i.shape.n_weights() as u64).sum());
+        for (n, item) in todo.iter().enumerate() {
+            self.stop_if_asked(work, finished.len())?;
+            let layers_done = layers.iter().position(|l| *l == item.tensor.layer).unwrap_or(0);
+            self.reporter.tensor(item.tensor.layer, layers_done, &item.tensor.stem());
+            let (result, sidecars) = self.encoder().encode(item, self.importance(item))?;
+            work.save(item.tensor, &result, &sidecars)?;
+            let left = eta.advance(item.shape.n_weights() as u64);
+            self.reporter.tensor_done(&done_line(item, &result, n + 1, todo.len(), &left));
+            finished
+                .insert(item.tensor, Finished { result, origin: Origin::Built, in_output: false });
+        }
+        work.commit()?;
+        Ok(finished)
+    }
+
+    fn encoder(&self) -> Encoder<'_> {
+        Encoder {
+            source: self.source,
+            method: self.method,
+            options: self.options,
+            mul_mat: self.mul_mat,
+            progress: self.reporter,
+        }
+    }
+
+    fn importance(&self, item: &PlanItem) -> Option<&Importance> {
+        self.importance.map(|all| &all[&item.tensor])
+    }
+
+    /// Says how to go on if a stop was asked for, after making everything so far last.
+    fn stop_if_asked(&self, work: &mut WorkFolder, n_finished: usize) -> Result<(), Error> {
+        if !self.interrupt.is_set() {
+            return Ok(());
+        }
+        work.commit()?;
+        Err(Error::Interrupted {
+            path: work.path().to_owned(),
+            finished: n_finished,
+            total: self.plan.items.len(),
+        })
+    }
+
+    /// The tensors of the plan that need not be encoded.
+    fn take_over(
+        &self,
+        work: &mut WorkFolder,
+        existing: Option<&ExistingOutput>,
+    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+        let mut finished = BTreeMap::new();
+        let checkpoints = work.finished()?;
+        for item in &self.plan.items {
+            self.stop_if_asked(work, finished.len())?;
+            let taken = match checkpoints.get(&item.tensor) {
+                Some(result) => self.from_checkpoint(work, item, result)?,
+                None => None,
+            };
+            let taken = match (taken, existing) {
+                (None, Some(output)) => self.from_output(work, item, output)?,
+                (taken, _) => taken,
+            };
+            if let Some(taken) = taken {
+                finished.insert(item.tensor, taken);
+            }
+        }
+        Ok(finished)
+    }
+
+    /// The tensor from the work folder, completed if its scheme grew; `None` if it must be done again.
+    fn from_checkpoint(
+        &self,
+        work: &mut WorkFolder,
+        item: &PlanItem,
+        result: &TensorResult,
+    ) -> Result<Option<Finished>, Error> {
+        let Some(scheme) = &result.scheme else {
+            return Ok(Some(Finished::new(result.clone(), Origin::Checkpoint)));
+        };
+        if scheme == item.codec.scheme() {
+            let fits = result.sidecars.iter().eq(item.sidecars.iter());
+            return Ok(fits.then(|| Finished::new(result.clone(), Origin::Checkpoint)));
+        }
+        let Some(specs) = self.method.earlier_sidecars(item, scheme) else { return Ok(None) };
+        let sidecars = work.load(item.tensor, &specs)?;
+        self.complete(work, item, sidecars).map(Some)
+    }
+
+    /// The tensor from the existing output, completed if its scheme grew; `None` if it is not there or
+    /// damaged.
+    fn from_output(
+        &self,
+        work: &mut WorkFolder,
+        item: &PlanItem,
+        output: &ExistingOutput,
+    ) -> Result<Option<Finished>, Error> {
+        if let Some(gap) = output.dense_gap(item.tensor) {
+            return Ok(Some(Finished::new(TensorResult::dense(gap), Origin::Output)));
+        }
+        let Some(scheme) = output.scheme(item.tensor) else { return Ok(None) };
+        if scheme == item.codec.scheme() {
+            let Some(sidecars) = output.sidecars(item.tensor, &item.sidecars) else {
+                return Ok(None);
+            };
+            self.reporter.line(&format!("{}: taken from the output", item.tensor));
+            let result = self.encoder().measure(item, self.importance(item), sidecars)?;
+            return Ok(Some(Finished { in_output: true, ..Finished::new(result, Origin::Output) }));
+        }
+        let specs = self.method.earlier_sidecars(item, &scheme);
+        let Some(sidecars) = specs.and_then(|s| output.sidecars(item.tensor, &s)) else {
+            return Ok(None);
+        };
+        self.complete(work, item, sidecars).map(Some)
+    }
+
+    fn complete(
+        &self,
+        work: &mut WorkFolder,
+        item: &PlanItem,
+        sidecars: Vec<codec::Sidecar>,
+    ) -> Result<Finished, Error> {
+        self.reporter.line(&format!("{}: completed to {}", item.tensor, item.codec.scheme()));
+        let (result, sidecars) = self.encoder().complete(item, self.importance(item), sidecars)?;
+        work.save(item.tensor, &result, &sidecars)?;
+        Ok(Finished::new(result, Origin::Completed))
+    }
+}
+
+impl Finished {
+    fn new(result: TensorResult, origin: Origin) -> Self {
+        Self { result, origin, in_output: false }
+    }
+}
+
+/// `[ 3/90] blk.1.ffn_up: gap 0.412, 3.12 bits/weight, 1.2 s; ETA 2 min 05 s`.
+fn done_line(item: &PlanItem, result: &TensorResult, n: usize, total: usize, eta: &str) -> String {
+    let outcome = match result.scheme {
+        Some(_) => format!("{:.2} bits/weight", item.bits_per_weight()),
+        None => "above --gap-tol, stays dense".to_owned(),
+    };
+    format!(
+        "[{n:>width$}/{total}] {}: gap {:.4}, {outcome}, {}; ETA {eta}",
+        item.tensor,
+        result.gap,
+        crate::progress::duration(result.seconds),
+        width = total.to_string().len(),
+    )
+}
+
+/// Opens the work folder of a run described by `record` and checks that it may continue what is there.
+///
+/// # Errors
+/// [`Error::Exists`], [`Error::Locked`], [`Error::Parameter`] or [`Error::Io`].
+pub fn open_work_folder(
+    path: &Path,
+    existing: Existing,
+    checkpoint_every: usize,
+    record: &Record,
+    method: &dyn Method,
+) -> Result<WorkFolder, Error> {
+    let work = WorkFolder::open(path, existing, checkpoint_every)?;
+    match work.record()? {
+        Some(earlier) => {
+            record.check_continues(&earlier, path, |n, r, g| method.may_change(n, r, g))?;
+        }
+        // Without a record nothing tells what the checkpoints belong to.
+        None => {
+            for tensor in work.finished()?.into_keys() {
+                work.forget(tensor)?;
+            }
+        }
+    }
+    work.set_record(record)?;
+    Ok(work)
+}

@@ -1,0 +1,147 @@
+//! One tensor: read, encode, decode, measure.
+
+use std::time::Instant;
+
+use codec::metrics::Metrics;
+use codec::{CodecError, EncodeContext, MatMul, Progress, Sidecar, check_finite};
+
+use crate::random_gap::random_gap;
+use crate::work::sidecars_sha256;
+use crate::{
+    BuildOptions, Error, ErrorMetrics, Importance, Method, PlanItem, Source, StoredSpec,
+    TensorResult,
+};
+
+/// Mixed into a tensor's seed for the random inputs, which must not repeat those of the codec.
+const EVAL_SEED: u64 = 0x6576_616c_2d63_6f6c;
+
+/// What encoding and measuring any tensor needs.
+#[derive(Clone, Copy)]
+pub struct Encoder<'a> {
+    /// The source model.
+    pub source: &'a Source,
+    /// The codec's side.
+    pub method: &'a dyn Method,
+    /// What to do with the result.
+    pub options: &'a BuildOptions,
+    /// Dense products.
+    pub mul_mat: &'a dyn MatMul,
+    /// Where progress goes.
+    pub progress: &'a dyn Progress,
+}
+
+impl Encoder<'_> {
+    /// Learns and encodes a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] or [`Error::Gguf`].
+    pub fn encode(
+        &self,
+        item: &PlanItem,
+        importance: Option<&Importance>,
+    ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
+        self.finish(item, importance, |weights, context| {
+            item.codec.encode(weights, item.shape, context)
+        })
+    }
+
+    /// Makes `sidecars` of an earlier scheme those of this one.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] or [`Error::Gguf`].
+    pub fn complete(
+        &self,
+        item: &PlanItem,
+        importance: Option<&Importance>,
+        sidecars: Vec<Sidecar>,
+    ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
+        self.finish(item, importance, |weights, context| {
+            self.method.complete(item.tensor, weights, item.shape, sidecars, context)
+        })
+    }
+
+    /// Measures sidecars that an earlier run wrote.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] or [`Error::Gguf`].
+    pub fn measure(
+        &self,
+        item: &PlanItem,
+        importance: Option<&Importance>,
+        sidecars: Vec<Sidecar>,
+    ) -> Result<TensorResult, Error> {
+        Ok(self.finish(item, importance, |_, _| Ok(sidecars))?.0)
+    }
+
+    fn finish(
+        &self,
+        item: &PlanItem,
+        importance: Option<&Importance>,
+        make: impl FnOnce(&[f32], &EncodeContext<'_>) -> Result<Vec<Sidecar>, CodecError>,
+    ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
+        let start = Instant::now();
+        let codec_error = |source| Error::Codec { tensor: item.tensor.weight(), source };
+        let info = self.source.info(item.tensor);
+        let weights = self.source.file().to_f32(info)?;
+        self.source.file().release(info);
+        check_finite(&weights, item.shape).map_err(codec_error)?;
+        let context = EncodeContext {
+            mul_mat: self.mul_mat,
+            importance: importance.map(|i| i.shaped.as_slice()),
+            seed: item.seed,
+            progress: self.progress,
+        };
+        let sidecars = make(&weights, &context).map_err(codec_error)?;
+        assert!(
+            sidecars.iter().map(|s| &s.spec).eq(&item.sidecars),
+            "{}: the codec made other tensors than it announced",
+            item.tensor
+        );
+        let approx = item.codec.decode(&sidecars, item.shape).map_err(codec_error)?;
+        check_finite(&approx, item.shape).map_err(|e| overflow(item, &e))?;
+        let metrics = self.errors(item, importance, &weights, approx);
+        let gap = metrics.weighted.as_ref().unwrap_or(&metrics.white).gap as f32;
+        let is_dense = self.options.gap_tol.is_some_and(|tolerance| gap > tolerance);
+        let sidecars = if is_dense { Vec::new() } else { sidecars };
+        let result = TensorResult {
+            scheme: (!is_dense).then(|| item.codec.scheme().to_owned()),
+            gap,
+            metrics: Some(metrics),
+            seconds: start.elapsed().as_secs_f64(),
+            sidecars: sidecars.iter().map(|s| StoredSpec::from(&s.spec)).collect(),
+            sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
+        };
+        Ok((result, sidecars))
+    }
+
+    fn errors(
+        &self,
+        item: &PlanItem,
+        importance: Option<&Importance>,
+        weights: &[f32],
+        mut approx: Vec<f32>,
+    ) -> ErrorMetrics {
+        let measured = importance.map(|i| i.measured.as_slice());
+        let compare = |h| Metrics::compare(weights, &approx, item.shape, h);
+        let white = compare(None);
+        let weighted = measured.map(|h| compare(Some(h)));
+        let n_columns = self.options.eval_cols;
+        let eval_gap = (n_columns > 0).then(|| {
+            approx.iter_mut().zip(weights).for_each(|(a, w)| *a = w - *a);
+            let seed = item.seed ^ EVAL_SEED;
+            random_gap(weights, &approx, item.shape, measured, n_columns, seed, self.mul_mat)
+        });
+        ErrorMetrics { white, weighted, eval_gap }
+    }
+}
+
+/// A value left the range of `f32` while atoms were summed.
+fn overflow(item: &PlanItem, error: &CodecError) -> Error {
+    Error::Codec {
+        tensor: item.tensor.weight(),
+        source: CodecError::Sidecar {
+            suffix: "dict",
+            reason: format!("the decoded matrix is not finite ({error})"),
+        },
+    }
+}

@@ -1,0 +1,185 @@
+//! Errors of a build: each is one line that names a file, a tensor or a flag, and the way out.
+
+use std::path::{Path, PathBuf};
+
+use codec::CodecError;
+
+/// Why a build cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused something.
+    #[error("{}: cannot {action}: {source}{}", path.display(), hint(source))]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried: `read`, `write`, ...
+        action: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A GGUF file that cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] ggml::gguf::GgufError),
+    /// A GGUF file that cannot be written.
+    #[error("{}: cannot write: {source}{}", path.display(), write_hint(source))]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ggml::gguf::WriteError,
+    },
+    /// A layer that the model does not have.
+    #[error("--layers {list}: the model has {n_layers} layers, numbered 0 to {}", n_layers.saturating_sub(1))]
+    Layers {
+        /// The list as typed.
+        list: String,
+        /// Layers of the model.
+        n_layers: usize,
+    },
+    /// A selection that names no tensor of the model.
+    #[error("{flag}: {reason}")]
+    Selection {
+        /// The flag.
+        flag: &'static str,
+        /// Why nothing is left.
+        reason: String,
+    },
+    /// A model that cannot be coded at all.
+    #[error("{}: {reason}", path.display())]
+    Model {
+        /// The model file.
+        path: PathBuf,
+        /// Why, with the tensor or key, and the way out.
+        reason: String,
+    },
+    /// An importance matrix that cannot be read or does not fit the model.
+    #[error("--imatrix: {0}")]
+    Imatrix(#[from] ggml::imatrix::ImatrixError),
+    /// An importance matrix that leaves nothing to work with.
+    #[error("--imatrix {}: {reason}", path.display())]
+    ImatrixUse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the way out.
+        reason: String,
+    },
+    /// A codec refused a tensor.
+    #[error("{tensor}: {source}")]
+    Codec {
+        /// Full name of the dense weight.
+        tensor: String,
+        /// The codec's reason.
+        source: CodecError,
+    },
+    /// Two flags name the same file.
+    #[error("{first} and {second} are the same file ({}): choose another {second}", path.display())]
+    SameFile {
+        /// The flag of the file to keep.
+        first: &'static str,
+        /// The flag of the file that would overwrite it.
+        second: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something is in the way of a new build.
+    #[error("{}: already exists: --resume goes on with it, --force replaces it", path.display())]
+    Exists {
+        /// The file or work folder.
+        path: PathBuf,
+    },
+    /// `--resume` with something that the earlier run had not.
+    #[error(
+        "--resume: {name} is {given}, but {} was made with {recorded}: repeat that value, or start anew with --force",
+        path.display()
+    )]
+    Parameter {
+        /// The output or work folder that would be continued.
+        path: PathBuf,
+        /// Flag or property that differs.
+        name: String,
+        /// Value of the earlier run.
+        recorded: String,
+        /// Value of this run.
+        given: String,
+    },
+    /// `--resume` with something that no build has written.
+    #[error("--resume: {}: {reason}", path.display())]
+    Resume {
+        /// The output or work folder.
+        path: PathBuf,
+        /// Why it cannot be continued, and the way out.
+        reason: String,
+    },
+    /// Another process is building the same output.
+    #[error("{}: another build is writing here: wait for it or choose another -o", path.display())]
+    Locked {
+        /// The work folder.
+        path: PathBuf,
+    },
+    /// The input is not the file any more that it was at the start.
+    #[error(
+        "{}: changed while it was being read: the finished tensors do not fit it any more; run again with --force once the file is complete",
+        path.display()
+    )]
+    SourceChanged {
+        /// The input.
+        path: PathBuf,
+    },
+    /// Less room than the output will need.
+    #[error(
+        "{}: needs about {needed_bytes} bytes, but only {free_bytes} are free: make room or choose another -o",
+        path.display()
+    )]
+    NoRoom {
+        /// Folder of the output.
+        path: PathBuf,
+        /// Bytes that will be written.
+        needed_bytes: u64,
+        /// Bytes that are free.
+        free_bytes: u64,
+    },
+    /// The user or the system asked the program to stop.
+    #[error(
+        "interrupted: {finished} of {total} tensors are finished and kept in {}: the same command with --resume goes on",
+        path.display()
+    )]
+    Interrupted {
+        /// The work folder.
+        path: PathBuf,
+        /// Tensors that need not be done again.
+        finished: usize,
+        /// Tensors of the plan.
+        total: usize,
+    },
+}
+
+/// The way out for the errors of the system that users meet.
+fn hint(error: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::NotFound => ": check the path",
+        Kind::PermissionDenied => ": check the permissions or choose another path",
+        Kind::ReadOnlyFilesystem => ": choose a path that can be written",
+        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
+            ": make room, then run again with --resume"
+        }
+        Kind::IsADirectory => ": name a file, not a folder",
+        _ => "",
+    }
+}
+
+fn write_hint(error: &ggml::gguf::WriteError) -> &'static str {
+    match error {
+        ggml::gguf::WriteError::Io(e) => hint(e),
+        _ => "",
+    }
+}
+
+/// Turns an I/O error into [`Error::Io`].
+pub(crate) fn io<'a>(
+    path: &'a Path,
+    action: &'static str,
+) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |source| Error::Io { path: path.to_owned(), action, source }
+}

@@ -1,0 +1,119 @@
+//! From an imatrix to the weights of single inputs.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use codec::FfnTensor;
+use ggml::imatrix::Imatrix;
+
+use crate::{Error, Source};
+
+/// How mean squares become the importance that learning and encoding use.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shaping {
+    /// Inputs below this share of the mean of E[x^2] count as if they were there.
+    pub eps: f32,
+    /// The floored mean squares are raised to this power.
+    pub power: f32,
+}
+
+/// Mean squares of the inputs of one tensor, in both forms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Importance {
+    /// E[x_i^2] as measured, scaled to mean 1: what metrics use, [d_in].
+    pub measured: Vec<f32>,
+    /// After [`Shaping`], scaled to mean 1: what learning and encoding use, [d_in].
+    pub shaped: Vec<f32>,
+}
+
+/// Reads the importance of the inputs of every one of `tensors` from the imatrix at `path`.
+///
+/// # Errors
+/// [`Error::Imatrix`] if an entry is missing or does not fit, or [`Error::ImatrixUse`].
+pub fn read_importance(
+    path: &Path,
+    source: &Source,
+    tensors: &[FfnTensor],
+    shaping: Shaping,
+) -> Result<BTreeMap<FfnTensor, Importance>, Error> {
+    let imatrix = Imatrix::open(path)?;
+    let read = |&tensor: &FfnTensor| {
+        let weight = tensor.weight();
+        let mean_squares = imatrix.importance(&weight, source.shape(tensor).d_in)?;
+        let importance = Importance::new(&weight, &mean_squares, shaping)
+            .map_err(|reason| Error::ImatrixUse { path: path.to_owned(), reason })?;
+        Ok((tensor, importance))
+    };
+    tensors.iter().map(read).collect()
+}
+
+impl Importance {
+    /// The importance of every input of `weight` from its mean squares E[x_i^2], [d_in], none of them
+    /// negative.
+    ///
+    /// # Errors
+    /// A reason, without the file's name, if nothing usable is left.
+    fn new(weight: &str, mean_squares: &[f32], shaping: Shaping) -> Result<Self, String> {
+        let mean = mean(mean_squares);
+        if mean <= 0.0 {
+            return Err(format!("{weight}: all mean squares are 0: make it again with more text"));
+        }
+        let shape_one =
+            |v: &f32| f64::from(*v).max(f64::from(shaping.eps) * mean).powf(shaping.power.into());
+        let shaped: Vec<f64> = mean_squares.iter().map(shape_one).collect();
+        let shaped_mean = shaped.iter().sum::<f64>() / shaped.len() as f64;
+        if !(shaped_mean.is_finite() && shaped_mean > 0.0) {
+            return Err(format!(
+                "{weight}: --imatrix-power {} leaves no usable weights",
+                shaping.power
+            ));
+        }
+        Ok(Self {
+            measured: mean_squares.iter().map(|v| (f64::from(*v) / mean) as f32).collect(),
+            shaped: shaped.iter().map(|v| (v / shaped_mean) as f32).collect(),
+        })
+    }
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|v| f64::from(*v)).sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAIN: Shaping = Shaping { eps: 0.0, power: 1.0 };
+
+    fn new(values: &[f32], shaping: Shaping) -> Result<Importance, String> {
+        Importance::new("blk.0.ffn_up.weight", values, shaping)
+    }
+
+    #[test]
+    fn the_scale_does_not_matter() {
+        let a = new(&[1.0, 2.0, 3.0, 2.0], PLAIN).unwrap();
+        assert_eq!(a, new(&[4.0, 8.0, 12.0, 8.0], PLAIN).unwrap());
+        assert_eq!(a.measured, [0.5, 1.0, 1.5, 1.0]);
+        assert_eq!(a.shaped, a.measured);
+    }
+
+    #[test]
+    fn floor_and_power_shape_learning_but_not_measuring() {
+        let shaping = Shaping { eps: 0.5, power: 0.5 };
+        let i = new(&[0.0, 4.0, 0.0, 0.0], shaping).unwrap();
+        assert_eq!(i.measured, [0.0, 4.0, 0.0, 0.0]);
+        let ratio = f64::from(i.shaped[1]) / f64::from(i.shaped[0]);
+        assert!((ratio - 8f64.sqrt()).abs() < 1e-6);
+        assert_eq!(
+            new(&[0.0, 4.0, 0.0, 0.0], Shaping { eps: 0.1, power: 0.0 }).unwrap().shaped,
+            [1.0; 4]
+        );
+    }
+
+    #[test]
+    fn an_empty_imatrix_is_refused() {
+        assert!(new(&[0.0; 4], PLAIN).unwrap_err().contains("all mean squares are 0"));
+        let shaping = Shaping { eps: 0.0, power: -1.0 };
+        assert!(new(&[0.0, 1.0, 1.0, 1.0], shaping).unwrap_err().contains("--imatrix-power -1"));
+    }
+}

@@ -1,0 +1,48 @@
+//! What every build program shares: the source model, the plan, encoding with checkpoints and resume,
+//! putting the output together, and the report.
+//!
+//! A program parses its flags, brings a [`Method`] (its codec with parameters) and calls this crate; it
+//! knows nothing about single codecs. A finished output is always complete: everything is written to a
+//! work folder beside it ([`WorkFolder`]) and moved in place in one step.
+
+mod assemble;
+mod build;
+mod encode;
+mod error;
+mod existing;
+pub mod files;
+mod importance;
+mod interrupt;
+mod method;
+mod plan;
+pub mod prepare;
+pub mod progress;
+mod random_gap;
+mod record;
+pub mod report;
+mod result;
+mod seed;
+mod selection;
+mod source;
+mod summary;
+pub mod table;
+mod work;
+
+pub use assemble::{Assembly, publish};
+pub use build::{Build, BuildOptions, Finished, open_work_folder};
+pub use encode::Encoder;
+pub use error::Error;
+pub use existing::ExistingOutput;
+pub use importance::{Importance, Shaping, read_importance};
+pub use interrupt::{EXIT_INTERRUPTED, Interrupt, explain_bus_errors};
+pub use method::Method;
+pub use plan::{Plan, PlanItem, PlanTotals, bits_per_weight, saved, settings_text};
+pub use progress::Reporter;
+pub use random_gap::random_gap;
+pub use record::{RECORD_VERSION, Record, TensorRecord};
+pub use report::Origin;
+pub use result::{ErrorMetrics, Settings, StoredSpec, TensorResult};
+pub use seed::tensor_seed;
+pub use selection::{LayerList, Selection};
+pub use source::Source;
+pub use work::{Existing, WorkFolder, sidecars_sha256};

@@ -1,0 +1,48 @@
+//! What a build program brings along: its codec for each tensor.
+
+use std::collections::BTreeMap;
+
+use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar};
+use ggml::gguf::Value;
+
+use crate::{PlanItem, Settings};
+
+/// A way to code FFN matrices, with its parameters.
+pub trait Method: Sync {
+    /// Name of the scheme that was asked for, recorded in the file.
+    fn scheme(&self) -> &'static str;
+
+    /// The codec for `tensor`, with the parameters for its target.
+    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec>;
+
+    /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
+    fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings;
+
+    /// Flags with their effective values: everything that decides the bytes of the output, except the
+    /// selection of tensors and what [`crate::BuildOptions`] holds.
+    fn arguments(&self) -> BTreeMap<String, String>;
+
+    /// Whether a file made with the value `recorded` for the flag `name` can grow into one with `given`.
+    fn may_change(&self, _name: &str, _recorded: &str, _given: &str) -> bool {
+        false
+    }
+
+    /// Makes the sidecars of another scheme, which [`Self::may_change`] let through, those of this one.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`], or [`CodecError::Sidecar`] if `sidecars` cannot be completed.
+    fn complete(
+        &self,
+        tensor: FfnTensor,
+        weights: &[f32],
+        shape: MatrixShape,
+        sidecars: Vec<Sidecar>,
+        context: &EncodeContext<'_>,
+    ) -> Result<Vec<Sidecar>, CodecError>;
+
+    /// Sidecars that a finished tensor of the scheme `recorded` has, if it can be completed.
+    fn earlier_sidecars(&self, item: &PlanItem, recorded: &str) -> Option<Vec<codec::SidecarSpec>>;
+
+    /// Further metadata for a file with these coded tensors, in the order in which it is written.
+    fn metadata(&self, coded: &[&PlanItem]) -> Vec<(String, Value)>;
+}

@@ -1,0 +1,199 @@
+//! What a build will do, with exact sizes, before anything is encoded.
+
+use codec::{Codec, FfnTensor, MatrixShape, SidecarSpec};
+use ggml::Type;
+
+use crate::table::{Align, Table, bytes, percent};
+use crate::{Error, Method, Settings, Source, seed::tensor_seed};
+
+/// Everything selected, in file order.
+pub struct Plan {
+    /// The tensors.
+    pub items: Vec<PlanItem>,
+}
+
+/// One tensor to be coded.
+pub struct PlanItem {
+    /// Which.
+    pub tensor: FfnTensor,
+    /// Its shape.
+    pub shape: MatrixShape,
+    /// Type in the source.
+    pub source_type: Type,
+    /// Bytes in the source.
+    pub source_bytes: u64,
+    /// Type that Q5_K_M gives it.
+    pub q5_k_m_type: Type,
+    /// Bytes that Q5_K_M needs for it.
+    pub q5_k_m_bytes: u64,
+    /// Sidecars to be written.
+    pub sidecars: Vec<SidecarSpec>,
+    /// Their bytes.
+    pub coded_bytes: u64,
+    /// Parameters by name.
+    pub settings: Settings,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// The codec.
+    pub codec: Box<dyn Codec>,
+}
+
+/// Sums over a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanTotals {
+    /// Weights.
+    pub n_weights: u64,
+    /// Bytes in the source.
+    pub source_bytes: u64,
+    /// Bytes as Q5_K_M.
+    pub q5_k_m_bytes: u64,
+    /// Bytes of the sidecars.
+    pub coded_bytes: u64,
+}
+
+impl Plan {
+    /// Plans `tensors` of `source` coded with `method`.
+    ///
+    /// # Errors
+    /// [`Error::Codec`] if the parameters do not fit a tensor.
+    pub fn new(
+        source: &Source,
+        tensors: &[FfnTensor],
+        method: &dyn Method,
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let items = tensors.iter().map(|&tensor| PlanItem::new(source, tensor, method, seed));
+        Ok(Self { items: items.collect::<Result<_, _>>()? })
+    }
+
+    /// The item for `tensor`.
+    #[must_use]
+    pub fn item(&self, tensor: FfnTensor) -> Option<&PlanItem> {
+        self.items.iter().find(|item| item.tensor == tensor)
+    }
+
+    /// Sums over all tensors.
+    #[must_use]
+    pub fn totals(&self) -> PlanTotals {
+        let mut totals = PlanTotals::default();
+        for item in &self.items {
+            totals.n_weights += item.shape.n_weights() as u64;
+            totals.source_bytes += item.source_bytes;
+            totals.q5_k_m_bytes += item.q5_k_m_bytes;
+            totals.coded_bytes += item.coded_bytes;
+        }
+        totals
+    }
+
+    /// The table that `--dry-run` shows.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let mut table = Table::new(&[
+            ("tensor", Align::Left),
+            ("shape", Align::Right),
+            ("parameters", Align::Left),
+            ("bits/weight", Align::Right),
+            ("bytes", Align::Right),
+            ("source", Align::Left),
+            ("bytes", Align::Right),
+            ("saved", Align::Right),
+            ("Q5_K_M", Align::Left),
+            ("bytes", Align::Right),
+            ("saved", Align::Right),
+        ]);
+        for item in &self.items {
+            table.row(item.cells());
+        }
+        let t = self.totals();
+        table.total(vec![
+            format!("{} tensors", self.items.len()),
+            String::new(),
+            String::new(),
+            format!("{:.2}", bits_per_weight(t.coded_bytes, t.n_weights)),
+            bytes(t.coded_bytes),
+            String::new(),
+            bytes(t.source_bytes),
+            percent(saved(t.coded_bytes, t.source_bytes)),
+            String::new(),
+            bytes(t.q5_k_m_bytes),
+            percent(saved(t.coded_bytes, t.q5_k_m_bytes)),
+        ]);
+        table
+    }
+}
+
+impl PlanItem {
+    fn new(
+        source: &Source,
+        tensor: FfnTensor,
+        method: &dyn Method,
+        seed: u64,
+    ) -> Result<Self, Error> {
+        let (info, shape) = (source.info(tensor), source.shape(tensor));
+        let codec = method.codec(tensor);
+        let error = |source| Error::Codec { tensor: tensor.weight(), source };
+        let sidecars = codec.sidecars(shape).map_err(error)?;
+        let too_large = || Error::Model {
+            path: source.file().path().to_owned(),
+            reason: format!("{}: the sidecars would be larger than any file", tensor.weight()),
+        };
+        let coded_bytes = codec::n_bytes(&sidecars).ok_or_else(too_large)? as u64;
+        let q5_k_m_type = source.q5_k_m_type(tensor);
+        let q5_k_m_bytes = q5_k_m_type.tensor_bytes(info.dims()).ok_or_else(too_large)? as u64;
+        Ok(Self {
+            tensor,
+            shape,
+            source_type: info.ty(),
+            source_bytes: info.n_bytes() as u64,
+            q5_k_m_type,
+            q5_k_m_bytes,
+            sidecars,
+            coded_bytes,
+            settings: method.settings(tensor, shape),
+            seed: tensor_seed(seed, tensor),
+            codec,
+        })
+    }
+
+    /// Bits per weight of the sidecars.
+    #[must_use]
+    pub fn bits_per_weight(&self) -> f64 {
+        bits_per_weight(self.coded_bytes, self.shape.n_weights() as u64)
+    }
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.tensor.to_string(),
+            self.shape.to_string(),
+            settings_text(&self.settings),
+            format!("{:.2}", self.bits_per_weight()),
+            bytes(self.coded_bytes),
+            self.source_type.to_string(),
+            bytes(self.source_bytes),
+            percent(saved(self.coded_bytes, self.source_bytes)),
+            self.q5_k_m_type.to_string(),
+            bytes(self.q5_k_m_bytes),
+            percent(saved(self.coded_bytes, self.q5_k_m_bytes)),
+        ]
+    }
+}
+
+/// `M 256, k 16`.
+#[must_use]
+pub fn settings_text(settings: &Settings) -> String {
+    let parts: Vec<String> =
+        settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    parts.join(", ")
+}
+
+/// Bits per weight of `n_bytes` for `n_weights`.
+#[must_use]
+pub fn bits_per_weight(n_bytes: u64, n_weights: u64) -> f64 {
+    8.0 * n_bytes as f64 / n_weights as f64
+}
+
+/// Share of `reference` that `n_bytes` saves; negative if it is larger.
+#[must_use]
+pub fn saved(n_bytes: u64, reference: u64) -> f64 {
+    1.0 - n_bytes as f64 / reference as f64
+}

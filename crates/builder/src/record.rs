@@ -1,0 +1,142 @@
+//! How a file was made: stored in the output, and in the work folder while the build goes on.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Version of [`Record`] that this program writes.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Everything that decides the bytes of the output, and nothing else: no paths, times or threads.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`RECORD_VERSION`].
+    pub record_version: u32,
+    /// Name of the program.
+    pub tool: String,
+    /// Its version.
+    pub tool_version: String,
+    /// Version of llama.cpp whose ggml did the arithmetic.
+    pub llama_cpp: String,
+    /// SHA-256 of the input file.
+    pub input_sha256: String,
+    /// Size of the input file.
+    pub input_bytes: u64,
+    /// Flags with their effective values; files stand as their SHA-256.
+    pub arguments: BTreeMap<String, String>,
+    /// Finished tensors by stem (`blk.3.ffn_up`); empty in the work folder, where every tensor has
+    /// its own file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tensors: BTreeMap<String, TensorRecord>,
+}
+
+/// What the record of an output says about one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TensorRecord {
+    /// It is coded; SHA-256 over the data of its sidecars.
+    Coded(String),
+    /// Its gap, given here, was above `--gap-tol`, so the dense weight stays.
+    Dense(f32),
+}
+
+impl Record {
+    /// Checks that a build described by `self` goes on with what `earlier`, found at `path`, began.
+    /// `may_change` names the arguments whose recorded value may grow into the given one.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the first difference.
+    pub fn check_continues(
+        &self,
+        earlier: &Self,
+        path: &Path,
+        may_change: impl Fn(&str, &str, &str) -> bool,
+    ) -> Result<(), Error> {
+        let fixed = [
+            (
+                "the record's version",
+                &earlier.record_version.to_string(),
+                &self.record_version.to_string(),
+            ),
+            ("the program", &earlier.tool, &self.tool),
+            ("the program's version", &earlier.tool_version, &self.tool_version),
+            ("the version of llama.cpp", &earlier.llama_cpp, &self.llama_cpp),
+        ];
+        for (name, recorded, given) in fixed {
+            same(path, name, recorded, given)?;
+        }
+        const UNSET: &str = "not set";
+        let names: std::collections::BTreeSet<&String> =
+            earlier.arguments.keys().chain(self.arguments.keys()).collect();
+        for name in names {
+            let of = |record: &'_ Self| {
+                record.arguments.get(name).map_or(UNSET, |v| v.as_str()).to_owned()
+            };
+            let (recorded, given) = (of(earlier), of(self));
+            if !may_change(name, &recorded, &given) {
+                same(path, name, &recorded, &given)?;
+            }
+        }
+        same(path, "the SHA-256 of the input", &earlier.input_sha256, &self.input_sha256)
+    }
+}
+
+fn same(path: &Path, name: &str, recorded: &str, given: &str) -> Result<(), Error> {
+    if recorded == given {
+        return Ok(());
+    }
+    Err(Error::Parameter {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        recorded: recorded.to_owned(),
+        given: given.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(arguments: &[(&str, &str)]) -> Record {
+        Record {
+            record_version: RECORD_VERSION,
+            tool: "build".into(),
+            tool_version: "1".into(),
+            llama_cpp: "b1".into(),
+            input_sha256: "00".into(),
+            input_bytes: 1,
+            arguments: arguments.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+            tensors: BTreeMap::new(),
+        }
+    }
+
+    fn refusal(earlier: &Record, now: &Record) -> String {
+        now.check_continues(earlier, Path::new("out"), |_, _, _| false).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_difference_is_named_with_both_values() {
+        let (a, b) = (record(&[("--seed", "1")]), record(&[("--seed", "2")]));
+        let text = refusal(&a, &b);
+        assert!(text.starts_with("--resume: --seed is 2, but out was made with 1:"), "{text}");
+        assert!(refusal(&a, &record(&[])).contains("--seed is not set, but out was made with 1"));
+        assert!(a.check_continues(&a, Path::new("out"), |_, _, _| false).is_ok());
+    }
+
+    #[test]
+    fn another_input_or_program_is_named() {
+        let a = record(&[]);
+        assert!(refusal(&a, &Record { input_sha256: "01".into(), ..a.clone() }).contains("input"));
+        assert!(refusal(&a, &Record { tool_version: "2".into(), ..a.clone() }).contains("version"));
+    }
+
+    #[test]
+    fn an_argument_may_grow_where_the_method_allows_it() {
+        let (a, b) = (record(&[("--scheme", "sign")]), record(&[("--scheme", "sign+row_scale")]));
+        let grows = |name: &str, _: &str, _: &str| name == "--scheme";
+        assert!(b.check_continues(&a, Path::new("out"), grows).is_ok());
+    }
+}

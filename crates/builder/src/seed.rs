@@ -1,0 +1,46 @@
+//! Seeds of single tensors.
+
+use codec::FfnTensor;
+use sha2::{Digest, Sha256};
+
+/// Seed for everything random about `tensor`.
+///
+/// It depends on the global seed and the tensor's name only, so a tensor is coded alike whichever
+/// others are built with it, before it or in another run.
+#[must_use]
+pub fn tensor_seed(seed: u64, tensor: FfnTensor) -> u64 {
+    let hash =
+        Sha256::new().chain_update(seed.to_le_bytes()).chain_update(tensor.stem()).finalize();
+    u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use codec::Target;
+
+    use super::*;
+
+    #[test]
+    fn seeds_differ_by_tensor_and_by_seed() {
+        let tensor = |layer, target| FfnTensor { layer, target };
+        let seeds: std::collections::BTreeSet<u64> = [1, 2]
+            .into_iter()
+            .flat_map(|seed| {
+                Target::ALL.into_iter().flat_map(move |target| {
+                    (0..40).map(move |layer| tensor_seed(seed, tensor(layer, target)))
+                })
+            })
+            .collect();
+        assert_eq!(seeds.len(), 2 * 3 * 40);
+    }
+
+    #[test]
+    fn the_seed_of_a_tensor_is_part_of_the_format() {
+        // A changed value means that old builds can no longer be grown with --resume.
+        let tensor = FfnTensor { layer: 3, target: Target::Up };
+        assert_eq!(tensor_seed(42, tensor), u64::from_le_bytes(KNOWN));
+    }
+
+    /// First bytes of `printf '\x2a\0\0\0\0\0\0\0blk.3.ffn_up' | sha256sum`.
+    const KNOWN: [u8; 8] = [0x43, 0xf7, 0xa0, 0xbb, 0xb3, 0x54, 0xdb, 0x47];
+}

@@ -1,0 +1,158 @@
+//! Which layers and targets the user asked for.
+
+use std::ops::RangeInclusive;
+
+use codec::{FfnTensor, Target};
+
+use crate::Error;
+
+/// A list of layers as typed: `0,2,5-8`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerList {
+    text: String,
+    ranges: Vec<RangeInclusive<usize>>,
+}
+
+impl LayerList {
+    /// Whether `layer` is in the list.
+    #[must_use]
+    pub fn contains(&self, layer: usize) -> bool {
+        self.ranges.iter().any(|r| r.contains(&layer))
+    }
+
+    /// Checks that every layer of the list is below `n_layers`.
+    ///
+    /// # Errors
+    /// [`Error::Layers`].
+    pub fn check(&self, n_layers: usize) -> Result<(), Error> {
+        if self.ranges.iter().all(|r| *r.end() < n_layers) {
+            return Ok(());
+        }
+        Err(Error::Layers { list: self.text.clone(), n_layers })
+    }
+}
+
+/// What the user wants coded.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Layers; `None` means all.
+    pub layers: Option<LayerList>,
+    /// Targets; `None` means all that the model has.
+    pub targets: Option<Vec<Target>>,
+}
+
+impl Selection {
+    /// The tensors of `available` that are wanted, in the same order, for a model of `n_layers` layers.
+    ///
+    /// # Errors
+    /// [`Error::Layers`], or [`Error::Selection`] if a target that was asked for by name does not exist,
+    /// or nothing is left.
+    pub fn resolve(
+        &self,
+        available: &[FfnTensor],
+        n_layers: usize,
+    ) -> Result<Vec<FfnTensor>, Error> {
+        if let Some(layers) = &self.layers {
+            layers.check(n_layers)?;
+        }
+        for target in self.targets.iter().flatten() {
+            if !available.iter().any(|t| t.target == *target) {
+                let reason = format!("the model has no ffn_{target}: leave it out");
+                return Err(Error::Selection { flag: "--targets", reason });
+            }
+        }
+        let wanted = |t: &FfnTensor| {
+            self.layers.as_ref().is_none_or(|l| l.contains(t.layer))
+                && self.targets.as_ref().is_none_or(|targets| targets.contains(&t.target))
+        };
+        let selected: Vec<FfnTensor> = available.iter().copied().filter(wanted).collect();
+        if selected.is_empty() {
+            let reason = "no FFN matrix of the model is selected: choose other layers".to_owned();
+            return Err(Error::Selection { flag: "--layers", reason });
+        }
+        Ok(selected)
+    }
+}
+
+impl std::fmt::Display for LayerList {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::str::FromStr for LayerList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ranges = text.split(',').map(parse_range).collect::<Result<_, _>>()?;
+        Ok(Self { text: text.to_owned(), ranges })
+    }
+}
+
+/// `7` or `5-8`.
+fn parse_range(part: &str) -> Result<RangeInclusive<usize>, String> {
+    let number = |digits: &str| {
+        let number = digits.trim().parse::<usize>();
+        number.map_err(|_| {
+            format!("'{part}' is neither a layer number nor a range: write 7, 5-8 or 0,2,5-8")
+        })
+    };
+    let (first, last) = match part.split_once('-') {
+        Some((first, last)) => (number(first)?, number(last)?),
+        None => (number(part)?, number(part)?),
+    };
+    if first > last {
+        return Err(format!("the range '{part}' runs backwards: write {last}-{first}"));
+    }
+    Ok(first..=last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(text: &str) -> LayerList {
+        text.parse().unwrap()
+    }
+
+    fn resolve(layers: &str, targets: Option<Vec<Target>>) -> Result<Vec<String>, String> {
+        let available: Vec<FfnTensor> = (0..9)
+            .flat_map(|layer| [Target::Up, Target::Down].map(|target| FfnTensor { layer, target }))
+            .collect();
+        let selection = Selection { layers: Some(list(layers)), targets };
+        let selected = selection.resolve(&available, 9).map_err(|e| e.to_string())?;
+        Ok(selected.iter().map(|t| t.to_string()).collect())
+    }
+
+    #[test]
+    fn lists_and_ranges() {
+        let up = |text| resolve(text, Some(vec![Target::Up])).unwrap();
+        let names = |layers: &[usize]| -> Vec<String> {
+            layers.iter().map(|l| format!("blk.{l}.ffn_up")).collect()
+        };
+        assert_eq!(up("0,2,5-8"), names(&[0, 2, 5, 6, 7, 8]));
+        assert_eq!(up("3"), names(&[3]));
+        assert_eq!(up("2-3, 1-2"), names(&[1, 2, 3]));
+        assert_eq!(resolve("4", None).unwrap(), ["blk.4.ffn_up", "blk.4.ffn_down"]);
+    }
+
+    #[test]
+    fn a_layer_the_model_lacks_is_refused_with_the_range_that_exists() {
+        let message = resolve("5-9", None).unwrap_err();
+        assert_eq!(message, "--layers 5-9: the model has 9 layers, numbered 0 to 8");
+        assert!(resolve("18446744073709551615", None).is_err());
+    }
+
+    #[test]
+    fn a_target_the_model_lacks_is_refused() {
+        let message = resolve("1", Some(vec![Target::Gate])).unwrap_err();
+        assert_eq!(message, "--targets: the model has no ffn_gate: leave it out");
+    }
+
+    #[test]
+    fn malformed_lists_are_refused() {
+        for text in ["", "a", "1,", "1-", "-3", "3-1", "1-2-3", "99999999999999999999999"] {
+            assert!(text.parse::<LayerList>().is_err(), "{text}");
+        }
+    }
+}

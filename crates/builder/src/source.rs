@@ -1,0 +1,273 @@
+//! The source model: opened once, checked for a layout that can be coded, watched for changes.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Seek;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use codec::{FfnTensor, MatrixShape, Target, keys};
+use ggml::Type;
+use ggml::gguf::{GgufFile, TensorInfo};
+use ggml::quant_mix::{FfnMatrix, QuantMix};
+
+use crate::error::io;
+use crate::{Error, Interrupt, Reporter, files};
+
+/// Architectures that do not compute their FFN through llama.cpp's common function, so that a file
+/// without dense weights could not run.
+const UNSUPPORTED: [(&str, &str); 3] = [
+    ("jina-bert-v2", "its loader reads the dense weights' shapes"),
+    ("kimi-k3", "its FFN does not use the common matrix product"),
+    ("granite-switch", "its FFN does not use the common matrix product"),
+];
+
+/// A source model.
+#[derive(Debug)]
+pub struct Source {
+    file: GgufFile,
+    handle: File,
+    stamp: Stamp,
+    architecture: String,
+    tensors: BTreeMap<FfnTensor, usize>,
+    n_layers: usize,
+}
+
+/// What changes when a file is written or replaced.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    n_bytes: u64,
+    modified: (i64, i64),
+}
+
+impl Stamp {
+    fn new(m: &std::fs::Metadata) -> Self {
+        let modified = (m.mtime(), m.mtime_nsec());
+        Self { device: m.dev(), inode: m.ino(), n_bytes: m.len(), modified }
+    }
+}
+
+impl Source {
+    /// Opens `path` and checks that its FFN can be coded.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Gguf`] or [`Error::Model`].
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let handle = File::open(path).map_err(io(path, "read"))?;
+        let stamp = Stamp::new(&handle.metadata().map_err(io(path, "read"))?);
+        let file = GgufFile::open(path)?;
+        let refuse = |reason| Error::Model { path: path.to_owned(), reason };
+        check_kind(&file).map_err(refuse)?;
+        let tensors = ffn_tensors(&file).map_err(refuse)?;
+        let architecture = file.architecture()?;
+        let n_layers = n_layers(&file, &architecture, &tensors)?;
+        Ok(Self { file, handle, stamp, architecture, tensors, n_layers })
+    }
+
+    /// The mapped file.
+    #[must_use]
+    pub fn file(&self) -> &GgufFile {
+        &self.file
+    }
+
+    /// Number of layers; not every layer need have FFN matrices.
+    #[must_use]
+    pub fn n_layers(&self) -> usize {
+        self.n_layers
+    }
+
+    /// The FFN matrices, sorted.
+    pub fn ffn_tensors(&self) -> impl Iterator<Item = FfnTensor> + '_ {
+        self.tensors.keys().copied()
+    }
+
+    /// The dense weight of `tensor`, which must be one of [`Self::ffn_tensors`].
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn info(&self, tensor: FfnTensor) -> &TensorInfo {
+        &self.file.tensors()[self.tensors[&tensor]]
+    }
+
+    /// Shape of `tensor`, which must be one of [`Self::ffn_tensors`].
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn shape(&self, tensor: FfnTensor) -> MatrixShape {
+        self.info(tensor).matrix_shape().expect("checked when the file was opened")
+    }
+
+    /// Type that llama-quantize's Q5_K_M gives `tensor`, which must be one of [`Self::ffn_tensors`].
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn q5_k_m_type(&self, tensor: FfnTensor) -> Type {
+        QuantMix::Q5_K_M.ffn_type(&FfnMatrix {
+            target: tensor.target,
+            layer: tensor.layer,
+            n_layer: self.n_layers,
+            shape: self.shape(tensor),
+            architecture: &self.architecture,
+        })
+    }
+
+    /// Size of the file in bytes.
+    #[must_use]
+    pub fn n_bytes(&self) -> u64 {
+        self.stamp.n_bytes
+    }
+
+    /// SHA-256 of the whole file.
+    ///
+    /// # Errors
+    /// [`Error::Io`], also when `interrupt` is set.
+    pub fn sha256(&self, reporter: &Reporter, interrupt: &Interrupt) -> Result<String, Error> {
+        let stage = reporter.bytes("reading the input", self.n_bytes());
+        let mut handle = &self.handle;
+        handle.rewind().map_err(io(self.file.path(), "read"))?;
+        let hash = files::sha256(&mut handle, |n| {
+            stage.advance(n);
+            interrupt.check()
+        });
+        hash.map_err(io(self.file.path(), "read"))
+    }
+
+    /// Checks that the file still is what [`Self::sha256`] said.
+    ///
+    /// # Errors
+    /// [`Error::SourceChanged`], or as [`Self::sha256`].
+    pub fn check_unchanged(
+        &self,
+        sha256: &str,
+        reporter: &Reporter,
+        interrupt: &Interrupt,
+    ) -> Result<(), Error> {
+        let path = self.file.path();
+        let now = std::fs::metadata(path).map_err(io(path, "read"))?;
+        if Stamp::new(&now) == self.stamp && self.sha256(reporter, interrupt)? == sha256 {
+            return Ok(());
+        }
+        Err(Error::SourceChanged { path: path.to_owned() })
+    }
+}
+
+/// Refuses files that are no complete, plain, dense model; the error says which and the way out.
+fn check_kind(file: &GgufFile) -> Result<(), String> {
+    let architecture = file.architecture().map_err(|_| {
+        "has no general.architecture: it is not a language model, give one with -i".to_owned()
+    })?;
+    if let Ok(Some(kind)) = file.string("general.type")
+        && kind != "model"
+    {
+        return Err(format!(
+            "is of type '{kind}', not a model (general.type): give the model itself"
+        ));
+    }
+    if let Some(parts) = number(file, "split.count").filter(|&parts| parts > 1) {
+        return Err(format!(
+            "is one of {parts} parts of a model (split.count): join them with llama-gguf-split --merge"
+        ));
+    }
+    if let Some(name) = coded_tensor(file) {
+        return Err(format!(
+            "holds coded tensors already ({name}): give the original model with -i; to add layers to \
+             this file, name it with -o and --resume"
+        ));
+    }
+    if let Some((name, why)) = UNSUPPORTED.iter().find(|(name, _)| *name == architecture) {
+        return Err(format!("the architecture '{name}' cannot be coded: {why}"));
+    }
+    check_no_experts(file, &architecture)
+}
+
+fn check_no_experts(file: &GgufFile, architecture: &str) -> Result<(), String> {
+    let experts = |what: String| {
+        Err(format!("is a mixture of experts ({what}): only models with a plain FFN can be coded"))
+    };
+    if let Some(tensor) = file.tensors().iter().find(|t| is_expert(t.name())) {
+        return experts(format!("tensor {}", tensor.name()));
+    }
+    let key = format!("{architecture}.expert_count");
+    match number(file, &key) {
+        Some(n) if n > 0 => experts(format!("{key} = {n}")),
+        _ => Ok(()),
+    }
+}
+
+/// `ffn_up_exps` and its kin, and `ffn_up.3.weight` of old files.
+fn is_expert(name: &str) -> bool {
+    let old_style = FfnTensor::parse(name)
+        .is_some_and(|(_, suffix)| suffix.starts_with(|c: char| c.is_ascii_digit()));
+    old_style || name.split('.').any(|part| part.starts_with("ffn_") && part.ends_with("exps"))
+}
+
+/// A tensor that only a coded file has.
+fn coded_tensor(file: &GgufFile) -> Option<String> {
+    let sidecar = |name: &str| {
+        FfnTensor::parse(name).is_some_and(|(_, suffix)| matches!(suffix, "dict" | "codes"))
+    };
+    let tensor = file.tensors().iter().find(|t| sidecar(t.name())).map(|t| t.name().to_owned());
+    tensor.or_else(|| file.value(keys::ENABLED).map(|_| keys::ENABLED.to_owned()))
+}
+
+fn number(file: &GgufFile, key: &str) -> Option<u64> {
+    file.value(key)?.as_u64()
+}
+
+/// The dense FFN weights; the error names the tensor that does not fit.
+fn ffn_tensors(file: &GgufFile) -> Result<BTreeMap<FfnTensor, usize>, String> {
+    let mut tensors = BTreeMap::new();
+    for (index, info) in file.tensors().iter().enumerate() {
+        if let Some((tensor, "weight")) = FfnTensor::parse(info.name()) {
+            check_weight(info)?;
+            tensors.insert(tensor, index);
+        }
+    }
+    if tensors.is_empty() {
+        return Err(
+            "has no tensor blk.N.ffn_up.weight or blk.N.ffn_down.weight: its layout is unknown"
+                .to_owned(),
+        );
+    }
+    let layers: std::collections::BTreeSet<usize> = tensors.keys().map(|t| t.layer).collect();
+    for layer in layers {
+        for target in [Target::Up, Target::Down] {
+            let needed = FfnTensor { layer, target };
+            if !tensors.contains_key(&needed) {
+                return Err(format!("has no tensor {}: its layout is unknown", needed.weight()));
+            }
+        }
+    }
+    Ok(tensors)
+}
+
+fn check_weight(info: &TensorInfo) -> Result<(), String> {
+    let name = info.name();
+    let shape = info.matrix_shape().ok_or_else(|| {
+        format!("{name} has the dimensions {:?}: only matrices can be coded", info.dims())
+    })?;
+    if shape.d_in == 0 || shape.d_out == 0 {
+        return Err(format!("{name} is empty ({shape})"));
+    }
+    if !info.ty().has_to_float() {
+        return Err(format!("{name} is of type {}, which holds no weights", info.ty()));
+    }
+    Ok(())
+}
+
+/// What the metadata says, at least as many as there are FFN layers.
+fn n_layers(
+    file: &GgufFile,
+    architecture: &str,
+    tensors: &BTreeMap<FfnTensor, usize>,
+) -> Result<usize, Error> {
+    let key = format!("{architecture}.block_count");
+    let stated = file.u32(&key)?.unwrap_or(0) as usize;
+    let found = tensors.keys().map(|t| t.layer + 1).max().unwrap_or(0);
+    Ok(stated.max(found))
+}

@@ -1,0 +1,131 @@
+//! From finished tensors to the report.
+
+use std::collections::BTreeMap;
+
+use codec::FfnTensor;
+
+use crate::build::{Build, Finished};
+use crate::plan::{bits_per_weight, saved, settings_text};
+use crate::report::{BuildReport, Errors, TensorReport, Totals, total_metrics};
+use crate::table::{Align, Table, bytes, percent};
+use crate::{ErrorMetrics, PlanItem};
+
+impl Build<'_> {
+    /// Reports of all tensors, in the order of the plan.
+    #[must_use]
+    pub fn tensor_reports(&self, finished: &BTreeMap<FfnTensor, Finished>) -> Vec<TensorReport> {
+        let keep_dense = self.options.keep_dense;
+        let report = |item| tensor_report(item, &finished[&item.tensor], keep_dense);
+        self.plan.items.iter().map(report).collect()
+    }
+
+    /// Sums over all tensors.
+    #[must_use]
+    pub fn totals(&self, finished: &BTreeMap<FfnTensor, Finished>) -> Totals {
+        let reports = self.tensor_reports(finished);
+        let plan = self.plan.totals();
+        let bytes = reports.iter().map(|r| r.bytes).sum();
+        let coded = self.plan.items.iter().filter_map(|item| {
+            let result = &finished[&item.tensor].result;
+            Some((result.metrics.as_ref().filter(|_| result.scheme.is_some())?, item.shape.d_out))
+        });
+        let coded: Vec<(&ErrorMetrics, usize)> = coded.collect();
+        let white = total_metrics(coded.iter().map(|(m, rows)| (&m.white, *rows)));
+        let weighted =
+            total_metrics(coded.iter().filter_map(|(m, rows)| Some((m.weighted.as_ref()?, *rows))));
+        let n_coded = reports.iter().filter(|r| r.scheme.is_some()).count();
+        Totals {
+            n_coded,
+            n_dense: reports.len() - n_coded,
+            n_weights: plan.n_weights,
+            bits_per_weight: bits_per_weight(bytes, plan.n_weights),
+            bytes,
+            bytes_source: plan.source_bytes,
+            bytes_q5_k_m: plan.q5_k_m_bytes,
+            saved_of_source: saved(bytes, plan.source_bytes),
+            saved_of_q5_k_m: saved(bytes, plan.q5_k_m_bytes),
+            errors: Errors::new(white.as_ref(), weighted.as_ref()),
+            seconds: reports.iter().map(|r| r.seconds).sum(),
+        }
+    }
+}
+
+fn tensor_report(item: &PlanItem, finished: &Finished, keep_dense: bool) -> TensorReport {
+    let result = &finished.result;
+    let coded_bytes = if result.scheme.is_some() { item.coded_bytes } else { 0 };
+    let dense_bytes = if result.scheme.is_none() || keep_dense { item.source_bytes } else { 0 };
+    let n_bytes = coded_bytes + dense_bytes;
+    let metrics = result.metrics.as_ref();
+    TensorReport {
+        name: item.tensor.weight(),
+        layer: item.tensor.layer,
+        target: item.tensor.target.to_string(),
+        d_in: item.shape.d_in,
+        d_out: item.shape.d_out,
+        source_type: item.source_type.to_string(),
+        q5_k_m_type: item.q5_k_m_type.to_string(),
+        scheme: result.scheme.clone(),
+        settings: item.settings.clone(),
+        origin: finished.origin,
+        bits_per_weight: bits_per_weight(n_bytes, item.shape.n_weights() as u64),
+        bytes: n_bytes,
+        bytes_source: item.source_bytes,
+        bytes_q5_k_m: item.q5_k_m_bytes,
+        gap_recorded: result.gap.is_finite().then_some(f64::from(result.gap)),
+        errors: Errors::new(metrics.map(|m| &m.white), metrics.and_then(|m| m.weighted.as_ref())),
+        gap_eval: metrics.and_then(|m| m.eval_gap).filter(|g| g.is_finite()),
+        seconds: result.seconds,
+    }
+}
+
+impl BuildReport {
+    /// The table that is shown at the end of a build.
+    #[must_use]
+    pub fn table(&self) -> Table {
+        let weighted = self.totals.errors.gap_w.is_some();
+        let mut columns = vec![("tensor", Align::Left), ("scheme", Align::Left)];
+        columns.extend([("parameters", Align::Left), ("gap", Align::Right)]);
+        columns.extend([("rel. error", Align::Right), ("cos", Align::Right)]);
+        columns.push(("cos 5 %", Align::Right));
+        if weighted {
+            columns.extend([("gap_w", Align::Right), ("cos_w", Align::Right)]);
+        }
+        columns.extend([("bits/weight", Align::Right), ("bytes", Align::Right)]);
+        columns.extend([("of source", Align::Right), ("of Q5_K_M", Align::Right)]);
+        columns.push(("seconds", Align::Right));
+        let mut table = Table::new(&columns);
+        for t in &self.tensors {
+            let mut cells = vec![
+                t.name.trim_end_matches(".weight").to_owned(),
+                t.scheme.clone().unwrap_or_else(|| "dense".to_owned()),
+                settings_text(&t.settings),
+            ];
+            cells.extend(error_cells(&t.errors, weighted));
+            cells.extend(size_cells(t.bits_per_weight, t.bytes, t.bytes_source, t.bytes_q5_k_m));
+            cells.push(format!("{:.1}", t.seconds));
+            table.row(cells);
+        }
+        let t = &self.totals;
+        let mut cells =
+            vec![format!("{} tensors", self.tensors.len()), String::new(), String::new()];
+        cells.extend(error_cells(&t.errors, weighted));
+        cells.extend(size_cells(t.bits_per_weight, t.bytes, t.bytes_source, t.bytes_q5_k_m));
+        cells.push(format!("{:.1}", t.seconds));
+        table.total(cells);
+        table
+    }
+}
+
+fn error_cells(e: &Errors, weighted: bool) -> Vec<String> {
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
+    let mut cells = vec![cell(e.gap), cell(e.rel_error), cell(e.cos_mean), cell(e.cos_p05)];
+    if weighted {
+        cells.extend([cell(e.gap_w), cell(e.cos_mean_w)]);
+    }
+    cells
+}
+
+fn size_cells(bits: f64, n: u64, source: u64, q5_k_m: u64) -> Vec<String> {
+    let of = |reference: u64| percent(n as f64 / reference as f64);
+    vec![format!("{bits:.2}"), bytes(n), of(source), of(q5_k_m)]
+}
