@@ -1,5 +1,6 @@
 //! Rust declarations from the C headers.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -21,8 +22,10 @@ pub fn generate(tree: &Tree, with_llama: bool) -> Result<(), String> {
     }
     locate::provide_libclang();
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("set by cargo"));
-    builder(tree, with_llama)?
-        .generate()
+    let builder = builder(tree, with_llama)?;
+    // bindgen panics when it cannot load libclang.
+    std::panic::catch_unwind(AssertUnwindSafe(|| builder.generate()))
+        .map_err(|_| "no libclang; run ./scripts/setup-tools.sh or set LIBCLANG_PATH".to_owned())?
         .map_err(|e| format!("bindgen: {e}"))?
         .write_to_file(out.join("bindings.rs"))
         .map_err(|e| format!("{}: {e}", out.display()))

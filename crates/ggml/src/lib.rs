@@ -13,6 +13,7 @@ pub mod llama;
 mod log;
 mod mul_mat;
 pub mod quant_mix;
+mod quantize;
 mod types;
 
 pub use mul_mat::MulMat;

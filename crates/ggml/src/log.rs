@@ -11,13 +11,9 @@ thread_local! {
 
 /// Sends ggml's messages here instead of to stderr. Only the first call does anything.
 pub(crate) fn install() {
-    #[cfg(not(feature = "llama"))]
-    use ggml_sys::ggml_log_set as log_set;
-    #[cfg(feature = "llama")] // sets ggml's as well
-    use ggml_sys::llama_log_set as log_set;
     static INSTALLED: Once = Once::new();
     // SAFETY: `receive` is a static function, may be called from any thread and needs no user data.
-    INSTALLED.call_once(|| unsafe { log_set(Some(receive), std::ptr::null_mut()) });
+    INSTALLED.call_once(|| unsafe { ggml_sys::ggml_log_set(Some(receive), std::ptr::null_mut()) });
 }
 
 /// Runs `f` and returns what it returned, with the first error line that ggml logged meanwhile on this

@@ -114,6 +114,22 @@ fn any_single_damaged_byte_of_the_metadata_is_survived() {
 }
 
 #[test]
+fn wild_numbers_anywhere_in_the_metadata_are_survived() {
+    let bytes = small_file();
+    let wild =
+        [0, 1, 31, 1 << 31, 1 << 32, 1 << 62, (1 << 62) + 2, i64::MAX as u64, 1 << 63, u64::MAX];
+    for position in 4..bytes.len() - 66 - 8 {
+        for value in wild {
+            let mut damaged = bytes.clone();
+            damaged[position..position + 8].copy_from_slice(&value.to_le_bytes());
+            if let Ok((_, tensors)) = parse(&damaged) {
+                assert!(tensors.iter().all(|t| t.offset() + t.n_bytes() <= damaged.len()));
+            }
+        }
+    }
+}
+
+#[test]
 fn rejects_other_files() {
     assert_eq!(reason(b""), "not a GGUF file");
     assert_eq!(reason(b"PK\x03\x04 something long enough to hold a header"), "not a GGUF file");
@@ -263,6 +279,34 @@ fn what_is_written_is_read_back() {
         assert_eq!(file.data(tensor), data, "released pages come back");
     }
     assert_eq!(file.tensors().len(), shapes.len());
+}
+
+/// Resident memory of mapped files in kB.
+#[cfg(target_os = "linux")]
+fn resident_file_kb() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("RssFile:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn released_tensors_give_their_memory_back() {
+    const N_BYTES: usize = 64 << 20;
+    let mut writer = GgufWriter::new();
+    writer.add_tensor("big", Type::I8, &[N_BYTES]).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("big.gguf");
+    write_file(&path, &writer, &[vec![1; N_BYTES]]);
+    let file = GgufFile::open(&path).unwrap();
+    let tensor = &file.tensors()[0];
+    let before = resident_file_kb();
+    assert_eq!(file.data(tensor).iter().map(|&b| usize::from(b)).sum::<usize>(), N_BYTES);
+    let touched = resident_file_kb();
+    assert!(touched > before + 48 * 1024, "{before} {touched}");
+    file.release(tensor);
+    let released = resident_file_kb();
+    assert!(released + 48 * 1024 < touched, "{touched} {released}");
 }
 
 #[test]

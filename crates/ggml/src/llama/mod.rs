@@ -10,6 +10,10 @@ mod node;
 // The patched libllama calls the run-time hook; linking it here spares every program to remember it.
 use statecells_hook as _;
 
+use std::sync::Once;
+
+use crate::log;
+
 pub use context::{Context, ContextParams, Outputs};
 pub use error::LlamaError;
 pub use model::{Model, ModelParams, Override};
@@ -26,10 +30,14 @@ impl Backend {
     /// Initializes llama.cpp. May be called any number of times.
     #[must_use]
     pub fn init() -> Self {
-        crate::log::install();
-        // SAFETY: no preconditions, and initializing twice does nothing. It is never undone: what
-        // llama_backend_free releases are tables that other threads may be using.
-        unsafe { ggml_sys::llama_backend_init() };
+        static INITIALIZED: Once = Once::new();
+        // SAFETY: `receive` may be called from any thread and needs no user data; initializing has no
+        // preconditions. It is never undone: what llama_backend_free releases are tables that other
+        // threads may be using.
+        INITIALIZED.call_once(|| unsafe {
+            ggml_sys::llama_log_set(Some(log::receive), std::ptr::null_mut());
+            ggml_sys::llama_backend_init();
+        });
         Self(())
     }
 }
