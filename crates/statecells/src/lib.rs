@@ -8,7 +8,6 @@
 //! whatever the number of threads.
 #![forbid(unsafe_code)]
 
-mod float16;
 pub mod global;
 mod linalg;
 mod metric;

@@ -1,5 +1,6 @@
 //! From a matrix and learned atoms to sidecar tensors.
 
+use codec::coo::f16_clamped;
 use codec::{CodecError, EncodeContext, MatrixShape, Sidecar, check_finite};
 use half::f16;
 use rayon::prelude::*;
@@ -8,7 +9,6 @@ use super::fit::{Fitter, RowFit, Scratch, Selection};
 use super::gram::Gram;
 use super::samples::BATCH;
 use super::{CODES, DICT, GlobalParams, ROW_SCALE, VALS, learn};
-use crate::float16::{round_f16, to_f16_finite};
 use crate::linalg::dot;
 use crate::metric::Metric;
 use crate::{DictType, Scheme};
@@ -66,6 +66,11 @@ fn prepare(
     assert_eq!(weights.len(), shape.n_weights(), "weights do not fill {shape}");
     check_finite(weights, shape)?;
     Metric::new(weights, shape, context.importance)
+}
+
+/// What storing `v` in half precision leaves of it.
+fn round_f16(v: f32) -> f32 {
+    f16_clamped(v).to_f32()
 }
 
 /// One matrix on its way to sidecars.
@@ -180,7 +185,7 @@ impl Job<'_> {
         let dims = [self.shape.d_in, atoms.len() / self.shape.d_in];
         match self.params.dict_type {
             DictType::F16 => {
-                let atoms: Vec<f16> = atoms.par_iter().map(|a| to_f16_finite(*a)).collect();
+                let atoms: Vec<f16> = atoms.par_iter().map(|a| f16_clamped(*a)).collect();
                 Sidecar::from_f16(DICT, &dims, &atoms)
             }
             DictType::F32 => Sidecar::from_f32(DICT, &dims, atoms),
@@ -241,7 +246,7 @@ impl Tables {
 
     fn append(&mut self, fits: &[RowFit], unit: f32) {
         for fit in fits {
-            let store = |c: f32| to_f16_finite((f64::from(c) / f64::from(unit)) as f32);
+            let store = |c: f32| f16_clamped((f64::from(c) / f64::from(unit)) as f32);
             let mut terms = fit.terms.clone();
             terms.sort_unstable_by_key(|t| t.0);
             // what rounds to zero takes no slot

@@ -1,6 +1,7 @@
 //! The stored form of a global dictionary: names, checks and the reader.
 
-use codec::{CodecError, MatrixShape, Sidecar, find_sidecar};
+use codec::coo::checked_sidecar;
+use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
 use rayon::prelude::*;
 
 /// Suffix of the atoms, [d_in, M] F16 or F32; atom j is one contiguous vector.
@@ -39,21 +40,30 @@ impl GlobalParts {
         if shape.d_in == 0 || shape.checked_n_weights().is_none() {
             return Err(malformed(DICT, format!("belongs to an impossible matrix of {shape}")));
         }
-        let dict = required(sidecars, DICT)?;
-        let m = second_dim(dict, shape.d_in, super::MAX_ATOMS)?;
-        let codes = required(sidecars, CODES)?;
-        let &[k, _] = codes.spec.dims.as_slice() else {
-            return Err(malformed(CODES, format!("has dimensions {:?}", codes.spec.dims)));
+        // a single atom or row may come without its dimension of 1
+        let dims = |suffix| match find_sidecar(sidecars, suffix).map(|s| s.spec.dims.as_slice()) {
+            Some(&[first]) => Ok((first, 1)),
+            Some(&[first, second, ..]) => Ok((first, second)),
+            _ => Err(malformed(suffix, "missing".to_owned())),
         };
-        expect_dims(codes, &[k, shape.d_out])?;
-        let atoms = finite_floats(dict)?;
-        let codes = codes.to_i16().ok_or_else(|| malformed(CODES, "is not I16".to_owned()))?;
+        let (m, k) = (dims(DICT)?.1, dims(CODES)?.0);
+        if !(1..=super::MAX_ATOMS).contains(&m) {
+            let reason = format!("has {m} atoms, must have 1 to {}", super::MAX_ATOMS);
+            return Err(malformed(DICT, reason));
+        }
+        let atoms = floats(sidecars, DICT, &[shape.d_in, m], true)?;
+        let spec = SidecarSpec::new(CODES, ElementType::I16, &[k, shape.d_out]);
+        let codes = checked_sidecar(sidecars, &spec)?.to_i16().unwrap_or_default();
         if let Some(i) = codes.par_iter().position_first(|c| usize::from(c.unsigned_abs()) > m) {
             let reason = format!("code {} of row {} is outside +-{m}", codes[i], i / k.max(1));
             return Err(malformed(CODES, reason));
         }
-        let vals = optional_floats(sidecars, VALS, &[k, shape.d_out])?;
-        let row_scale = optional_floats(sidecars, ROW_SCALE, &[shape.d_out])?;
+        let optional = |suffix, dims: &[usize]| {
+            let found = find_sidecar(sidecars, suffix);
+            found.map(|_| floats(sidecars, suffix, dims, false)).transpose()
+        };
+        let vals = optional(VALS, &[k, shape.d_out])?;
+        let row_scale = optional(ROW_SCALE, &[shape.d_out])?;
         Ok(Self { m, k, atoms, codes, vals, row_scale })
     }
 
@@ -95,58 +105,20 @@ pub(crate) fn malformed(suffix: &'static str, reason: String) -> CodecError {
     CodecError::Sidecar { suffix, reason }
 }
 
-/// The sidecar `suffix`, with as much data as its own shape asks for.
-fn required<'a>(sidecars: &'a [Sidecar], suffix: &'static str) -> Result<&'a Sidecar, CodecError> {
-    let sidecar =
-        find_sidecar(sidecars, suffix).ok_or_else(|| malformed(suffix, "is missing".to_owned()))?;
-    if sidecar.spec.n_bytes() != Some(sidecar.data.len()) {
-        let reason = format!("{} bytes do not fill {:?}", sidecar.data.len(), sidecar.spec.dims);
-        return Err(malformed(suffix, reason));
-    }
-    Ok(sidecar)
-}
-
-/// The number of columns of `[first, n]`, 1..=max.
-fn second_dim(sidecar: &Sidecar, first: usize, max: usize) -> Result<usize, CodecError> {
-    match *sidecar.spec.dims.as_slice() {
-        [d, n] if d == first && (1..=max).contains(&n) => Ok(n),
-        ref dims => {
-            let reason = format!("has dimensions {dims:?}, not [{first}, 1..={max}]");
-            Err(malformed(sidecar.spec.suffix, reason))
-        }
-    }
-}
-
-fn expect_dims(sidecar: &Sidecar, dims: &[usize]) -> Result<(), CodecError> {
-    if sidecar.spec.dims == dims {
-        return Ok(());
-    }
-    let reason = format!("has dimensions {:?}, not {dims:?}", sidecar.spec.dims);
-    Err(malformed(sidecar.spec.suffix, reason))
-}
-
-fn finite_floats(sidecar: &Sidecar) -> Result<Vec<f32>, CodecError> {
-    let suffix = sidecar.spec.suffix;
-    let floats =
-        sidecar.to_floats().ok_or_else(|| malformed(suffix, "is not F16 or F32".to_owned()))?;
+/// The finite values of the sidecar `suffix`, F16 or, with `wide`, F32.
+pub(crate) fn floats(
+    sidecars: &[Sidecar],
+    suffix: &'static str,
+    dims: &[usize],
+    wide: bool,
+) -> Result<Vec<f32>, CodecError> {
+    let is_f32 =
+        find_sidecar(sidecars, suffix).is_some_and(|s| s.spec.element_type == ElementType::F32);
+    let element = if wide && is_f32 { ElementType::F32 } else { ElementType::F16 };
+    let sidecar = checked_sidecar(sidecars, &SidecarSpec::new(suffix, element, dims))?;
+    let floats = sidecar.to_floats().unwrap_or_default();
     match floats.par_iter().position_first(|v| !v.is_finite()) {
         None => Ok(floats),
         Some(i) => Err(malformed(suffix, format!("value {i} is {}", floats[i]))),
     }
-}
-
-fn optional_floats(
-    sidecars: &[Sidecar],
-    suffix: &'static str,
-    dims: &[usize],
-) -> Result<Option<Vec<f32>>, CodecError> {
-    if find_sidecar(sidecars, suffix).is_none() {
-        return Ok(None);
-    }
-    let sidecar = required(sidecars, suffix)?;
-    expect_dims(sidecar, dims)?;
-    if sidecar.spec.element_type != codec::ElementType::F16 {
-        return Err(malformed(suffix, "is not F16".to_owned()));
-    }
-    finite_floats(sidecar).map(Some)
 }

@@ -1,11 +1,11 @@
 //! Row scales for an existing encoding that lacks them.
 
+use codec::coo::f16_clamped;
 use codec::{CodecError, MatrixShape, Sidecar, check_finite};
 use half::f16;
 use rayon::prelude::*;
 
 use super::{GlobalParts, ROW_SCALE};
-use crate::float16::to_f16_finite;
 
 /// The least-squares scale of every row for the atoms, codes and coefficients in `sidecars`; a row scale
 /// already among them is ignored.
@@ -48,5 +48,5 @@ fn row_scale(w: &[f32], v: &[f32], importance: Option<&[f32]>) -> f16 {
         dot += h * f64::from(w[i]) * f64::from(v[i]);
         square += h * f64::from(v[i]) * f64::from(v[i]);
     }
-    to_f16_finite(if square > 0.0 { (dot / square) as f32 } else { 0.0 })
+    f16_clamped(if square > 0.0 { (dot / square) as f32 } else { 0.0 })
 }
