@@ -56,8 +56,11 @@ impl Tree {
     /// Build number and commit that cmake wrote down; both are unknown for a tree without git.
     fn stamp(&self) -> String {
         let path = self.build().join("common/build-info.cpp");
-        println!("cargo:rerun-if-changed={}", path.display());
-        let text = std::fs::read_to_string(path).unwrap_or_default();
+        // A file that is missing counts as changed at every build, so only one that is there is named.
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        if !text.is_empty() {
+            println!("cargo:rerun-if-changed={}", path.display());
+        }
         let field = |name: &str| {
             let (_, rest) = text.lines().find_map(|l| l.split_once(&format!("{name} = ")))?;
             Some(rest.trim_end_matches(';').trim_matches('"').to_owned())
@@ -72,10 +75,12 @@ impl Tree {
 pub fn find_tree() -> Result<Tree, String> {
     let file = workspace_root().join(PREFIX_FILE);
     println!("cargo:rerun-if-env-changed={PREFIX_VAR}");
-    println!("cargo:rerun-if-changed={}", file.display());
     let (prefix, named_by) = match std::env::var_os(PREFIX_VAR) {
         Some(value) => (PathBuf::from(value), PREFIX_VAR.to_owned()),
-        None => (read_prefix(&file)?, file.display().to_string()),
+        None => {
+            println!("cargo:rerun-if-changed={}", file.display());
+            (read_prefix(&file)?, file.display().to_string())
+        }
     };
     let tree = Tree { prefix };
     if tree.source().join("ggml/include/gguf.h").is_file() && tree.build().is_dir() {
