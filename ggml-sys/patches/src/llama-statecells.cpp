@@ -144,7 +144,8 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
             throw std::runtime_error(format("tensor '%s': %s", m->handle->name, error));
         }
     }
-    LLAMA_LOG_INFO("statecells: %zu FFN tensors run from codes (%.2f MiB), %zu dense (%.2f MiB)\n",
+    // a warning, because the programs hide what the library says below that level
+    LLAMA_LOG_WARN("statecells: %zu FFN tensors run from codes (%.2f MiB), %zu dense (%.2f MiB)\n",
             sc->matrices.size(), n_bytes / 1024.0 / 1024.0, sc->n_dense, sc->n_bytes_dense / 1024.0 / 1024.0);
 }
 
