@@ -1,12 +1,14 @@
 //! The module `llama` on a real model: what observers see is what the weights and inputs give.
 
-use std::env;
+mod common;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use codec::MatMul;
 use ggml::MulMat;
 use ggml::gguf::GgufFile;
+use ggml::imatrix::Imatrix;
 use ggml::llama::{
     Backend, Computed, Context, ContextParams, LlamaError, Model, ModelParams, Node, Observer,
     Outputs, Override, Token,
@@ -20,21 +22,8 @@ const PARAMS: ContextParams = ContextParams { n_ctx: 256, n_batch: 64, n_threads
 /// most `sqrt(32) / (127 * sqrt(12))`, when one value holds all of the block.
 const INPUT_ROUNDING: f32 = 0.0129;
 
-/// SmolLM2 in the directory that STATECELLS_MODELS_DIR names, or in `models`.
-fn model_path() -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let dir =
-        env::var_os("STATECELLS_MODELS_DIR").map_or_else(|| root.join("models"), PathBuf::from);
-    let path = dir.join("SmolLM2-135M-Instruct.Q4_1.gguf");
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no {} (set STATECELLS_MODELS_DIR)", path.display());
-    None
-}
-
 fn load() -> Option<Model> {
-    Some(Model::load(Backend::init(), &model_path()?, &ModelParams::default()).unwrap())
+    Some(Model::load(Backend::init(), &common::model()?, &ModelParams::default()).unwrap())
 }
 
 fn tokens(model: &Model) -> Vec<Token> {
@@ -125,6 +114,39 @@ fn logits_do_not_depend_on_the_observer_and_predict_text() {
     assert_eq!(guess(plain.logits(last - 3).unwrap()), expected);
 }
 
+#[test]
+fn importance_is_the_mean_square_of_what_observers_see() {
+    const N: usize = 64;
+    let (Some(program), Some(model)) = (common::program("llama-imatrix"), load()) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (text_path, imatrix_path) = (dir.path().join("text"), dir.path().join("imatrix.gguf"));
+    let text = TEXT.repeat(2 * N);
+    std::fs::write(&text_path, &text).unwrap();
+    let output = Command::new(program)
+        .args(["-c", &N.to_string(), "--chunks", "1", "--no-ppl", "-t", "1", "-m"])
+        .args([model.path().as_os_str(), "-f".as_ref(), text_path.as_os_str()])
+        .args(["-o".as_ref(), imatrix_path.as_os_str()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let mut tokens = model.tokenize(&text, true, false).unwrap();
+    tokens.truncate(N);
+    tokens[0] = model.bos().unwrap_or(tokens[0]); // as llama-imatrix begins every chunk
+    let recorder = Recorder { suffix: GATE, ..Default::default() };
+    let mut context = Context::with_observer(&model, PARAMS, recorder).unwrap();
+    context.decode(&tokens, Outputs::All).unwrap();
+    let (_, input, _) = &context.observer().seen[0];
+
+    let n_in = model.n_embd();
+    let importance = Imatrix::open(&imatrix_path).unwrap().importance(GATE, n_in).unwrap();
+    for (i, real) in importance.iter().enumerate() {
+        let sum: f32 = input.iter().skip(i).step_by(n_in).map(|x| x * x).sum();
+        let ours = sum / N as f32;
+        assert!((real - ours).abs() <= 1e-3 * ours, "input {i}: {real} {ours}");
+    }
+}
+
 /// Stops, or panics, at the first product it sees.
 struct Quitter {
     panics: bool,
@@ -180,7 +202,7 @@ fn bad_batches_are_refused() {
 
 #[test]
 fn overrides_and_refusals_reach_llama_cpp() {
-    let Some(path) = model_path() else { return };
+    let Some(path) = common::model() else { return };
     let key = "llama.context_length".to_owned();
     let overrides = vec![(key, Override::Int(77))];
     let params = ModelParams { mmap: false, overrides, ..Default::default() };

@@ -1,27 +1,15 @@
 //! `quant_mix` against the real `llama-quantize`, which prints the types it would use.
 
-use std::env;
+mod common;
+
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use codec::{FfnTensor, MatrixShape, Target};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
-
-/// The file `name` in the directory that the environment variable `var` names, or in `default` of the
-/// workspace; prints why the test is skipped if there is none.
-fn find(var: &str, default: &str, name: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let dir = env::var_os(var).map_or_else(|| root.join(default), PathBuf::from);
-    let path = dir.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: no {} (set {var})", path.display());
-    None
-}
 
 /// Types that `llama-quantize` would give the FFN matrices of `model`, in the order it prints them.
 fn real_types(program: &Path, model: &Path, mix: QuantMix) -> Vec<(FfnTensor, MatrixShape, Type)> {
@@ -100,7 +88,7 @@ fn write_ffn_model(path: &Path, architecture: &str, n_layer: u32, (n_embd, n_ff)
 
 #[test]
 fn types_are_those_of_llama_quantize_for_made_up_models() {
-    let Some(program) = find("STATECELLS_BIN_DIR", "bin", "llama-quantize") else { return };
+    let Some(program) = common::program("llama-quantize") else { return };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ffn.gguf");
     let mut n_compared = 0;
@@ -118,8 +106,7 @@ fn types_are_those_of_llama_quantize_for_made_up_models() {
 
 #[test]
 fn types_are_those_of_llama_quantize_for_a_real_model() {
-    let Some(program) = find("STATECELLS_BIN_DIR", "bin", "llama-quantize") else { return };
-    let name = "SmolLM2-135M-Instruct.Q4_1.gguf";
-    let Some(model) = find("STATECELLS_MODELS_DIR", "models", name) else { return };
+    let Some(program) = common::program("llama-quantize") else { return };
+    let Some(model) = common::model() else { return };
     eprintln!("{} types compared", compare(&program, &model));
 }
