@@ -48,6 +48,8 @@ fi
 CACHE_DIR=${STATECELLS_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/statecells}
 [[ $CACHE_DIR == /* ]] || CACHE_DIR=$PWD/$CACHE_DIR
 DOWNLOADS=$CACHE_DIR/downloads
+# Dependencies are compiled once for all checkouts; cargo keeps the checkouts' own crates apart by their path.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE_DIR/cargo}
 
 # --- messages ------------------------------------------------------------------------------------
 say() { printf '%s\n' "$*"; }
