@@ -8,30 +8,12 @@
 use std::time::Instant;
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, MatMul, MatrixShape, n_bytes};
-use rayon::prelude::*;
+use codec::{Codec, EncodeContext, MatrixShape, n_bytes};
 use statecells::{GlobalCodec, GlobalParams};
 
-type Failure = Box<dyn std::error::Error>;
-
-/// Dot products over rayon's threads, in eight chains each.
-struct Lanes;
-
-impl MatMul for Lanes {
-    fn mul_mat(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
-        out.par_chunks_mut(a.len() / k).zip(b.par_chunks(k)).for_each(|(out, b)| {
-            for (out, a) in out.iter_mut().zip(a.chunks(k)) {
-                let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-                let mut sums = [0.0f32; 8];
-                for (a, b) in a.iter().zip(b) {
-                    (0..8).for_each(|i| sums[i] += a[i] * b[i]);
-                }
-                let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-                *out = sums.iter().sum::<f32>() + rest;
-            }
-        });
-    }
-}
+#[path = "common/lanes.rs"]
+mod lanes;
+use lanes::{Failure, Lanes, read_floats};
 
 fn parse(args: &[String]) -> Result<(GlobalParams, u64), Failure> {
     let (mut params, mut seed) = (GlobalParams::default(), 0);
@@ -61,10 +43,7 @@ fn main() -> Result<(), Failure> {
         return Err("usage: encode_raw FILE D_IN D_OUT [name=value ...]".into());
     };
     let shape = MatrixShape::new(d_in.parse()?, d_out.parse()?);
-    let weights: Vec<f32> = std::fs::read(file)?
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().expect("exact chunk")))
-        .collect();
+    let weights = read_floats(file)?;
     let (params, seed) = parse(rest)?;
     let codec = GlobalCodec::new(params);
     let context = EncodeContext { mul_mat: &Lanes, importance: None, seed, progress: &() };

@@ -12,6 +12,8 @@ pub mod global;
 mod linalg;
 mod metric;
 mod scheme;
+pub mod sections;
 
 pub use global::{GlobalCodec, GlobalParams, complete_row_scale};
 pub use scheme::{DictType, Encoder, Scheme};
+pub use sections::{SectionsCodec, SectionsParams};

@@ -1,5 +1,9 @@
 //! Small dense arithmetic with a fixed order of sums, so that results do not depend on threads.
 
+use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::{factor, solve};
+use faer::{Mat, Par};
+
 /// Partial sums of [`dot`]: enough independent chains for any vector unit.
 const LANES: usize = 16;
 
@@ -102,6 +106,25 @@ impl GrowingCholesky {
         }
         x
     }
+}
+
+/// Replaces the lower triangle of the symmetric `a` by its Cholesky factor; false if `a` is not positive
+/// definite. One thread: faer's parallel sums depend on the number of threads in the last bits.
+pub(crate) fn cholesky(a: &mut Mat<f64>) -> bool {
+    let n = a.nrows();
+    let scratch = factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    let mut memory = MemBuffer::new(scratch);
+    let stack = MemStack::new(&mut memory);
+    let exact = factor::LltRegularization::default();
+    factor::cholesky_in_place(a.as_mut(), exact, Par::Seq, stack, Default::default()).is_ok()
+}
+
+/// Solves `a x = rhs` in place, `factor` being what [`cholesky`] made of a.
+pub(crate) fn solve_with(factor: &Mat<f64>, rhs: &mut Mat<f64>) {
+    let (n, columns) = (factor.nrows(), rhs.ncols());
+    let scratch = solve::solve_in_place_scratch::<f64>(n, columns, Par::Seq);
+    let mut memory = MemBuffer::new(scratch);
+    solve::solve_in_place(factor.as_ref(), rhs.as_mut(), Par::Seq, MemStack::new(&mut memory));
 }
 
 #[cfg(test)]

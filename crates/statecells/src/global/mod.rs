@@ -18,6 +18,7 @@ mod samples;
 use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec};
 
 pub use format::{CODES, DICT, GlobalParts, ROW_SCALE, VALS};
+pub(crate) use format::{floats, malformed};
 pub use params::{GlobalParams, MAX_ATOMS, MIN_DEFAULT_ATOMS, default_n_atoms};
 pub use row_scale::complete_row_scale;
 

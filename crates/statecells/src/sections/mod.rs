@@ -1,0 +1,90 @@
+//! Blocks of 8 inputs, each the sum of one atom from every section: scheme `sections`.
+//!
+//! Row r stands for `row_scale[r] * sum over sections of atom[section][winner]`, block by block, plus
+//! corrections of single weights. A winner takes 4 bits, so a weight takes S / 2 bits; the layout of the
+//! codes is what the run time looks up as it is, see [`SectionsLayout`].
+//!
+//! The winners of a block are found by a beam search. With a second moment H of the inputs the error of a
+//! finished block is made up for by the blocks to its right, and scales and atoms are refitted under H.
+
+mod beam;
+mod encode;
+mod layout;
+mod learn;
+mod metric;
+mod params;
+mod refit;
+mod search;
+
+use std::sync::Arc;
+
+use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec, check_finite};
+
+pub use layout::{
+    ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
+};
+pub use params::SectionsParams;
+
+use metric::Metric;
+
+/// The codec of the scheme `sections`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SectionsCodec {
+    /// What to learn and how to search.
+    pub params: SectionsParams,
+    /// E[x x^T] of the inputs, [d_in, d_in].
+    second_moment: Option<Arc<[f32]>>,
+}
+
+impl SectionsCodec {
+    /// Codec for inputs that are white or have the importance of the [`EncodeContext`].
+    #[must_use]
+    pub fn new(params: SectionsParams) -> Self {
+        Self { params, second_moment: None }
+    }
+
+    /// Codec for inputs with second moment `moment` = E[x x^T] (any multiple of it), which then takes the
+    /// place of the context's importance.
+    ///
+    /// # Shapes
+    /// `moment`: [d_in, d_in], symmetric.
+    #[must_use]
+    pub fn with_second_moment(self, moment: Arc<[f32]>) -> Self {
+        Self { second_moment: Some(moment), ..self }
+    }
+
+    fn metric(&self, shape: MatrixShape, importance: Option<&[f32]>) -> Result<Metric, CodecError> {
+        match (&self.second_moment, importance) {
+            (Some(moment), _) => Metric::full(moment, self.params.damping, shape),
+            (None, Some(h)) => Metric::diagonal(h, shape),
+            (None, None) => Ok(Metric::white(shape.d_in)),
+        }
+    }
+}
+
+impl Codec for SectionsCodec {
+    fn scheme(&self) -> &'static str {
+        crate::Scheme::Sections.as_str()
+    }
+
+    fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {
+        self.params.sidecars(shape)
+    }
+
+    fn encode(
+        &self,
+        weights: &[f32],
+        shape: MatrixShape,
+        context: &EncodeContext<'_>,
+    ) -> Result<Vec<Sidecar>, CodecError> {
+        self.params.check(shape)?;
+        assert_eq!(weights.len(), shape.n_weights(), "weights do not fill {shape}");
+        check_finite(weights, shape)?;
+        let metric = self.metric(shape, context.importance)?;
+        encode::Job { params: &self.params, weights, shape, metric: &metric, context }.run()
+    }
+
+    fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError> {
+        Ok(SectionsParts::read(sidecars, shape)?.decode())
+    }
+}
