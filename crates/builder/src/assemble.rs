@@ -83,7 +83,7 @@ impl<'a> Assembly<'a> {
     /// Writes the output to a temporary name in the work folder; [`files::publish`] makes it visible.
     ///
     /// # Errors
-    /// [`Error::Write`] (a full disk), [`Error::Resume`] (a damaged checkpoint) or [`Error::Interrupted`];
+    /// [`Error::Write`] (a full disk), [`Error::Resume`] (a damaged checkpoint) or [`Error::Stopped`];
     /// the temporary file is removed then.
     pub fn write_part(&self) -> Result<(), Error> {
         let part = self.work.part();

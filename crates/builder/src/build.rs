@@ -233,7 +233,8 @@ pub fn open_work_folder(
     let work = WorkFolder::open(path, existing, checkpoint_every)?;
     match work.record()? {
         Some(earlier) => {
-            record.check_continues(&earlier, path, |n, r, g| method.may_change(n, r, g))?;
+            record.check_arguments(&earlier, path, |n, r, g| method.may_change(n, r, g))?;
+            record.check_input(&earlier, path)?;
         }
         // Without a record nothing tells what the checkpoints belong to.
         None => {

@@ -103,6 +103,17 @@ pub enum Error {
         /// Value of this run.
         given: String,
     },
+    /// `--resume` with another input than the earlier run had.
+    #[error(
+        "--resume: {} was made from another input, with the SHA-256 {recorded}: give that one with -i, or start anew with --force",
+        path.display()
+    )]
+    OtherInput {
+        /// The output or work folder that would be continued.
+        path: PathBuf,
+        /// Hash of the input of the earlier run.
+        recorded: String,
+    },
     /// `--resume` with something that no build has written.
     #[error("--resume: {}: {reason}", path.display())]
     Resume {
@@ -139,6 +150,9 @@ pub enum Error {
         /// Bytes that are free.
         free_bytes: u64,
     },
+    /// The user or the system asked the program to stop before anything was finished.
+    #[error("interrupted before a tensor was finished: run the same command again")]
+    Stopped,
     /// The user or the system asked the program to stop.
     #[error(
         "interrupted: {finished} of {total} tensors are finished and kept in {}: the same command with --resume goes on",
@@ -152,6 +166,14 @@ pub enum Error {
         /// Tensors of the plan.
         total: usize,
     },
+}
+
+impl Error {
+    /// [`Self::SourceChanged`] for `path`.
+    #[must_use]
+    pub fn changed(path: &Path) -> Self {
+        Self::SourceChanged { path: path.to_owned() }
+    }
 }
 
 /// The way out for the errors of the system that users meet.

@@ -1,6 +1,6 @@
 //! Checks before the long work, so that it does not fail at its end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use codec::check_finite;
 
@@ -37,6 +37,10 @@ pub fn check_output(output: &Path) -> Result<(), Error> {
     if output.is_dir() {
         return Err(io(output, "write")(std::io::ErrorKind::IsADirectory.into()));
     }
+    if output.exists() && !output.is_file() {
+        let reason = std::io::Error::other("it is no regular file: choose another path");
+        return Err(io(output, "write")(reason));
+    }
     files::check_writable(files::parent(output))
 }
 
@@ -67,19 +71,17 @@ pub fn check_room(
 /// Checks that every weight of the plan is finite: a damaged model is refused in seconds, not after hours.
 ///
 /// # Errors
-/// [`Error::Codec`] with the tensor and the position, or [`Error::Interrupted`].
+/// [`Error::Codec`] with the tensor and the position, or [`Error::Stopped`].
 pub fn check_weights(
     source: &Source,
     plan: &Plan,
-    work: &Path,
     reporter: &Reporter,
     interrupt: &Interrupt,
 ) -> Result<(), Error> {
     let stage = reporter.bytes("checking the weights", plan.totals().source_bytes);
     for item in &plan.items {
         if interrupt.is_set() {
-            let path = PathBuf::from(work);
-            return Err(Error::Interrupted { path, finished: 0, total: plan.items.len() });
+            return Err(Error::Stopped);
         }
         let info = source.info(item.tensor);
         let weights = source.file().to_f32(info)?;

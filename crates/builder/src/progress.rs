@@ -5,6 +5,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+/// Stages of fewer bytes are over before anyone could read about them.
+const LONG_STAGE_BYTES: u64 = 1 << 30;
+
 const TICK: Duration = Duration::from_millis(200);
 
 /// Progress of a whole build.
@@ -66,7 +69,7 @@ impl Reporter {
         }
     }
 
-    /// A stage of `total` bytes (hashing, writing); on plain output it is announced once.
+    /// A stage of `total` bytes (hashing, writing); on plain output a long one is announced.
     #[must_use]
     pub fn bytes(&self, name: &str, total: u64) -> ByteStage<'_> {
         if let Some(screen) = &self.screen {
@@ -74,8 +77,8 @@ impl Reporter {
                 .stage
                 .set_style(style("{spinner} {msg:28} {wide_bar} {bytes}/{total_bytes} ETA {eta}"));
             screen.begin(name, total);
-        } else {
-            eprintln!("{name} ({:.1} MB)", total as f64 / 1e6);
+        } else if total >= LONG_STAGE_BYTES {
+            eprintln!("{name} ({:.1} GB)", total as f64 / 1e9);
         }
         ByteStage { reporter: self }
     }

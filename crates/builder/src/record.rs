@@ -44,12 +44,12 @@ pub enum TensorRecord {
 }
 
 impl Record {
-    /// Checks that a build described by `self` goes on with what `earlier`, found at `path`, began.
-    /// `may_change` names the arguments whose recorded value may grow into the given one.
+    /// Checks that a build described by `self` has the arguments with which `earlier`, found at `path`,
+    /// was made. `may_change` tells which recorded values may grow into the given ones.
     ///
     /// # Errors
     /// [`Error::Parameter`] with the first difference.
-    pub fn check_continues(
+    pub fn check_arguments(
         &self,
         earlier: &Self,
         path: &Path,
@@ -80,7 +80,18 @@ impl Record {
                 same(path, name, &recorded, &given)?;
             }
         }
-        same(path, "the SHA-256 of the input", &earlier.input_sha256, &self.input_sha256)
+        Ok(())
+    }
+
+    /// Checks that `self` and `earlier`, found at `path`, are about the same input.
+    ///
+    /// # Errors
+    /// [`Error::OtherInput`].
+    pub fn check_input(&self, earlier: &Self, path: &Path) -> Result<(), Error> {
+        if earlier.input_sha256 == self.input_sha256 {
+            return Ok(());
+        }
+        Err(Error::OtherInput { path: path.to_owned(), recorded: earlier.input_sha256.clone() })
     }
 }
 
@@ -114,7 +125,8 @@ mod tests {
     }
 
     fn refusal(earlier: &Record, now: &Record) -> String {
-        now.check_continues(earlier, Path::new("out"), |_, _, _| false).unwrap_err().to_string()
+        let arguments = now.check_arguments(earlier, Path::new("out"), |_, _, _| false);
+        arguments.and_then(|()| now.check_input(earlier, Path::new("out"))).unwrap_err().to_string()
     }
 
     #[test]
@@ -123,7 +135,7 @@ mod tests {
         let text = refusal(&a, &b);
         assert!(text.starts_with("--resume: --seed is 2, but out was made with 1:"), "{text}");
         assert!(refusal(&a, &record(&[])).contains("--seed is not set, but out was made with 1"));
-        assert!(a.check_continues(&a, Path::new("out"), |_, _, _| false).is_ok());
+        assert!(a.check_arguments(&a, Path::new("out"), |_, _, _| false).is_ok());
     }
 
     #[test]
@@ -137,6 +149,6 @@ mod tests {
     fn an_argument_may_grow_where_the_method_allows_it() {
         let (a, b) = (record(&[("--scheme", "sign")]), record(&[("--scheme", "sign+row_scale")]));
         let grows = |name: &str, _: &str, _: &str| name == "--scheme";
-        assert!(b.check_continues(&a, Path::new("out"), grows).is_ok());
+        assert!(b.check_arguments(&a, Path::new("out"), grows).is_ok());
     }
 }

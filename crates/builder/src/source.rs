@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Seek;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use codec::{FfnTensor, MatrixShape, Target, keys};
 use ggml::Type;
-use ggml::gguf::{GgufFile, TensorInfo};
+use ggml::gguf::{GgufError, GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 
 use crate::error::io;
@@ -26,27 +24,9 @@ const UNSUPPORTED: [(&str, &str); 3] = [
 #[derive(Debug)]
 pub struct Source {
     file: GgufFile,
-    handle: File,
-    stamp: Stamp,
     architecture: String,
     tensors: BTreeMap<FfnTensor, usize>,
     n_layers: usize,
-}
-
-/// What changes when a file is written or replaced.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    n_bytes: u64,
-    modified: (i64, i64),
-}
-
-impl Stamp {
-    fn new(m: &std::fs::Metadata) -> Self {
-        let modified = (m.mtime(), m.mtime_nsec());
-        Self { device: m.dev(), inode: m.ino(), n_bytes: m.len(), modified }
-    }
 }
 
 impl Source {
@@ -55,15 +35,15 @@ impl Source {
     /// # Errors
     /// [`Error::Io`], [`Error::Gguf`] or [`Error::Model`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let handle = File::open(path).map_err(io(path, "read"))?;
-        let stamp = Stamp::new(&handle.metadata().map_err(io(path, "read"))?);
-        let file = GgufFile::open(path)?;
+        // Opened here first for an error that names the way out.
+        File::open(path).map_err(io(path, "read"))?;
+        let file = open_gguf(path)?;
         let refuse = |reason| Error::Model { path: path.to_owned(), reason };
         check_kind(&file).map_err(refuse)?;
         let tensors = ffn_tensors(&file).map_err(refuse)?;
         let architecture = file.architecture()?;
         let n_layers = n_layers(&file, &architecture, &tensors)?;
-        Ok(Self { file, handle, stamp, architecture, tensors, n_layers })
+        Ok(Self { file, architecture, tensors, n_layers })
     }
 
     /// The mapped file.
@@ -119,25 +99,25 @@ impl Source {
     /// Size of the file in bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
-        self.stamp.n_bytes
+        self.file.n_bytes() as u64
     }
 
-    /// SHA-256 of the whole file.
+    /// SHA-256 of what the file's path leads to now.
     ///
     /// # Errors
-    /// [`Error::Io`], also when `interrupt` is set.
+    /// [`Error::Io`], or [`Error::Stopped`].
     pub fn sha256(&self, reporter: &Reporter, interrupt: &Interrupt) -> Result<String, Error> {
+        let path = self.file.path();
         let stage = reporter.bytes("reading the input", self.n_bytes());
-        let mut handle = &self.handle;
-        handle.rewind().map_err(io(self.file.path(), "read"))?;
-        let hash = files::sha256(&mut handle, |n| {
+        let mut file = File::open(path).map_err(io(path, "read"))?;
+        let hash = files::sha256(&mut file, |n| {
             stage.advance(n);
             interrupt.check()
         });
-        hash.map_err(io(self.file.path(), "read"))
+        if interrupt.is_set() { Err(Error::Stopped) } else { hash.map_err(io(path, "read")) }
     }
 
-    /// Checks that the file still is what [`Self::sha256`] said.
+    /// Checks that the path still leads to the bytes of which `sha256` is the hash.
     ///
     /// # Errors
     /// [`Error::SourceChanged`], or as [`Self::sha256`].
@@ -147,13 +127,21 @@ impl Source {
         reporter: &Reporter,
         interrupt: &Interrupt,
     ) -> Result<(), Error> {
-        let path = self.file.path();
-        let now = std::fs::metadata(path).map_err(io(path, "read"))?;
-        if Stamp::new(&now) == self.stamp && self.sha256(reporter, interrupt)? == sha256 {
+        if self.sha256(reporter, interrupt)? == sha256 {
             return Ok(());
         }
-        Err(Error::SourceChanged { path: path.to_owned() })
+        Err(Error::changed(self.file.path()))
     }
+}
+
+/// Opens a GGUF; an error says that the file should be another one.
+fn open_gguf(path: &Path) -> Result<GgufFile, Error> {
+    GgufFile::open(path).map_err(|error| match error {
+        GgufError::Malformed { path, reason } => {
+            Error::Model { path, reason: format!("{reason}: give a complete GGUF file with -i") }
+        }
+        other => other.into(),
+    })
 }
 
 /// Refuses files that are no complete, plain, dense model; the error says which and the way out.

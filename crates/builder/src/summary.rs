@@ -6,6 +6,7 @@ use codec::FfnTensor;
 
 use crate::build::{Build, Finished};
 use crate::plan::{bits_per_weight, saved, settings_text};
+use crate::progress::duration;
 use crate::report::{BuildReport, Errors, TensorReport, Totals, total_metrics};
 use crate::table::{Align, Table, bytes, percent};
 use crate::{ErrorMetrics, PlanItem};
@@ -79,6 +80,28 @@ fn tensor_report(item: &PlanItem, finished: &Finished, keep_dense: bool) -> Tens
 }
 
 impl BuildReport {
+    /// What is shown at the end of a build.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let t = &self.totals;
+        let dense = match t.n_dense {
+            0 => String::new(),
+            n => format!(", {n} left dense (--gap-tol)"),
+        };
+        format!(
+            "{}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
+             {}: {} bytes, the input has {}; {}.",
+            self.table().render_for_stdout(),
+            t.n_coded,
+            percent(t.saved_of_source),
+            percent(t.saved_of_q5_k_m),
+            self.output.path,
+            bytes(self.output.bytes),
+            bytes(self.input.bytes),
+            duration(self.seconds),
+        )
+    }
+
     /// The table that is shown at the end of a build.
     #[must_use]
     pub fn table(&self) -> Table {

@@ -69,12 +69,10 @@ impl Table {
         lines.join("\n")
     }
 
-    /// Prints the table on stdout, coloured on a terminal that wants colours.
-    ///
-    /// # Errors
-    /// Those of stdout, except that its reader went away, which ends the output only.
-    pub fn print(&self) -> std::io::Result<()> {
-        print_line(&self.render(stdout_is_coloured()))
+    /// The table as text, coloured if stdout is a terminal that wants colours.
+    #[must_use]
+    pub fn render_for_stdout(&self) -> String {
+        self.render(stdout_is_coloured())
     }
 }
 

@@ -88,6 +88,20 @@ impl WorkFolder {
         Ok(folder)
     }
 
+    /// The tensors of the checkpoints in the folder at `path`, judged by their names only; none if there
+    /// is no such folder.
+    #[must_use]
+    pub fn tensors_in(path: &Path) -> Vec<FfnTensor> {
+        let names = fs::read_dir(path).into_iter().flatten().flatten();
+        names.filter_map(|e| checkpoint_tensor(e.file_name().to_str()?)).collect()
+    }
+
+    /// Number of checkpoints in the folder.
+    #[must_use]
+    pub fn n_kept(&self) -> usize {
+        Self::tensors_in(&self.path).len()
+    }
+
     /// Where the folder is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -128,13 +142,12 @@ impl WorkFolder {
     pub fn finished(&self) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
         let mut finished = BTreeMap::new();
         for (name, path) in self.entries()? {
-            let Some(stem) = name.strip_suffix(".tensor") else { continue };
-            let tensor = FfnTensor::parse(&format!("{stem}.weight")).map(|(tensor, _)| tensor);
-            match (tensor, read_checkpoint(&path)) {
-                (Some(tensor), Some((result, _))) => {
-                    finished.insert(tensor, result);
+            let Some(tensor) = checkpoint_tensor(&name) else { continue };
+            match read_checkpoint(&path) {
+                Some((result, _)) => drop(finished.insert(tensor, result)),
+                None => {
+                    fs::remove_file(&path).map_err(io(&path, "remove the damaged checkpoint"))?
                 }
-                _ => fs::remove_file(&path).map_err(io(&path, "remove the damaged checkpoint"))?,
             }
         }
         Ok(finished)
@@ -243,6 +256,14 @@ impl WorkFolder {
             }
         }
         Ok(())
+    }
+}
+
+/// The tensor whose checkpoint is called `name`.
+fn checkpoint_tensor(name: &str) -> Option<FfnTensor> {
+    match FfnTensor::parse(name) {
+        Some((tensor, CHECKPOINT)) => Some(tensor),
+        _ => None,
     }
 }
 

@@ -1,0 +1,338 @@
+//! A build from start to end, as a program asks for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use codec::FfnTensor;
+use ggml::MulMat;
+
+use crate::error::io;
+use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
+use crate::table::{bytes, percent, print_line};
+use crate::{
+    Assembly, Build, BuildOptions, Error, Existing, ExistingOutput, Finished, Importance,
+    Interrupt, Method, Origin, Plan, RECORD_VERSION, Record, Reporter, Selection, Shaping, Source,
+    WorkFolder, explain_bus_errors, files, open_work_folder, prepare, publish, read_importance,
+    saved,
+};
+
+/// What to build, checked flag by flag.
+pub struct Job {
+    /// Name of the program, as it stands in records.
+    pub tool: &'static str,
+    /// Its version.
+    pub tool_version: &'static str,
+    /// What the work folder is called after: `OUT.<kind>-work`.
+    pub kind: &'static str,
+    /// Source model.
+    pub input: PathBuf,
+    /// File to write; `None` in a dry run.
+    pub output: Option<PathBuf>,
+    /// Where the JSON report goes.
+    pub report_json: Option<PathBuf>,
+    /// The codec with its parameters.
+    pub method: Box<dyn Method>,
+    /// Layers and targets.
+    pub selection: Selection,
+    /// Importance matrix and how it is used.
+    pub imatrix: Option<(PathBuf, Shaping)>,
+    /// What happens to results.
+    pub options: BuildOptions,
+    /// Threads.
+    pub n_threads: usize,
+    /// Seed of everything.
+    pub seed: u64,
+    /// What to do with earlier work.
+    pub existing: Existing,
+    /// Tensors between two commits of the work folder.
+    pub checkpoint_every: usize,
+}
+
+/// What a running job has opened.
+struct Session<'a> {
+    job: &'a Job,
+    source: &'a Source,
+    output: &'a Path,
+    existing: Option<ExistingOutput>,
+    plan: Plan,
+    importance: Option<BTreeMap<FfnTensor, Importance>>,
+    record: Record,
+    reporter: Reporter,
+    interrupt: Interrupt,
+    start: Instant,
+}
+
+impl Job {
+    /// Flags with their effective values: everything that decides the output's bytes, except the input
+    /// and the selection. `imatrix_sha256` stands for the imatrix.
+    #[must_use]
+    pub fn arguments(&self, imatrix_sha256: Option<&str>) -> BTreeMap<String, String> {
+        let mut arguments = self.method.arguments();
+        let mut set = |name: &str, value: String| arguments.insert(name.to_owned(), value);
+        set("--seed", self.seed.to_string());
+        set("--dense", if self.options.keep_dense { "keep" } else { "drop" }.to_owned());
+        if let Some(tolerance) = self.options.gap_tol {
+            set("--gap-tol", tolerance.to_string());
+        }
+        if let (Some((_, shaping)), Some(sha256)) = (&self.imatrix, imatrix_sha256) {
+            set("--imatrix", format!("sha256:{sha256}"));
+            set("--imatrix-eps", shaping.eps.to_string());
+            set("--imatrix-power", shaping.power.to_string());
+        }
+        arguments
+    }
+
+    /// Prints what the job would bring, without reading weights or writing anything.
+    ///
+    /// # Errors
+    /// [`Error`] if the job could not be done as it is.
+    pub fn dry_run(&self) -> Result<(), Error> {
+        let source = Source::open(&self.input)?;
+        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
+        let selected = self.selection.resolve(&available, source.n_layers())?;
+        let plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
+        let totals = plan.totals();
+        let kept = if self.options.keep_dense { totals.source_bytes } else { 0 };
+        let replaced = totals.source_bytes - kept;
+        let file = source.n_bytes() - replaced + totals.coded_bytes;
+        let text = format!(
+            "{}\n\nSaved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
+             Output file: about {} bytes, the input has {}. Nothing was written (--dry-run).",
+            plan.table().render_for_stdout(),
+            percent(saved(totals.coded_bytes + kept, totals.source_bytes)),
+            percent(saved(totals.coded_bytes + kept, totals.q5_k_m_bytes)),
+            bytes(file),
+            bytes(source.n_bytes()),
+        );
+        print_line(&text).map_err(io(Path::new("stdout"), "write"))
+    }
+
+    /// Builds the output and prints the report.
+    ///
+    /// # Errors
+    /// [`Error`]; finished tensors are kept for `--resume`.
+    ///
+    /// # Panics
+    /// If there is no output.
+    pub fn run(&self) -> Result<(), Error> {
+        let output = self.output.as_deref().expect("a build has an output");
+        let source = Source::open(&self.input)?;
+        let mut session = Session::open(self, &source, output)?;
+        prepare::check_room(output, &source, &session.plan, self.options.keep_dense)?;
+        session.identify_input()?;
+        prepare::check_weights(&source, &session.plan, &session.reporter, &session.interrupt)?;
+        session.build()
+    }
+
+    /// Sets the number of threads of rayon and, through [`MulMat`], of ggml.
+    fn use_threads(&self) -> MulMat {
+        // An error means that the pool exists already, as in a test that runs several jobs.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build_global();
+        MulMat::new(self.n_threads)
+    }
+
+    fn check_files(&self, output: &Path) -> Result<(), Error> {
+        let mut read = vec![("-i", self.input.as_path())];
+        read.extend(self.imatrix.iter().map(|(path, _)| ("--imatrix", path.as_path())));
+        let mut written = vec![("-o", output)];
+        written.extend(self.report_json.iter().map(|path| ("--report-json", path.as_path())));
+        prepare::check_distinct(&read, &written)?;
+        written.iter().try_for_each(|(_, path)| prepare::check_output(path))
+    }
+
+    /// The output to continue, if there is one; an error if something is in the way.
+    fn existing_output(&self, output: &Path, work: &Path) -> Result<Option<ExistingOutput>, Error> {
+        match self.existing {
+            Existing::Resume => ExistingOutput::open(output),
+            Existing::Replace => Ok(None),
+            Existing::Refuse => {
+                let in_the_way = [output, work].into_iter().find(|p| p.symlink_metadata().is_ok());
+                in_the_way.map_or(Ok(None), |path| Err(Error::Exists { path: path.to_owned() }))
+            }
+        }
+    }
+
+    /// The record of this job; the input's hash is still missing.
+    fn record(&self, source: &Source) -> Result<Record, Error> {
+        let hash = |(path, _): &(PathBuf, _)| {
+            let read = File::open(path).and_then(|mut f| files::sha256(&mut f, |_| Ok(())));
+            read.map_err(io(path, "read"))
+        };
+        let imatrix = self.imatrix.as_ref().map(hash).transpose()?;
+        Ok(Record {
+            record_version: RECORD_VERSION,
+            tool: self.tool.to_owned(),
+            tool_version: self.tool_version.to_owned(),
+            llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
+            input_sha256: String::new(),
+            input_bytes: source.n_bytes(),
+            arguments: self.arguments(imatrix.as_deref()),
+            tensors: BTreeMap::new(),
+        })
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Opens everything and refuses what cannot work, before anything takes long.
+    fn open(job: &'a Job, source: &'a Source, output: &'a Path) -> Result<Self, Error> {
+        let start = Instant::now();
+        job.check_files(output)?;
+        let work = WorkFolder::path_for(output, job.kind);
+        let existing = job.existing_output(output, &work)?;
+        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
+        let mut tensors: BTreeSet<FfnTensor> =
+            job.selection.resolve(&available, source.n_layers())?.into_iter().collect();
+        if job.existing == Existing::Resume {
+            tensors.extend(existing.iter().flat_map(ExistingOutput::tensors));
+            tensors.extend(WorkFolder::tensors_in(&work));
+            tensors.retain(|t| available.contains(t));
+        }
+        let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
+        let plan = Plan::new(source, &tensors, &*job.method, job.seed)?;
+        let importance = job
+            .imatrix
+            .as_ref()
+            .map(|(path, shaping)| read_importance(path, source, &tensors, *shaping))
+            .transpose()?;
+        let record = job.record(source)?;
+        if let Some(earlier) = &existing {
+            job.check_arguments(&record, earlier.record(), output)?;
+        }
+        let interrupt = Interrupt::install().map_err(io(output, "watch for signals"))?;
+        let reason = format!("{}: error: {}", job.tool, Error::changed(&job.input));
+        explain_bus_errors(reason + "\n").map_err(io(output, "watch for signals"))?;
+        Ok(Self {
+            job,
+            source,
+            output,
+            existing,
+            plan,
+            importance,
+            record,
+            reporter: Reporter::new(),
+            interrupt,
+            start,
+        })
+    }
+
+    /// Reads the input once to know its hash, and checks that earlier work belongs to it.
+    fn identify_input(&mut self) -> Result<(), Error> {
+        self.record.input_sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
+        match &self.existing {
+            Some(earlier) => self.record.check_input(earlier.record(), self.output),
+            None => Ok(()),
+        }
+    }
+
+    fn build(&self) -> Result<(), Error> {
+        let job = self.job;
+        let path = WorkFolder::path_for(self.output, job.kind);
+        let mut work = open_work_folder(
+            &path,
+            job.existing,
+            job.checkpoint_every,
+            &self.record,
+            &*job.method,
+        )?;
+        let mul_mat = job.use_threads();
+        let build = Build {
+            source: self.source,
+            plan: &self.plan,
+            method: &*job.method,
+            options: &job.options,
+            importance: self.importance.as_ref(),
+            mul_mat: &mul_mat,
+            reporter: &self.reporter,
+            interrupt: &self.interrupt,
+        };
+        let made = self.make(&build, &mut work);
+        self.reporter.finish();
+        let finished = match made {
+            Ok(finished) => finished,
+            Err(error) => return Err(self.abandon(error, work)),
+        };
+        work.remove()?;
+        self.report(&build, &finished)
+    }
+
+    /// Finishes all tensors and puts the output in place.
+    fn make(
+        &self,
+        build: &Build<'_>,
+        work: &mut WorkFolder,
+    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+        let existing = self.existing.as_ref();
+        let finished = build.encode_all(work, existing)?;
+        if finished.values().all(|f| f.origin == Origin::Output) {
+            self.reporter.line("the output holds all of these tensors already");
+            return Ok(finished);
+        }
+        let assembly = Assembly::new(build, &finished, work, existing, &self.record)?;
+        assembly.write_part()?;
+        self.source.check_unchanged(&self.record.input_sha256, &self.reporter, &self.interrupt)?;
+        publish(work, self.output)?;
+        Ok(finished)
+    }
+
+    /// Leaves no trace of a build that finished nothing; else says how to go on.
+    fn abandon(&self, error: Error, work: WorkFolder) -> Error {
+        let (path, n_kept) = (work.path().to_owned(), work.n_kept());
+        if n_kept == 0 {
+            // The first error is the one to report.
+            let _ = work.remove();
+            return if self.interrupt.is_set() { Error::Stopped } else { error };
+        }
+        let _ = std::fs::remove_file(work.part());
+        match error {
+            Error::Stopped => {
+                let total = self.plan.items.len();
+                Error::Interrupted { path, finished: n_kept, total }
+            }
+            other => other,
+        }
+    }
+
+    fn report(
+        &self,
+        build: &Build<'_>,
+        finished: &BTreeMap<FfnTensor, Finished>,
+    ) -> Result<(), Error> {
+        let n_bytes = std::fs::metadata(self.output).map_err(io(self.output, "read"))?.len();
+        let file = |path: &Path, bytes, sha256| FileReport {
+            path: path.display().to_string(),
+            bytes,
+            sha256,
+        };
+        let report = BuildReport {
+            schema_version: SCHEMA_VERSION,
+            tool: self.record.tool.clone(),
+            tool_version: self.record.tool_version.clone(),
+            llama_cpp: self.record.llama_cpp.clone(),
+            input: file(
+                &self.job.input,
+                self.source.n_bytes(),
+                Some(self.record.input_sha256.clone()),
+            ),
+            output: file(self.output, n_bytes, None),
+            arguments: self.record.arguments.clone(),
+            threads: self.job.n_threads,
+            resumed: finished.values().any(|f| f.origin != Origin::Built),
+            seconds: self.start.elapsed().as_secs_f64(),
+            tensors: build.tensor_reports(finished),
+            totals: build.totals(finished),
+        };
+        if let Some(path) = &self.job.report_json {
+            let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
+            files::write_atomically(path, (text + "\n").as_bytes())?;
+        }
+        print_line(&report.text()).map_err(io(Path::new("stdout"), "write"))
+    }
+}
+
+impl Job {
+    fn check_arguments(&self, record: &Record, earlier: &Record, path: &Path) -> Result<(), Error> {
+        record.check_arguments(earlier, path, |n, r, g| self.method.may_change(n, r, g))
+    }
+}

@@ -1,0 +1,307 @@
+//! The flags of `statecells-build`, as typed: every value checked by itself.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use builder::LayerList;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, ValueEnum};
+use clap_complete::Shell;
+use codec::Target;
+use statecells::{DictType, Encoder, GlobalParams, Scheme};
+
+/// Version of the program and of the llama.cpp whose ggml does the arithmetic.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
+
+/// Defaults come from the codec, so that the help cannot differ from what happens.
+static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
+
+const EXAMPLES: &str = "\
+Examples:
+  What would it bring? Nothing is written:
+    statecells-build -i model.gguf --dry-run
+  Code all FFN matrices, learning weighted by an importance matrix of llama-imatrix:
+    statecells-build -i model.gguf -o coded.gguf --imatrix imatrix.gguf --report-json report.json
+  Try three layers first, then grow the same file to all of them:
+    statecells-build -i model.gguf -o coded.gguf --layers 6-8
+    statecells-build -i model.gguf -o coded.gguf --resume
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go on with --resume).";
+
+/// Compresses the FFN weights of a GGUF model with learned dictionaries.
+///
+/// Every selected matrix (ffn_gate, ffn_up, ffn_down) is replaced by a dictionary of M atoms and, for each
+/// of its rows, the k atoms whose sum approximates it. The result is a GGUF for the patched llama.cpp
+/// (flag --statecells). Until it is complete, finished tensors are kept in OUT.statecells-work beside it.
+#[derive(Debug, Parser)]
+#[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten, next_help_heading = "Files")]
+    pub files: Files,
+    #[command(flatten, next_help_heading = "Scheme")]
+    pub scheme: SchemeFlags,
+    #[command(flatten, next_help_heading = "Dictionary")]
+    pub dict: Dict,
+    #[command(flatten, next_help_heading = "Selection")]
+    pub selection: SelectionFlags,
+    #[command(flatten, next_help_heading = "Importance of inputs")]
+    pub imatrix: ImatrixFlags,
+    #[command(flatten, next_help_heading = "Quality")]
+    pub quality: Quality,
+    #[command(flatten, next_help_heading = "Running")]
+    pub running: Running,
+}
+
+/// What is read and written.
+#[derive(Debug, Args)]
+pub struct Files {
+    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub input: Option<PathBuf>,
+
+    /// File to write; it appears under this name only when it is complete
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present_any = ["dry_run", "completions"]
+    )]
+    pub output: Option<PathBuf>,
+
+    /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
+    #[arg(long, value_name = "FILE")]
+    pub report_json: Option<PathBuf>,
+}
+
+/// How rows are written as sums of atoms.
+#[derive(Debug, Args)]
+pub struct SchemeFlags {
+    /// What is stored for a row besides the numbers of its k atoms: their signs (sign), signs and one
+    /// scale for the row (sign+row_scale), or one coefficient per atom (sign+vals)
+    #[arg(long, default_value_t = Scheme::SignRowScale, value_parser = scheme_parser())]
+    pub scheme: Scheme,
+
+    /// Short for --scheme sign+vals
+    #[arg(long, conflicts_with_all = ["scheme", "row_scale", "no_vals"])]
+    pub vals: bool,
+
+    /// No coefficients: short for the default, or with --no-row-scale for --scheme sign
+    #[arg(long, conflicts_with = "scheme")]
+    pub no_vals: bool,
+
+    /// Short for --scheme sign+row_scale
+    #[arg(long, conflicts_with_all = ["scheme", "no_row_scale"])]
+    pub row_scale: bool,
+
+    /// No row scales: short for --scheme sign, or with --vals for --scheme sign+vals
+    #[arg(long, conflicts_with = "scheme")]
+    pub no_row_scale: bool,
+
+    /// How the atoms of a row are chosen: the k largest |correlations| (topk), or one after the other,
+    /// each the best given those before (omp: orthogonal matching pursuit; better and slower)
+    #[arg(long, default_value_t = DEFAULTS.encoder, value_parser = encoder_parser())]
+    pub encoder: Encoder,
+}
+
+/// Size and learning of the dictionary.
+#[derive(Debug, Args)]
+pub struct Dict {
+    /// Atoms per dictionary, 1 to 32767 [default: outputs / 8 rounded to a power of two, at least 64]
+    #[arg(long = "dict-M", value_name = "ATOMS")]
+    pub dict_m: Option<usize>,
+
+    /// The same for ffn_gate only
+    #[arg(long = "dict-M-gate", value_name = "ATOMS")]
+    pub dict_m_gate: Option<usize>,
+
+    /// The same for ffn_up only
+    #[arg(long = "dict-M-up", value_name = "ATOMS")]
+    pub dict_m_up: Option<usize>,
+
+    /// The same for ffn_down only
+    #[arg(long = "dict-M-down", value_name = "ATOMS")]
+    pub dict_m_down: Option<usize>,
+
+    /// Atoms per row, 1 to M
+    #[arg(long, value_name = "ATOMS", default_value_t = DEFAULTS.k)]
+    pub dict_k: usize,
+
+    /// The same for ffn_gate only
+    #[arg(long, value_name = "ATOMS")]
+    pub dict_k_gate: Option<usize>,
+
+    /// The same for ffn_up only
+    #[arg(long, value_name = "ATOMS")]
+    pub dict_k_up: Option<usize>,
+
+    /// The same for ffn_down only
+    #[arg(long, value_name = "ATOMS")]
+    pub dict_k_down: Option<usize>,
+
+    /// Learning rate of Oja's rule, above 0, for rows scaled to a mean square norm of 1
+    #[arg(long, value_name = "RATE", default_value_t = DEFAULTS.eta, value_parser = positive)]
+    pub dict_eta: f32,
+
+    /// Passes of Oja's rule over the sampled rows
+    #[arg(long, value_name = "PASSES", default_value_t = DEFAULTS.iters)]
+    pub dict_iters: usize,
+
+    /// Rounds, after the passes, of refitting the atoms by least squares and choosing the codes anew
+    #[arg(long, value_name = "ROUNDS", default_value_t = DEFAULTS.refine)]
+    pub dict_refine: usize,
+
+    /// Rows of the matrix to learn from, at most; all rows are encoded in any case
+    #[arg(long, value_name = "ROWS", default_value_t = DEFAULTS.max_samples)]
+    pub dict_max_samples: usize,
+
+    /// Type of the stored atoms
+    #[arg(long, value_name = "TYPE", default_value_t = DEFAULTS.dict_type, value_parser = dict_type_parser())]
+    pub dict_type: DictType,
+
+    /// Lateral decorrelation between the winners of a row, 0 (none) to 1 (Oja's subspace rule)
+    #[arg(long, value_name = "F", default_value_t = DEFAULTS.anti_hebb, value_parser = unit_interval)]
+    pub anti_hebb: f32,
+}
+
+/// What is coded.
+#[derive(Debug, Args)]
+pub struct SelectionFlags {
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub layers: Option<LayerList>,
+
+    /// Matrices: a list of gate, up, down [default: all that the model has]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub targets: Option<Vec<Target>>,
+}
+
+/// Learning and encoding for the inputs that matter.
+#[derive(Debug, Args)]
+pub struct ImatrixFlags {
+    /// Importance matrix of llama-imatrix (GGUF): learning, encoding and the recorded gap weigh the error
+    /// of input i with its mean square E[x_i^2]; reports get fields that end in _w
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+
+    /// Learn and encode as if every E[x_i^2] were at least this share of their mean
+    #[arg(long, value_name = "F", default_value_t = 0.001, value_parser = not_negative)]
+    pub imatrix_eps: f32,
+
+    /// Learn and encode with E[x_i^2] raised to this power; 0 is as without an imatrix. Gaps and other
+    /// errors are always measured with E[x_i^2] itself
+    #[arg(long, value_name = "F", default_value_t = 1.0, value_parser = not_negative)]
+    pub imatrix_power: f32,
+}
+
+/// What happens to the result.
+#[derive(Debug, Args)]
+pub struct Quality {
+    /// Keep the dense weight of a tensor whose gap is larger than this; the gap is
+    /// sqrt(E|(W - W^) x|^2 / E|W x|^2), 0 exact, 1 as bad as zeros [default: no limit]
+    #[arg(long, value_name = "F", value_parser = not_negative)]
+    pub gap_tol: Option<f32>,
+
+    /// Whether the dense weight of a coded tensor stays in the file (for llama.cpp's --statecells-gap and
+    /// for running without --statecells)
+    #[arg(long, value_enum, default_value_t = DenseChoice::Drop)]
+    pub dense: DenseChoice,
+
+    /// Also measure every gap on N random inputs, x_i normal with variance E[x_i^2] (1 without an
+    /// imatrix): a check on the closed form, which is recorded and decides in any case; shown as gap_eval
+    /// in the JSON report. 0: closed form only
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub eval_cols: usize,
+}
+
+/// Dense weights of coded tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DenseChoice {
+    /// The sidecars replace it.
+    Drop,
+    /// It stays beside the sidecars.
+    Keep,
+}
+
+/// How the work is done; nothing here changes the bytes of the output, except the seed.
+#[derive(Debug, Args)]
+pub struct Running {
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+
+    /// Seed of all random choices; each tensor's own seed follows from it and the tensor's name
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Go on with a killed or stopped run, or add layers and targets to a finished output: what is
+    /// finished is not done again, and the result is the same as that of one uninterrupted run
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+
+    /// Write finished tensors to disk for good after every N tensors
+    #[arg(
+        long,
+        value_name = "TENSORS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub checkpoint_every: u32,
+
+    /// Replace an existing output and work folder
+    #[arg(long)]
+    pub force: bool,
+
+    /// Show exact sizes per tensor and in total, against the source and against Q5_K_M, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print completions for a shell and stop
+    #[arg(long, value_name = "SHELL")]
+    pub completions: Option<Shell>,
+}
+
+fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {
+    let global = Scheme::ALL.iter().filter(|s| s.is_global()).map(|s| s.as_str());
+    PossibleValuesParser::new(global).try_map(|name| name.parse())
+}
+
+fn encoder_parser() -> impl TypedValueParser<Value = Encoder> {
+    let names = Encoder::ALL.iter().map(|e| e.as_str());
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+fn dict_type_parser() -> impl TypedValueParser<Value = DictType> {
+    let names = DictType::ALL.iter().map(|t| t.as_str());
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+/// A finite number for which `fits` holds, else an error that says what is `wanted`.
+fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|n: &f32| n.is_finite() && fits(*n));
+    number.ok_or_else(|| format!("use {wanted}"))
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |n| n > 0.0)
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    number(text, "a number of at least 0", |n| n >= 0.0)
+}
+
+fn unit_interval(text: &str) -> Result<f32, String> {
+    number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,151 @@
+//! From flags to a build: the second step of parsing.
+
+use std::collections::BTreeMap;
+
+use builder::{BuildOptions, Existing, Job, Selection, Shaping};
+use codec::Target;
+use statecells::{GlobalParams, Scheme};
+
+use crate::NAME;
+use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags};
+use crate::method::GlobalMethod;
+
+/// The build that `cli` asks for, which must not be a call for completions only.
+///
+/// # Panics
+/// If there is no input.
+#[must_use]
+pub fn job(cli: Cli) -> Job {
+    let existing = match (cli.running.resume, cli.running.force) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Replace,
+        _ => Existing::Refuse,
+    };
+    let shaping = Shaping { eps: cli.imatrix.imatrix_eps, power: cli.imatrix.imatrix_power };
+    let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Job {
+        tool: NAME,
+        tool_version: env!("CARGO_PKG_VERSION"),
+        kind: "statecells",
+        input: cli.files.input.expect("clap demands it"),
+        output: cli.files.output,
+        report_json: cli.files.report_json,
+        method: Box::new(GlobalMethod::new(scheme(&cli.scheme), params(&cli.scheme, &cli.dict))),
+        selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
+        imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
+        options: BuildOptions {
+            gap_tol: cli.quality.gap_tol,
+            keep_dense: cli.quality.dense == DenseChoice::Keep,
+            eval_cols: cli.quality.eval_cols,
+        },
+        n_threads: cli.running.threads.map_or_else(all_cores, usize::from),
+        seed: cli.running.seed,
+        existing,
+        checkpoint_every: cli.running.checkpoint_every as usize,
+    }
+}
+
+/// The scheme behind `--scheme` and its shorthands.
+fn scheme(flags: &SchemeFlags) -> Scheme {
+    match (flags.vals, flags.no_row_scale) {
+        (true, _) => Scheme::SignVals,
+        (false, true) => Scheme::Sign,
+        (false, false) => flags.scheme,
+    }
+}
+
+/// Parameters for each target.
+fn params(flags: &SchemeFlags, dict: &Dict) -> BTreeMap<Target, GlobalParams> {
+    let of_target = |target| {
+        let (m, k) = match target {
+            Target::Gate => (dict.dict_m_gate, dict.dict_k_gate),
+            Target::Up => (dict.dict_m_up, dict.dict_k_up),
+            Target::Down => (dict.dict_m_down, dict.dict_k_down),
+        };
+        let params = GlobalParams {
+            scheme: scheme(flags),
+            m: m.or(dict.dict_m),
+            k: k.unwrap_or(dict.dict_k),
+            eta: dict.dict_eta,
+            iters: dict.dict_iters,
+            refine: dict.dict_refine,
+            max_samples: dict.dict_max_samples,
+            dict_type: dict.dict_type,
+            anti_hebb: dict.anti_hebb,
+            encoder: flags.encoder,
+        };
+        (target, params)
+    };
+    Target::ALL.into_iter().map(of_target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn parse(flags: &str) -> Result<Job, clap::Error> {
+        let args = format!("statecells-build -i in -o out {flags}");
+        Cli::try_parse_from(args.split_whitespace()).map(job)
+    }
+
+    #[test]
+    fn shorthands_name_schemes() {
+        let cases = [
+            ("", Scheme::SignRowScale),
+            ("--scheme sign", Scheme::Sign),
+            ("--vals", Scheme::SignVals),
+            ("--no-vals", Scheme::SignRowScale),
+            ("--row-scale", Scheme::SignRowScale),
+            ("--row-scale --no-vals", Scheme::SignRowScale),
+            ("--no-row-scale", Scheme::Sign),
+            ("--no-row-scale --no-vals", Scheme::Sign),
+            ("--vals --no-row-scale", Scheme::SignVals),
+        ];
+        for (flags, scheme) in cases {
+            let arguments = parse(flags).unwrap().arguments(None);
+            assert_eq!(arguments["--scheme"], scheme.as_str(), "{flags}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for flags in [
+            "--vals --row-scale",
+            "--vals --no-vals",
+            "--row-scale --no-row-scale",
+            "--scheme sign --vals",
+            "--resume --force",
+            "--scheme sections",
+            "--layers 3-1",
+            "--targets gate,sideways",
+            "--anti-hebb 2",
+            "--gap-tol -1",
+            "--gap-tol nan",
+            "--dict-eta 0",
+            "--threads 0",
+            "--checkpoint-every 0",
+            "--unknown",
+        ] {
+            assert_eq!(parse(flags).err().unwrap().exit_code(), 2, "{flags}");
+        }
+    }
+
+    #[test]
+    fn flags_for_a_target_win() {
+        let arguments =
+            parse("--dict-M 512 --dict-M-down 128 --dict-k-up 9").unwrap().arguments(None);
+        let value = |name: &str| arguments[name].as_str();
+        assert_eq!((value("--dict-M-gate"), value("--dict-M-down")), ("512", "128"));
+        assert_eq!((value("--dict-k-gate"), value("--dict-k-up")), ("32", "9"));
+        assert_eq!(parse("").unwrap().arguments(None)["--dict-M-up"], "auto");
+    }
+
+    #[test]
+    fn arguments_hold_no_paths_threads_or_modes() {
+        let a = parse("-t 3 --resume --checkpoint-every 7 --layers 0 --eval-cols 9").unwrap();
+        assert_eq!(a.arguments(None), parse("").unwrap().arguments(None));
+        assert_ne!(parse("--seed 1").unwrap().arguments(None), a.arguments(None));
+    }
+}

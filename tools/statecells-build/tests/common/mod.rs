@@ -1,0 +1,106 @@
+//! What the tests of the program share: a small model in a folder of its own, and how to run the program.
+#![allow(dead_code, reason = "every test program uses another part")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use test_models::Model;
+
+/// Flags that keep the codec quick.
+pub const QUICK: [&str; 8] =
+    ["--dict-M", "24", "--dict-k", "4", "--dict-iters", "1", "--dict-refine", "1"];
+
+/// A folder with `model.gguf` in it.
+pub struct Fixture {
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    pub fn new(model: &Model) -> Self {
+        let fixture = Self { dir: tempfile::tempdir().unwrap() };
+        model.write(&fixture.path("model.gguf")).unwrap();
+        fixture
+    }
+
+    pub fn small() -> Self {
+        Self::new(&Model::default())
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// Names in the folder, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir()).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// The program in the folder, with these flags only.
+    pub fn plain(&self, flags: &str) -> Command {
+        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("statecells-build"));
+        command.current_dir(self.dir()).args(flags.split_whitespace());
+        command
+    }
+
+    /// The program on one thread with [`QUICK`] and further flags.
+    pub fn quick(&self, flags: &str) -> Command {
+        let mut command = self.plain(flags);
+        command.args(QUICK);
+        if !flags.contains("-t ") {
+            command.args(["-t", "1"]);
+        }
+        command
+    }
+
+    /// A build of `model.gguf` to `output` that must succeed.
+    pub fn build(&self, output: &str, flags: &str) {
+        succeeds(&mut self.quick(&format!("-i model.gguf -o {output} {flags}")));
+    }
+
+    /// Changes one byte of a file.
+    pub fn flip(&self, name: &str, at: usize) {
+        let mut bytes = self.bytes(name);
+        bytes[at] ^= 0x40;
+        fs::write(self.path(name), bytes).unwrap();
+    }
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+pub fn succeeds(command: &mut Command) -> Output {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", stderr(&output));
+    output
+}
+
+/// Runs the program, which must fail with `code` and one line on stderr that holds all of `parts`.
+pub fn fails(command: &mut Command, code: i32, parts: &[&str]) {
+    let output = command.output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {text}");
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 1, "{command:?}: {text}");
+    assert!(lines[0].starts_with("statecells-build: "), "{text}");
+    for part in parts {
+        assert!(lines[0].contains(part), "'{part}' is not in: {text}");
+    }
+}
