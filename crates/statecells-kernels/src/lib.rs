@@ -15,12 +15,16 @@
 //! ggml order, innermost dimension first: activations `x`: [d_in, n_tokens], results
 //! `y`: [d_out, n_tokens]; each token is contiguous and tokens are `stride` elements apart.
 
+mod common;
 mod error;
 pub mod gather;
 mod isa;
 mod output;
 mod part;
 mod scratch;
+pub mod sections;
+mod simd;
+pub mod sparse;
 mod view;
 
 pub use error::KernelError;
@@ -29,4 +33,8 @@ pub use isa::{Isa, IsaError};
 pub use output::Output;
 pub use part::{Part, ROW_TILE};
 pub use scratch::Scratch;
+pub use sections::{
+    Atoms, SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
+};
+pub use sparse::SparseMatrix;
 pub use view::Columns;

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::view::check_extent;
-use crate::{KernelError, Part, ROW_TILE};
+use crate::{KernelError, Part};
 
 /// The rows of a result `y`: [n_rows, n_tokens] that one thread of a product writes.
 ///
@@ -91,10 +91,15 @@ impl<'a> Output<'a> {
         self.n_tokens
     }
 
-    /// The rows this thread writes: whole tiles of [`ROW_TILE`] rows, the last one perhaps cut.
+    /// The rows this thread writes: whole tiles of [`crate::ROW_TILE`] rows, the last one perhaps cut.
     #[must_use]
     pub fn rows(&self) -> Range<usize> {
         self.part.rows(self.n_rows)
+    }
+
+    /// The tiles of rows this thread writes.
+    pub(crate) fn tiles(&self) -> Range<usize> {
+        self.part.tiles(self.n_rows)
     }
 
     /// Rows `rows` of `token`.
@@ -126,9 +131,6 @@ impl<'a> Output<'a> {
         Ok(())
     }
 }
-
-// `Part::rows` promises disjoint rows only for whole tiles.
-const _: () = assert!(ROW_TILE > 0);
 
 #[cfg(test)]
 mod tests {

@@ -39,9 +39,14 @@ impl Part {
         begin..begin + each + usize::from(self.ith < more)
     }
 
-    /// The rows of `0..n_rows` that fall to this thread, in whole tiles of [`ROW_TILE`].
+    /// The tiles of [`ROW_TILE`] rows that fall to this thread; the last tile may be cut.
+    pub(crate) fn tiles(self, n_rows: usize) -> Range<usize> {
+        self.of(n_rows.div_ceil(ROW_TILE))
+    }
+
+    /// The rows of these tiles.
     pub(crate) fn rows(self, n_rows: usize) -> Range<usize> {
-        let tiles = self.of(n_rows.div_ceil(ROW_TILE));
+        let tiles = self.tiles(n_rows);
         (tiles.start * ROW_TILE).min(n_rows)..(tiles.end * ROW_TILE).min(n_rows)
     }
 }

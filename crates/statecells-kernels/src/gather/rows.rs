@@ -5,23 +5,13 @@
 
 #![allow(clippy::needless_range_loop)] // one index runs over several arrays
 
-use half::f16;
-
 use super::GatherMatrix;
+use crate::common::finite_f16;
 
 /// Slots whose factors are unpacked at a time, on the stack.
 const CHUNK: usize = 32;
 /// Rows computed side by side, so that the additions of one row hide behind those of the others.
 const ROWS: usize = 4;
-
-/// F16 to F32, right for all finite values and nothing else; unlike the library's conversion it
-/// vectorizes without run-time detection. The shifted bits read as F32 are 2^-112 times the value.
-#[inline(always)]
-fn finite_f16(value: f16) -> f32 {
-    let bits = u32::from(value.to_bits());
-    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
-    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
-}
 
 /// Factor of row `r`.
 #[inline(always)]

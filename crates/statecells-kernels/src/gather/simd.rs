@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::Product;
+use crate::common::interleave;
 use crate::isa::Level;
-use crate::{Columns, Output, ROW_TILE, Scratch};
+use crate::{Output, ROW_TILE, Scratch};
 
 /// Tokens whose projections lie side by side in one table row: a cache line, and half of one.
 const WIDE: usize = 16;
@@ -133,7 +134,9 @@ fn tokens<const T: usize>(
 ) -> usize {
     let matrix = &product.matrix;
     let (table, _) = scratch.floats((matrix.shape.n_atoms + 1) * T).as_chunks_mut::<T>();
-    interleave(product.p, tokens.clone(), table);
+    // Entry 0 is what an empty slot adds.
+    table[0] = [0.0; T];
+    interleave(product.p, tokens.clone(), &mut table[1..]);
     let own = y.rows();
     let mut sums = [[0.0f32; T]; ROW_TILE];
     for first in own.clone().step_by(ROW_TILE) {
@@ -159,20 +162,4 @@ fn tokens<const T: usize>(
         }
     }
     tokens.len()
-}
-
-/// Fills `table[atom + 1][j]` with the projection of the `j`-th token on `atom`, and zero elsewhere.
-fn interleave<const T: usize>(p: Columns<'_>, tokens: Range<usize>, table: &mut [[f32; T]]) {
-    table.fill([0.0; T]);
-    // A few atoms at a time: reading T tokens in parallel all the way would let them evict each
-    // other, since they usually lie a power of two apart.
-    const ATOMS: usize = 16;
-    for (block, table) in table[1..].chunks_mut(ATOMS).enumerate() {
-        for (j, t) in tokens.clone().enumerate() {
-            let p = &p.token(t)[block * ATOMS..][..table.len()];
-            for (entry, &p) in table.iter_mut().zip(p) {
-                entry[j] = p;
-            }
-        }
-    }
 }

@@ -1,0 +1,259 @@
+//! Lookup tables: the projections of every block of inputs on the atoms of every section, quantized
+//! for the byte shuffles of the lookup.
+//!
+//! `entry[block, section, atom] = round(<x_block, atom> / scale)`, with one scale per group of blocks
+//! and token: the largest magnitude of the group's projections over the largest entry. A scale is 0
+//! if all projections are below 2^-100, and NaN if one is not finite, which makes the token's
+//! results NaN as the dense product would.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use half::f16;
+
+use super::fill;
+use super::shape::{ATOMS, BLOCK, BUNDLE, Bundle, TableLayout};
+use crate::error::check_len;
+use crate::isa::Level;
+use crate::{Columns, Isa, KernelError, Part};
+
+/// The atoms of a dictionary as the file has them: [8, 16, n_sections].
+#[derive(Clone, Copy, Debug)]
+pub enum Atoms<'a> {
+    /// F16.
+    F16(&'a [f16]),
+    /// F32.
+    F32(&'a [f32]),
+}
+
+/// Makes the lookup tables for the matrices coded over one dictionary.
+#[derive(Clone, Debug)]
+pub struct TableBuilder {
+    layout: TableLayout,
+    /// The dictionary turned around, `atoms[section][j][atom]`, so that 16 projections grow side by side.
+    atoms: Vec<[[f32; ATOMS]; BLOCK]>,
+}
+
+impl TableBuilder {
+    /// Takes over a dictionary (a few kilobytes are copied).
+    ///
+    /// # Shapes
+    /// `dict`: [8, 16, n_sections], `n_sections` as in `layout`.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the length does not fit or an atom is not finite.
+    pub fn new(layout: TableLayout, dict: Atoms<'_>) -> Result<Self, KernelError> {
+        let values: Vec<f32> = match dict {
+            Atoms::F16(dict) => dict.iter().map(|v| v.to_f32()).collect(),
+            Atoms::F32(dict) => dict.to_vec(),
+        };
+        check_len("dict", BLOCK * ATOMS * layout.n_sections, values.len())?;
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(KernelError::NonFinite { what: "dict", index, value: values[index] });
+        }
+        let mut atoms = vec![[[0.0; ATOMS]; BLOCK]; layout.n_sections];
+        for (i, &value) in values.iter().enumerate() {
+            let (section, atom, j) = (i / (BLOCK * ATOMS), i / BLOCK % ATOMS, i % BLOCK);
+            atoms[section][j][atom] = value;
+        }
+        Ok(Self { layout, atoms })
+    }
+
+    /// Layout of the tables.
+    #[must_use]
+    pub fn layout(&self) -> &TableLayout {
+        &self.layout
+    }
+
+    /// Writes this thread's share of the tables for `x`. All forms write the same bytes.
+    ///
+    /// # Shapes
+    /// `x`: [d_in, n_tokens]
+    ///
+    /// # Errors
+    /// [`KernelError`] if `x` or `out` are not of the layout's shape; `out` is then untouched.
+    pub fn build(
+        &self,
+        isa: Isa,
+        x: Columns<'_>,
+        out: &mut TableOutput<'_>,
+    ) -> Result<(), KernelError> {
+        if x.n() != self.layout.d_in {
+            let reason = "the input has another length than the matrix has inputs";
+            return Err(KernelError::Dimension { what: "d_in", value: x.n(), reason });
+        }
+        if out.layout != self.layout || out.n_tokens != x.n_tokens() {
+            let reason = "the tables were laid out for another matrix or number of tokens";
+            return Err(KernelError::Dimension { what: "n_tokens", value: out.n_tokens, reason });
+        }
+        match isa.level() {
+            Level::Scalar => fill::scalar(&self.atoms, x, out),
+            // SAFETY: a `Level` stands for instructions this machine has.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => unsafe { fill::avx2(&self.atoms, x, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => unsafe { fill::avx512(&self.atoms, x, out) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => unsafe { fill::neon(&self.atoms, x, out) },
+        }
+        Ok(())
+    }
+}
+
+/// The tables of some tokens, of which one thread writes its share.
+#[derive(Debug)]
+pub struct TableOutput<'a> {
+    data: *mut u8,
+    layout: TableLayout,
+    n_tokens: usize,
+    part: Part,
+    borrowed: PhantomData<&'a mut [u8]>,
+}
+
+// SAFETY: as for `Output`: nobody else holds the pieces of this part.
+unsafe impl Send for TableOutput<'_> {}
+
+impl<'a> TableOutput<'a> {
+    /// One `TableOutput` for each of `nth` threads.
+    ///
+    /// # Errors
+    /// [`KernelError`] if `data` is not exactly `bytes_per_token * n_tokens` long or `nth` is 0.
+    pub fn split(
+        data: &'a mut [u8],
+        layout: &TableLayout,
+        n_tokens: usize,
+        nth: usize,
+    ) -> Result<Vec<Self>, KernelError> {
+        layout.n_columns(n_tokens)?;
+        check_len("tables", layout.bytes_per_token() * n_tokens, data.len())?;
+        Part::new(0, nth)?;
+        let data = data.as_mut_ptr();
+        (0..nth)
+            .map(|ith| {
+                let part = Part::new(ith, nth)?;
+                // SAFETY: the length was checked just above, `data` is borrowed mutably for 'a, and
+                // this is the only `TableOutput` made for `part`.
+                unsafe { Self::from_raw(data, layout, n_tokens, part) }
+            })
+            .collect()
+    }
+
+    /// The share of `part`, for a thread of a foreign pool.
+    ///
+    /// # Safety
+    /// For 'a, `layout.bytes_per_token() * n_tokens` bytes at `data` are valid for reads and writes;
+    /// every thread that shares them names the same `layout`, `n_tokens` and `nth`, no two at a time
+    /// the same `ith`; and nobody else touches them.
+    ///
+    /// # Errors
+    /// [`KernelError::Dimension`] if that many tables do not fit into memory.
+    pub unsafe fn from_raw(
+        data: *mut u8,
+        layout: &TableLayout,
+        n_tokens: usize,
+        part: Part,
+    ) -> Result<Self, KernelError> {
+        layout.n_columns(n_tokens)?;
+        Ok(Self { data, layout: *layout, n_tokens, part, borrowed: PhantomData })
+    }
+
+    /// The layout.
+    pub(crate) fn layout(&self) -> TableLayout {
+        self.layout
+    }
+
+    /// Number of pieces (a group of blocks, for a bundle of columns) that this thread writes.
+    pub(crate) fn pieces(&self) -> Range<usize> {
+        self.part.of(self.n_columns().div_ceil(BUNDLE) * self.layout.n_groups)
+    }
+
+    /// Piece `index`.
+    ///
+    /// # Panics
+    /// If it is not this thread's.
+    pub(crate) fn piece(&mut self, index: usize) -> Piece<'_> {
+        assert!(self.pieces().contains(&index));
+        let group = index % self.layout.n_groups;
+        let bundle = TableLayout::bundle(self.n_columns(), index / self.layout.n_groups);
+        let pairs = self.layout.pairs(group);
+        let entries = self.layout.entries_at(bundle, pairs.start);
+        let end = self.layout.entries_at(bundle, pairs.end);
+        let scales = self.layout.scales_at(bundle, group);
+        // SAFETY: both ranges lie in the bundle's bytes (the layout's arithmetic, with a bundle and a
+        // group that exist), do not overlap, and belong to this piece alone, which is ours.
+        let (entries, scales) = unsafe {
+            (
+                std::slice::from_raw_parts_mut(self.data.add(entries), end - entries),
+                std::slice::from_raw_parts_mut(
+                    self.data.add(scales),
+                    bundle.width * size_of::<f32>(),
+                ),
+            )
+        };
+        Piece { group, bundle, entries, scales }
+    }
+
+    fn n_columns(&self) -> usize {
+        self.n_tokens * self.layout.entry.parts()
+    }
+}
+
+/// The tables of one group of blocks for one bundle of columns.
+pub(crate) struct Piece<'a> {
+    pub group: usize,
+    pub bundle: Bundle,
+    /// [even plane 16 | odd plane 16, column, pair]
+    pub entries: &'a mut [u8],
+    /// F32 in native byte order, [column]
+    pub scales: &'a mut [u8],
+}
+
+/// The finished tables of some tokens.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables<'a> {
+    data: &'a [u8],
+    layout: TableLayout,
+    n_tokens: usize,
+}
+
+impl<'a> Tables<'a> {
+    /// The tables that [`TableBuilder::build`] wrote to `data` for `n_tokens` tokens.
+    ///
+    /// The contents are not checked: other bytes give other sums, nothing worse.
+    ///
+    /// # Errors
+    /// [`KernelError`] if `data` is not exactly `bytes_per_token * n_tokens` long.
+    pub fn new(data: &'a [u8], layout: &TableLayout, n_tokens: usize) -> Result<Self, KernelError> {
+        layout.n_columns(n_tokens)?;
+        check_len("tables", layout.bytes_per_token() * n_tokens, data.len())?;
+        Ok(Self { data, layout: *layout, n_tokens })
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    pub(crate) fn layout(&self) -> &TableLayout {
+        &self.layout
+    }
+
+    pub(crate) fn n_columns(&self) -> usize {
+        self.n_tokens * self.layout.entry.parts()
+    }
+
+    /// Entries of `pairs` for a bundle: [even plane 16 | odd plane 16, column, pair].
+    pub(crate) fn entries(&self, bundle: Bundle, pairs: Range<usize>) -> &'a [u8] {
+        let begin = self.layout.entries_at(bundle, pairs.start);
+        &self.data[begin..self.layout.entries_at(bundle, pairs.end)]
+    }
+
+    /// Scale of a bundle's column in group `g`.
+    pub(crate) fn scale(&self, bundle: Bundle, g: usize, column: usize) -> f32 {
+        let at = self.layout.scales_at(bundle, g) + column * size_of::<f32>();
+        f32::from_ne_bytes(self.data[at..][..4].try_into().expect("four bytes"))
+    }
+}
