@@ -125,11 +125,11 @@ impl Build<'_> {
         for item in &self.plan.items {
             self.stop_if_asked(work, finished.len())?;
             let taken = match checkpoints.get(&item.tensor) {
-                Some(result) => self.from_checkpoint(work, item, result)?,
+                Some(result) => self.take_checkpoint(work, item, result)?,
                 None => None,
             };
             let taken = match (taken, existing) {
-                (None, Some(output)) => self.from_output(work, item, output)?,
+                (None, Some(output)) => self.take_from_output(work, item, output)?,
                 (taken, _) => taken,
             };
             if let Some(taken) = taken {
@@ -140,7 +140,7 @@ impl Build<'_> {
     }
 
     /// The tensor from the work folder, completed if its scheme grew; `None` if it must be done again.
-    fn from_checkpoint(
+    fn take_checkpoint(
         &self,
         work: &mut WorkFolder,
         item: &PlanItem,
@@ -160,7 +160,7 @@ impl Build<'_> {
 
     /// The tensor from the existing output, completed if its scheme grew; `None` if it is not there or
     /// damaged.
-    fn from_output(
+    fn take_from_output(
         &self,
         work: &mut WorkFolder,
         item: &PlanItem,

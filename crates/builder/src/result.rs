@@ -76,7 +76,9 @@ impl From<&SidecarSpec> for StoredSpec {
 
 impl PartialEq<SidecarSpec> for StoredSpec {
     fn eq(&self, spec: &SidecarSpec) -> bool {
-        *self == Self::from(spec)
+        self.suffix == spec.suffix
+            && self.element_type == spec.element_type
+            && self.dims == spec.dims
     }
 }
 

@@ -143,11 +143,10 @@ impl WorkFolder {
         let mut finished = BTreeMap::new();
         for (name, path) in self.entries()? {
             let Some(tensor) = checkpoint_tensor(&name) else { continue };
-            match read_checkpoint(&path) {
-                Some((result, _)) => drop(finished.insert(tensor, result)),
-                None => {
-                    fs::remove_file(&path).map_err(io(&path, "remove the damaged checkpoint"))?
-                }
+            if let Some((result, _)) = read_checkpoint(&path) {
+                finished.insert(tensor, result);
+            } else {
+                fs::remove_file(&path).map_err(io(&path, "remove the damaged checkpoint"))?;
             }
         }
         Ok(finished)
