@@ -36,3 +36,35 @@ pub(crate) fn interleave<const T: usize>(
         }
     }
 }
+
+/// How many tokens a kernel that reads interleaved inputs takes at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Batch {
+    /// One token, straight from the input.
+    One,
+    /// Up to [`NARROW`] tokens.
+    Narrow,
+    /// Up to [`WIDE`] tokens.
+    Wide,
+}
+
+/// Tokens of a wide table row, a cache line, and of a narrow one, half of it.
+pub(crate) const WIDE: usize = 16;
+pub(crate) const NARROW: usize = 8;
+/// Largest table of `WIDE` tokens: beyond that it falls out of the second-level cache.
+const WIDE_TABLE_BYTES: usize = 384 << 10;
+/// Fewest tokens for which a table of `NARROW` tokens is faster than one token after the other.
+const MIN_TOKENS: usize = 3;
+
+impl Batch {
+    /// The batch for the next of `n_left` tokens of a kernel whose table has `n_entries` per token.
+    pub(crate) fn next(n_left: usize, n_entries: usize) -> Self {
+        if n_left < MIN_TOKENS {
+            Self::One
+        } else if n_left > NARROW && n_entries * WIDE * size_of::<f32>() <= WIDE_TABLE_BYTES {
+            Self::Wide
+        } else {
+            Self::Narrow
+        }
+    }
+}

@@ -36,5 +36,5 @@ pub use scratch::Scratch;
 pub use sections::{
     Atoms, SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
 };
-pub use sparse::SparseMatrix;
+pub use sparse::{ColumnIndex, SparseMatrix};
 pub use view::Columns;

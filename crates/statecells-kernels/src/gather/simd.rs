@@ -3,17 +3,9 @@
 use std::ops::Range;
 
 use super::Product;
-use crate::common::interleave;
+use crate::common::{Batch, NARROW, WIDE, interleave};
 use crate::isa::Level;
 use crate::{Output, ROW_TILE, Scratch};
-
-/// Tokens whose projections lie side by side in one table row: a cache line, and half of one.
-const WIDE: usize = 16;
-const NARROW: usize = 8;
-/// Largest table of `WIDE` tokens: beyond that it falls out of the second-level cache.
-const WIDE_TABLE_BYTES: usize = 384 << 10;
-/// Fewest tokens for which a table of `NARROW` tokens is faster than one token after the other.
-const MIN_TOKENS: usize = 3;
 
 /// The loops of [`super::rows`] with the instructions of one set.
 macro_rules! compiled {
@@ -75,29 +67,26 @@ pub(super) fn product(
     scratch: &mut Scratch,
 ) {
     let n_tokens = product.p.n_tokens();
-    let wide = (product.matrix.shape.n_atoms + 1) * WIDE * size_of::<f32>() <= WIDE_TABLE_BYTES;
     let mut t = 0;
     while t < n_tokens {
-        let left = n_tokens - t;
-        t += if left < MIN_TOKENS {
-            one_token(level, product, t, y, scratch);
-            1
-        } else if wide && left > NARROW {
-            tokens::<WIDE>(level, product, t..n_tokens.min(t + WIDE), y, scratch)
-        } else {
-            tokens::<NARROW>(level, product, t..n_tokens.min(t + NARROW), y, scratch)
+        t += match Batch::next(n_tokens - t, product.matrix.shape.n_atoms + 1) {
+            Batch::One => one_token(level, product, t, y, scratch),
+            Batch::Narrow => {
+                tokens::<NARROW>(level, product, t..n_tokens.min(t + NARROW), y, scratch)
+            }
+            Batch::Wide => tokens::<WIDE>(level, product, t..n_tokens.min(t + WIDE), y, scratch),
         };
     }
 }
 
-/// This thread's rows of token `t`.
+/// This thread's rows of token `t`; returns how many tokens, 1.
 fn one_token(
     level: Level,
     product: &Product<'_>,
     t: usize,
     y: &mut Output<'_>,
     scratch: &mut Scratch,
-) {
+) -> usize {
     let matrix = &product.matrix;
     let n_atoms = matrix.shape.n_atoms;
     let table = scratch.floats(2 * n_atoms + 1);
@@ -122,6 +111,7 @@ fn one_token(
             Level::Scalar => unreachable!("the reference has its own product"),
         }
     }
+    1
 }
 
 /// This thread's rows of up to `T` tokens; returns how many tokens.
