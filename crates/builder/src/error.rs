@@ -82,6 +82,16 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A type that cannot hold a row of the KV cache.
+    #[error("{flag} {ty}: rows of {n} entries are no multiple of the {} in a block: use f16", ty.block_size())]
+    KvType {
+        /// The flag.
+        flag: &'static str,
+        /// The type.
+        ty: ggml::Type,
+        /// Entries per token and layer.
+        n: usize,
+    },
     /// Something is in the way of a new build.
     #[error("{}: already exists: --resume goes on with it, --force replaces it", path.display())]
     Exists {

@@ -12,6 +12,7 @@ mod error;
 mod existing;
 pub mod files;
 mod importance;
+pub mod inspect;
 mod interrupt;
 mod job;
 mod method;

@@ -214,32 +214,32 @@ pub fn schema() -> String {
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
+/// Fails if the committed `docs/schema/<name>` is not `schema`; with `UPDATE_SCHEMA` set, writes it.
+#[cfg(test)]
+pub(crate) fn check_schema(name: &str, schema: &str) {
+    const REGENERATE: &str = "UPDATE_SCHEMA";
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schema");
+    if std::env::var_os(REGENERATE).is_some() {
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(name), schema).unwrap();
+    }
+    let committed = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    assert!(
+        committed == schema,
+        "docs/schema/{name} differs from the types: run `{REGENERATE}=1 cargo test --release -p builder \
+         schema` and commit the result; a changed or removed field also needs a higher schema version"
+    );
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use codec::MatrixShape;
 
     use super::*;
 
-    /// Set to write the schema instead of comparing it.
-    const REGENERATE: &str = "UPDATE_SCHEMA";
-
     #[test]
     fn the_committed_schema_is_that_of_the_types() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../docs/schema/build-report.schema.json");
-        if std::env::var_os(REGENERATE).is_some() {
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(&path, schema()).unwrap();
-        }
-        let committed = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(
-            committed == schema(),
-            "docs/schema/build-report.schema.json differs from the types: run \
-             `{REGENERATE}=1 cargo test --release -p builder schema` and commit the result; a changed or \
-             removed field also needs a higher SCHEMA_VERSION"
-        );
+        check_schema("build-report.schema.json", &schema());
     }
 
     #[test]

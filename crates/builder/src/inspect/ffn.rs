@@ -1,0 +1,204 @@
+//! The FFN matrices of a file, dense or coded.
+
+use std::collections::BTreeMap;
+
+use codec::{FfnTensor, MatrixShape, Target, keys};
+use ggml::gguf::{Array, GgufFile, TensorInfo, Value};
+use ggml::quant_mix::{FfnMatrix, QuantMix};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Settings;
+use crate::plan::bits_per_weight;
+
+/// Last parts of names that belong to a dense weight; all others are sidecars.
+const DENSE_PARTS: [&str; 4] = ["weight", "bias", "scale", "input_scale"];
+
+/// One FFN matrix of a file.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FfnReport {
+    /// `blk.<layer>.ffn_<target>`.
+    pub name: String,
+    /// Layer, from 0.
+    pub layer: usize,
+    /// `gate`, `up` or `down`.
+    pub target: String,
+    /// Scheme of the sidecars; `null` if the matrix is dense only.
+    pub scheme: Option<String>,
+    /// Type of the dense weight, by ggml's name; `null` if there is none.
+    pub dense_type: Option<String>,
+    /// Number of inputs, the length of a row; `null` if neither dimensions nor metadata tell.
+    pub d_in: Option<usize>,
+    /// Number of outputs, the number of rows; `null` as for `d_in`.
+    pub d_out: Option<usize>,
+    /// Parameters of the scheme that dimensions tell of: `M` and `k`, or `S`.
+    pub settings: Settings,
+    /// Bits per weight of everything that the file holds for it; `null` without a shape.
+    pub bits_per_weight: Option<f64>,
+    /// Gap that its builder recorded.
+    pub gap: Option<f32>,
+    /// Bytes of everything that the file holds for it.
+    pub bytes: u64,
+    /// Bytes of its sidecars.
+    pub bytes_sidecars: u64,
+    /// Type that Q5_K_M would give it, by ggml's name; `null` without a shape.
+    pub q5_k_m_type: Option<String>,
+    /// Bytes that Q5_K_M would need for it; 0 without a shape.
+    pub bytes_q5_k_m: u64,
+}
+
+impl FfnReport {
+    /// Which matrix it is.
+    ///
+    /// # Panics
+    /// If `target` is none, which only happens to values made by hand.
+    #[must_use]
+    pub fn tensor(&self) -> FfnTensor {
+        let target = self.target.parse().expect("made from a target");
+        FfnTensor { layer: self.layer, target }
+    }
+
+    /// Number of weights; 0 without a shape.
+    #[must_use]
+    pub fn n_weights(&self) -> u64 {
+        self.shape().map_or(0, |s| s.n_weights() as u64)
+    }
+
+    /// Shape, where it is known.
+    #[must_use]
+    pub fn shape(&self) -> Option<MatrixShape> {
+        Some(MatrixShape::new(self.d_in?, self.d_out?))
+    }
+}
+
+/// All FFN matrices of `file` that have a dense weight or sidecars, by layer and target.
+pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport> {
+    let mut parts: BTreeMap<FfnTensor, BTreeMap<&str, &TensorInfo>> = BTreeMap::new();
+    for info in file.tensors() {
+        if let Some((tensor, part)) = FfnTensor::parse(info.name()) {
+            parts.entry(tensor).or_default().insert(part, info);
+        }
+    }
+    parts.retain(|_, parts| parts.contains_key("weight") || parts.contains_key("codes"));
+    let n_layer = parts.keys().map(|t| t.layer + 1).max().unwrap_or(0);
+    let hparams = Hparams { file, architecture, n_layer };
+    parts.iter().map(|(tensor, parts)| report(&hparams, *tensor, parts)).collect()
+}
+
+/// What the metadata says about the model.
+struct Hparams<'a> {
+    file: &'a GgufFile,
+    architecture: Option<&'a str>,
+    n_layer: usize,
+}
+
+impl Hparams<'_> {
+    /// The number `<architecture>.<key>`, or its entry for `layer` where it is an array.
+    fn number(&self, key: &str, layer: usize) -> Option<usize> {
+        super::memory::per_layer(self.file, self.architecture?, key, layer)?.try_into().ok()
+    }
+
+    fn n_layer(&self) -> usize {
+        self.number("block_count", 0).unwrap_or(0).max(self.n_layer)
+    }
+}
+
+fn report(
+    hparams: &Hparams<'_>,
+    tensor: FfnTensor,
+    parts: &BTreeMap<&str, &TensorInfo>,
+) -> FfnReport {
+    let is_sidecar = |part: &str| !DENSE_PARTS.contains(&part);
+    let dense = parts.get("weight").copied();
+    let sidecars: u64 =
+        parts.iter().filter(|(p, _)| is_sidecar(p)).map(|(_, i)| i.n_bytes() as u64).sum();
+    let bytes = sidecars + dense.map_or(0, |d| d.n_bytes() as u64);
+    let shape = shape(hparams, tensor, parts).filter(|s| s.checked_n_weights() > Some(0));
+    let q5_k_m = shape.map(|shape| FfnMatrix {
+        target: tensor.target,
+        layer: tensor.layer,
+        n_layer: hparams.n_layer(),
+        shape,
+        architecture: hparams.architecture.unwrap_or(""),
+    });
+    let stated = hparams.file.string(&keys::tensor_scheme(tensor)).ok().flatten();
+    let is_coded = parts.contains_key("codes");
+    FfnReport {
+        name: tensor.stem(),
+        layer: tensor.layer,
+        target: tensor.target.to_string(),
+        scheme: is_coded.then(|| stated.unwrap_or_else(|| "unknown".to_owned())),
+        dense_type: dense.map(|d| d.ty().to_string()),
+        d_in: shape.map(|s| s.d_in),
+        d_out: shape.map(|s| s.d_out),
+        settings: settings(parts),
+        bits_per_weight: shape.map(|s| bits_per_weight(bytes, s.n_weights() as u64)),
+        gap: hparams.file.f32(&keys::tensor_gap(tensor)).ok().flatten(),
+        bytes,
+        bytes_sidecars: sidecars,
+        q5_k_m_type: q5_k_m.map(|m| QuantMix::Q5_K_M.ffn_type(&m).to_string()),
+        bytes_q5_k_m: q5_k_m.and_then(|m| QuantMix::Q5_K_M.ffn_bytes(&m)).unwrap_or(0) as u64,
+    }
+}
+
+/// The shape from the dense weight, else from a global dictionary and its codes, else, where the sidecars
+/// are padded, from the metadata.
+fn shape(
+    hparams: &Hparams<'_>,
+    tensor: FfnTensor,
+    parts: &BTreeMap<&str, &TensorInfo>,
+) -> Option<MatrixShape> {
+    if let Some(dense) = parts.get("weight") {
+        return dense.matrix_shape();
+    }
+    if let Some((d_in, _, _, d_out)) = global_dims(parts) {
+        return Some(MatrixShape::new(d_in, d_out));
+    }
+    let n_embd = hparams.number("embedding_length", tensor.layer);
+    let n_ff = hparams.number("feed_forward_length", tensor.layer);
+    let (d_in, d_out) = match tensor.target {
+        Target::Gate | Target::Up => (n_embd, n_ff),
+        Target::Down => (n_ff, n_embd),
+    };
+    let rows = parts.get("row_scale").map(|r| r.n_elements());
+    Some(MatrixShape::new(d_in?, rows.or(d_out)?))
+}
+
+/// `d_in`, M, k and `d_out` of a global dictionary.
+fn global_dims(parts: &BTreeMap<&str, &TensorInfo>) -> Option<(usize, usize, usize, usize)> {
+    let (dict, codes) = (parts.get("dict")?, parts.get("codes")?);
+    if codes.ty() != ggml::Type::I16 {
+        return None;
+    }
+    let (dict, codes) = (dict.matrix_shape()?, codes.matrix_shape()?);
+    Some((dict.d_in, dict.d_out, codes.d_in, codes.d_out))
+}
+
+fn settings(parts: &BTreeMap<&str, &TensorInfo>) -> Settings {
+    let named = |name: &str, value: usize| (name.to_owned(), value as u64);
+    if let Some((_, m, k, _)) = global_dims(parts) {
+        return [named("M", m), named("k", k)].into();
+    }
+    match parts.get("dict").map(|d| d.dims()) {
+        Some(&[_, _, sections]) => [named("S", sections)].into(),
+        // A single section: ggml drops the trailing dimension.
+        Some(&[8, 16]) => [named("S", 1)].into(),
+        _ => Settings::new(),
+    }
+}
+
+/// The entry of an array of any integer type.
+pub(super) fn array_entry(array: &Array, index: usize) -> Option<u64> {
+    let value = match array {
+        Array::U32(v) => Value::U32(*v.get(index)?),
+        Array::I32(v) => Value::I32(*v.get(index)?),
+        Array::U64(v) => Value::U64(*v.get(index)?),
+        Array::I64(v) => Value::I64(*v.get(index)?),
+        Array::U16(v) => Value::U16(*v.get(index)?),
+        Array::I16(v) => Value::I16(*v.get(index)?),
+        Array::U8(v) => Value::U8(*v.get(index)?),
+        Array::I8(v) => Value::I8(*v.get(index)?),
+        _ => return None,
+    };
+    value.as_u64()
+}
