@@ -1,25 +1,19 @@
 //! Matrices with one dictionary over the whole input: the host projects on the atoms, this adds entries
 //! of the projection.
 
-use std::cell::RefCell;
-
 use codec::{ElementType, MatrixShape};
 use half::f16;
 use statecells::Scheme;
 use statecells::global::{CODES, DICT, ROW_SCALE, VALS};
-use statecells_kernels::{Columns, GatherMatrix, GatherShape, Isa, Output, Part, Scratch};
+use statecells_kernels::{Columns, GatherMatrix, GatherShape, Isa, Output, Part};
 
 use crate::buffer::{SharedOutput, bytes_of};
-use crate::matrix::{Call, HookError, Plan};
+use crate::matrix::{Call, HookError, Plan, with_scratch};
 use crate::sidecars::Sidecars;
 
 /// With an F16 dictionary ggml rounds the input to F16, which ends at 65504. Inputs above this are scaled down by
 /// a power of two, which costs no precision, and the result is scaled back.
 const MAX_INPUT: f32 = 32768.0;
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
-}
 
 /// A matrix of one of the schemes `sign`, `sign+row_scale`, `sign+vals`.
 #[derive(Debug)]
@@ -133,7 +127,7 @@ impl GlobalMatrix {
         let mut y = unsafe {
             Output::from_raw(out.as_mut_ptr(), size.d_out, call.n_tokens, size.d_out, part)?
         };
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_scratch(|scratch| {
             Ok(self.rows.product(self.isa, p, scales.as_deref(), &mut y, scratch)?)
         })
     }

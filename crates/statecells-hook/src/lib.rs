@@ -7,6 +7,7 @@ mod abi;
 mod buffer;
 mod global;
 mod matrix;
+mod sections;
 mod sidecars;
 
 pub use abi::{

@@ -1,11 +1,14 @@
 //! A coded matrix that is ready to run, whatever its scheme.
 
+use std::cell::RefCell;
+
 use codec::{ElementType, MatrixShape};
 use statecells::Scheme;
-use statecells_kernels::KernelError;
+use statecells_kernels::{KernelError, Scratch};
 
 use crate::buffer::SharedOutput;
 use crate::global::GlobalMatrix;
+use crate::sections::SectionsMatrix;
 use crate::sidecars::Sidecars;
 
 /// Why the hook refuses a matrix or a call; one line, without the tensor's name, which the host adds.
@@ -44,6 +47,15 @@ impl HookError {
     }
 }
 
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Runs `body` with the working memory of this thread of the host's pool.
+pub(crate) fn with_scratch<T>(body: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with_borrow_mut(body)
+}
+
 /// The graph nodes of a product, see `statecells_plan` in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
@@ -60,7 +72,7 @@ impl Plan {
     pub fn of(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
         match parse(scheme)? {
             s if s.is_global() => GlobalMatrix::plan(s, shape, sidecars),
-            _ => Err(HookError::Scheme(scheme.into())),
+            _ => SectionsMatrix::plan(shape, sidecars),
         }
     }
 }
@@ -87,6 +99,7 @@ pub struct Matrix {
 #[derive(Debug)]
 enum Kind {
     Global(GlobalMatrix),
+    Sections(SectionsMatrix),
 }
 
 impl Matrix {
@@ -98,7 +111,7 @@ impl Matrix {
     ) -> Result<Self, HookError> {
         let kind = match parse(scheme)? {
             s if s.is_global() => Kind::Global(GlobalMatrix::new(s, shape, sidecars)?),
-            _ => return Err(HookError::Scheme(scheme.into())),
+            _ => Kind::Sections(SectionsMatrix::new(shape, sidecars)?),
         };
         Ok(Self { shape, kind })
     }
@@ -118,6 +131,7 @@ impl Matrix {
     ) -> Result<(), HookError> {
         match &self.kind {
             Kind::Global(m) => m.prepare(x, call, out),
+            Kind::Sections(m) => m.prepare(x, call, out),
         }
     }
 
@@ -131,6 +145,7 @@ impl Matrix {
     ) -> Result<(), HookError> {
         match &self.kind {
             Kind::Global(m) => m.apply(x, prepared, call, out),
+            Kind::Sections(m) => m.apply(x, prepared, call, out),
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::matrix::HookError;
 
 /// Every suffix that a sidecar may have, in the order in which the loader asks for them. The first that a file
 /// holds also pins the graph nodes to the CPU.
-pub const SUFFIXES: [&CStr; 4] = [c"codes", c"dict", c"vals", c"row_scale"];
+pub const SUFFIXES: [&CStr; 6] =
+    [c"codes", c"dict", c"vals", c"row_scale", c"outlier_idx", c"outlier_val"];
 
 /// Numbers of `enum ggml_type` for the element types a sidecar may have; stable, since they are the file format.
 const GGML_TYPES: [(i32, ElementType); 5] = [
@@ -116,7 +117,7 @@ impl SidecarView {
         }
         let n = data.len() / size_of::<T>();
         // SAFETY: `data` is n * size_of::<T>() readable bytes (from_raw compared the length with the shape), every
-        // bit pattern is a valid f16, f32, i8 or i16, and bytes_of checks the alignment.
+        // bit pattern is a valid f16, f32, u8, i16 or i32, and bytes_of checks the alignment.
         unsafe { bytes_of(data.as_ptr().cast(), n) }.map_err(|_| self.error("misaligned data"))
     }
 
@@ -128,6 +129,16 @@ impl SidecarView {
     /// The values of an F32 tensor.
     pub fn f32(&self) -> Result<&'static [f32], HookError> {
         self.typed(ElementType::F32)
+    }
+
+    /// The values of an I32 tensor.
+    pub fn i32(&self) -> Result<&'static [i32], HookError> {
+        self.typed(ElementType::I32)
+    }
+
+    /// The bytes of an I8 tensor, whose bits are no numbers.
+    pub fn bytes(&self) -> Result<&'static [u8], HookError> {
+        self.typed(ElementType::I8)
     }
 
     /// The values of an I16 tensor.

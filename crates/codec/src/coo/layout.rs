@@ -21,7 +21,7 @@ pub enum Layout {
 impl Layout {
     /// Suffix of the tensor of indices.
     #[must_use]
-    pub fn idx_suffix(self) -> &'static str {
+    pub const fn idx_suffix(self) -> &'static str {
         match self {
             Self::Flat => "outlier_idx",
             Self::PerRow => "delta_idx",
@@ -30,7 +30,7 @@ impl Layout {
 
     /// Suffix of the tensor of values.
     #[must_use]
-    pub fn val_suffix(self) -> &'static str {
+    pub const fn val_suffix(self) -> &'static str {
         match self {
             Self::Flat => "outlier_val",
             Self::PerRow => "delta_val",

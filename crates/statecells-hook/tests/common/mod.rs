@@ -1,0 +1,147 @@
+//! A host of the C ABI: owns sidecars, describes them, runs products the way the graph does.
+
+use std::ffi::{CStr, CString, c_char};
+
+use half::f16;
+use statecells_hook::*;
+
+pub const F32: i32 = 0;
+pub const F16: i32 = 1;
+
+/// Owned sidecars of one [d_in, d_out] matrix.
+pub struct Host {
+    pub scheme: &'static str,
+    pub d_in: usize,
+    pub d_out: usize,
+    pub suffixes: Vec<CString>,
+    pub tensors: Vec<(i32, [i64; 4], Vec<u8>)>,
+}
+
+pub fn halves(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
+}
+
+pub fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+impl Host {
+    pub fn new(scheme: &'static str, d_in: usize, d_out: usize) -> Self {
+        Self { scheme, d_in, d_out, suffixes: vec![], tensors: vec![] }
+    }
+
+    pub fn add(&mut self, suffix: &str, ty: i32, dims: &[usize], data: Vec<u8>) {
+        let mut ne = [1; 4];
+        ne.iter_mut().zip(dims).for_each(|(n, d)| *n = *d as i64);
+        self.suffixes.push(CString::new(suffix).unwrap());
+        self.tensors.push((ty, ne, data));
+    }
+
+    /// The tensor `suffix`.
+    pub fn tensor(&mut self, suffix: &str) -> &mut (i32, [i64; 4], Vec<u8>) {
+        let i = self.suffixes.iter().position(|s| s.to_str() == Ok(suffix)).unwrap();
+        &mut self.tensors[i]
+    }
+
+    pub fn raw(&self) -> Vec<StatecellsTensor> {
+        let describe =
+            |(suffix, (ty, ne, data)): (&CString, &(i32, [i64; 4], Vec<u8>))| StatecellsTensor {
+                suffix: suffix.as_ptr(),
+                ggml_type: *ty,
+                ne: *ne,
+                data: data.as_ptr().cast(),
+                n_bytes: data.len(),
+            };
+        self.suffixes.iter().zip(&self.tensors).map(describe).collect()
+    }
+
+    /// The plan, from descriptions without data.
+    pub fn plan(&self) -> StatecellsPlan {
+        let mut raw = self.raw();
+        raw.iter_mut().for_each(|t| (t.data, t.n_bytes) = (std::ptr::null(), 0));
+        let (scheme, mut plan) = (CString::new(self.scheme).unwrap(), StatecellsPlan::default());
+        // SAFETY: C string, live descriptions, writable plan; no error text is wanted.
+        let status = unsafe {
+            statecells_plan_matrix(
+                scheme.as_ptr(),
+                self.d_in as i64,
+                self.d_out as i64,
+                raw.as_ptr(),
+                raw.len(),
+                &mut plan,
+                std::ptr::null_mut(),
+                0,
+            )
+        };
+        assert_eq!(status, 0);
+        plan
+    }
+
+    /// The matrix, or the reason why it is refused.
+    pub fn open(&self) -> Result<*mut Matrix, String> {
+        let (scheme, raw) = (CString::new(self.scheme).unwrap(), self.raw());
+        let mut error = [0 as c_char; 256];
+        // SAFETY: C strings and live buffers; `self` outlives the matrix in every test.
+        let matrix = unsafe {
+            statecells_matrix_new(
+                scheme.as_ptr(),
+                self.d_in as i64,
+                self.d_out as i64,
+                raw.as_ptr(),
+                raw.len(),
+                error.as_mut_ptr(),
+                error.len(),
+            )
+        };
+        if matrix.is_null() {
+            // SAFETY: the library ends the text with a zero.
+            Err(unsafe { CStr::from_ptr(error.as_ptr()) }.to_str().unwrap().to_owned())
+        } else {
+            Ok(matrix)
+        }
+    }
+
+    /// `W^ x` the way the graph computes it with `nth` threads: prepare, `project`, apply.
+    ///
+    /// `project` stands for `ggml_mul_mat(dict, .)`: it gets what prepare wrote and gives [M, n_tokens].
+    pub fn product(&self, x: &[f32], nth: i32, project: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
+        let (plan, n_tokens) = (self.plan(), (x.len() / self.d_in) as i64);
+        let matrix = self.open().unwrap();
+        // F32 elements, so that the buffer is aligned like a ggml tensor.
+        let element = if plan.prepared_type == F32 { 4 } else { 1 };
+        let n_bytes = plan.prepared_ne0 as usize * element * n_tokens as usize;
+        let mut prepared = vec![0.0f32; n_bytes.div_ceil(4)];
+        for ith in (0..nth).filter(|_| n_bytes > 0) {
+            // SAFETY: live matrix and buffers of the promised sizes.
+            let status = unsafe {
+                let out = prepared.as_mut_ptr().cast();
+                statecells_prepare(matrix, x.as_ptr(), n_tokens, out, n_bytes, ith, nth)
+            };
+            assert_eq!(status, 0);
+        }
+        let (input, n_bytes) = match (plan.project, n_bytes) {
+            (0, _) => (prepared, n_bytes),
+            (_, 0) => (project(x), 0),
+            (_, _) => (project(&prepared), 0),
+        };
+        let n_bytes = if plan.project == 0 { n_bytes } else { size_of_val(&input[..]) };
+        let mut y = vec![f32::NAN; self.d_out * n_tokens as usize];
+        for ith in 0..nth {
+            // SAFETY: as above.
+            let status = unsafe {
+                let p = input.as_ptr().cast();
+                statecells_apply(matrix, x.as_ptr(), p, n_bytes, n_tokens, y.as_mut_ptr(), ith, nth)
+            };
+            assert_eq!(status, 0);
+        }
+        // SAFETY: made above, freed once.
+        unsafe { statecells_matrix_free(matrix) };
+        y
+    }
+
+    /// Checks that the matrix is refused for a reason that contains `expected`.
+    pub fn is_refused(&self, expected: &str) {
+        let error = self.open().unwrap_err();
+        assert!(error.contains(expected), "{error}\ndoes not say: {expected}");
+    }
+}
