@@ -8,6 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, ValueEnum};
 use clap_complete::Shell;
 use codec::Target;
+use statecells::sections::SectionsParams;
 use statecells::{DictType, Encoder, GlobalParams, Scheme};
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
@@ -16,6 +17,9 @@ static VERSION: LazyLock<String> =
 
 /// Defaults come from the codec, so that the help cannot differ from what happens.
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
+
+/// The same for the scheme `sections`.
+static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,8 +45,10 @@ pub struct Cli {
     pub files: Files,
     #[command(flatten, next_help_heading = "Scheme")]
     pub scheme: SchemeFlags,
-    #[command(flatten, next_help_heading = "Dictionary")]
+    #[command(flatten, next_help_heading = "Dictionary (all schemes but sections)")]
     pub dict: Dict,
+    #[command(flatten, next_help_heading = "Scheme sections")]
+    pub sections: SectionsFlags,
     #[command(flatten, next_help_heading = "Selection")]
     pub selection: SelectionFlags,
     #[command(flatten, next_help_heading = "Importance of inputs")]
@@ -77,8 +83,10 @@ pub struct Files {
 /// How rows are written as sums of atoms.
 #[derive(Debug, Args)]
 pub struct SchemeFlags {
-    /// What is stored for a row besides the numbers of its k atoms: their signs (sign), signs and one
-    /// scale for the row (sign+row_scale), or one coefficient per atom (sign+vals)
+    /// What is stored. One dictionary over the whole input, and for a row the numbers of k atoms with
+    /// their signs (sign), signs and one scale for the row (sign+row_scale), or one coefficient per atom
+    /// (sign+vals). Or blocks of 8 inputs, each the sum of one of 16 atoms from each of S sections
+    /// (sections: far better at the same size)
     #[arg(long, default_value_t = Scheme::SignRowScale, value_parser = scheme_parser())]
     pub scheme: Scheme,
 
@@ -162,6 +170,27 @@ pub struct Dict {
     /// Lateral decorrelation between the winners of a row, 0 (none) to 1 (Oja's subspace rule)
     #[arg(long, value_name = "F", default_value_t = DEFAULTS.anti_hebb, value_parser = unit_interval)]
     pub anti_hebb: f32,
+}
+
+/// Size, learning and search of the scheme `sections`.
+#[derive(Debug, Args)]
+pub struct SectionsFlags {
+    /// Sections of the dictionary, 1 to 16: a weight takes S/2 bits
+    #[arg(long = "S", value_name = "SECTIONS", default_value_t = SECTIONS.sections)]
+    pub sections: usize,
+
+    /// Partial sums that survive each section of the search, 1 to 64: better and slower
+    #[arg(long, value_name = "SUMS", default_value_t = SECTIONS.beam)]
+    pub beam: usize,
+
+    /// Rounds of refitting atoms and row scales and searching the codes anew
+    #[arg(long, value_name = "ROUNDS", default_value_t = SECTIONS.rounds)]
+    pub rounds: usize,
+
+    /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
+    /// sum of atoms reaches
+    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.outlier_share)]
+    pub outliers: f64,
 }
 
 /// What is coded.
@@ -262,8 +291,7 @@ pub struct Running {
 }
 
 fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {
-    let global = Scheme::ALL.iter().filter(|s| s.is_global()).map(|s| s.as_str());
-    PossibleValuesParser::new(global).try_map(|name| name.parse())
+    PossibleValuesParser::new(Scheme::ALL.iter().map(|s| s.as_str())).try_map(|name| name.parse())
 }
 
 fn encoder_parser() -> impl TypedValueParser<Value = Encoder> {

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use builder::{BuildOptions, Existing, Job, Selection, Shaping};
+use builder::{BuildOptions, Existing, Job, Method, Selection, Shaping};
 use codec::Target;
+use statecells::sections::SectionsParams;
 use statecells::{GlobalParams, Scheme};
 
 use crate::NAME;
-use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags};
+use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
+use crate::sections_method::SectionsMethod;
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
@@ -30,7 +32,7 @@ pub fn job(cli: Cli) -> Job {
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: Box::new(GlobalMethod::new(scheme(&cli.scheme), params(&cli.scheme, &cli.dict))),
+        method: method(&cli.scheme, &cli.dict, &cli.sections),
         selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         options: BuildOptions {
@@ -42,6 +44,19 @@ pub fn job(cli: Cli) -> Job {
         seed: cli.running.seed,
         existing,
         checkpoint_every: cli.running.checkpoint_every as usize,
+    }
+}
+
+fn method(flags: &SchemeFlags, dict: &Dict, sections: &SectionsFlags) -> Box<dyn Method> {
+    match scheme(flags) {
+        Scheme::Sections => Box::new(SectionsMethod::new(SectionsParams {
+            sections: sections.sections,
+            beam: sections.beam,
+            rounds: sections.rounds,
+            outlier_share: sections.outliers,
+            ..SectionsParams::default()
+        })),
+        global => Box::new(GlobalMethod::new(global, params(flags, dict))),
     }
 }
 
@@ -102,6 +117,7 @@ mod tests {
             ("--no-row-scale", Scheme::Sign),
             ("--no-row-scale --no-vals", Scheme::Sign),
             ("--vals --no-row-scale", Scheme::SignVals),
+            ("--scheme sections", Scheme::Sections),
         ];
         for (flags, scheme) in cases {
             let arguments = parse(flags).unwrap().arguments(None);
@@ -117,7 +133,7 @@ mod tests {
             "--row-scale --no-row-scale",
             "--scheme sign --vals",
             "--resume --force",
-            "--scheme sections",
+            "--scheme magic",
             "--layers 3-1",
             "--targets gate,sideways",
             "--anti-hebb 2",

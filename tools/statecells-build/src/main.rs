@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod method;
+mod sections_method;
 
 use std::process::ExitCode;
 
