@@ -72,7 +72,7 @@ build_all() {
   "$SCRIPTS/build-workspace.sh"
 }
 
-encode_options() { printf '%s\n' --report-json "$REPORT"; }
+encode_options() { printf '%s\n' --scheme sections --S 8 --outliers 0.001 --report-json "$REPORT"; }
 
 # What the coded file depends on. The number of threads is not among it.
 encode_stamp() {
