@@ -10,9 +10,10 @@ use crate::common::finite_f16;
 use crate::simd::Lookup;
 use crate::{Output, ROW_TILE};
 
-/// Pairs of planes whose tables for a full bundle (24 KiB) stay in the first-level cache while the
-/// tiles pass by. Only used for several bundles; one alone reads codes faster in one go.
-const PANEL_PAIRS: usize = 192;
+/// Pairs of planes whose tables for a full bundle (96 KiB) stay in the second-level cache while the
+/// tiles pass by; smaller panels would fit the first level, but reload the totals more often, which
+/// costs more. Only used for several bundles; one alone reads the codes faster in one go.
+const PANEL_PAIRS: usize = 768;
 /// How far ahead codes are prefetched, per stream of tiles: about what memory delivers in one access
 /// time. Necessary because the hardware's own prefetch stops at each 4 KiB page.
 const AHEAD_BYTES: usize = 1024;

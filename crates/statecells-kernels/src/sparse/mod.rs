@@ -1,9 +1,7 @@
 //! Sparse matrices: the exact weights beside a dictionary code, and SeedDelta's corrections.
 //!
-//! `y[r, t] = sum_i vals[i] * x[column(i), t]` over the entries of row r. The sum is kept in four
-//! parts, the i-th entry of a row going to part i % 4 by fused multiply-add, so that the latency of
-//! the additions overlaps; it is (part 0 + part 1) + (part 2 + part 3). All forms give the same bits,
-//! for one token and for many.
+//! `y[r, t] = sum_i vals[i] * x[column(i), t]` over the entries of row r in order, by fused
+//! multiply-add; all forms give the same bits, for one token and for many.
 
 mod rows;
 mod scalar;

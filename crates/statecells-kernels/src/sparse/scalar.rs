@@ -8,14 +8,12 @@ pub(super) fn product(m: &SparseMatrix<'_>, store: Store, x: Columns<'_>, y: &mu
     for t in 0..x.n_tokens() {
         let mut i = m.first_entry(rows.start);
         for (out, r) in y.token_rows(t, rows.clone()).iter_mut().zip(rows.clone()) {
-            let begin = i;
-            let mut parts = [0.0f32; 4];
+            let mut sum = 0.0f32;
             while let Some(column) = column(m, r, i) {
-                let part = &mut parts[(i - begin) % 4];
-                *part = m.vals[i].to_f32().mul_add(x.token(t)[column], *part);
+                sum = m.vals[i].to_f32().mul_add(x.token(t)[column], sum);
                 i += 1;
             }
-            store.store(out, (parts[0] + parts[1]) + (parts[2] + parts[3]));
+            store.store(out, sum);
         }
     }
 }
