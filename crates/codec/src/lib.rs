@@ -7,6 +7,7 @@
 
 mod codec;
 pub mod coo;
+pub mod functional;
 pub mod keys;
 pub mod metrics;
 mod names;

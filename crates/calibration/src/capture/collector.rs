@@ -1,0 +1,195 @@
+//! The observer that sums up what it sees.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use codec::{FfnTensor, Target};
+use ggml::MulMat;
+use ggml::llama::{Computed, Node, Observer};
+
+use super::{CaptureError, CaptureParams, PassageKind};
+use crate::{CalibratedInput, FfnInput, Fitted, MomentScratch, Samples, SecondMoment, stratified};
+
+/// Sums up the inputs of the products with FFN weights.
+pub struct Collector<'a> {
+    inputs: BTreeMap<FfnInput, Growing>,
+    /// Positions, among the tokens of their kind, of the tokens that are kept as samples.
+    sampled: [Vec<u64>; 2],
+    /// Tokens of each kind seen before this batch.
+    n_before: [u64; 2],
+    kind: PassageKind,
+    mat_mul: MulMat,
+    scratch: MomentScratch,
+    rows: Vec<f32>,
+    /// Names of the inputs of gate and up in this batch, to see that they are the same.
+    shared: BTreeMap<usize, String>,
+    stop: &'a (dyn Fn() -> bool + Sync),
+    pub(super) error: Option<CaptureError>,
+    pub(super) spent: Duration,
+    pub(super) flops: f64,
+}
+
+/// What is known about an input so far.
+struct Growing {
+    data: CalibratedInput,
+    n_in_batch: usize,
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(params: &CaptureParams<'a>) -> Self {
+        let sampled = [
+            stratified(params.n_fitted, params.n_samples, params.seed),
+            stratified(params.n_held_out, params.n_holdout_samples, !params.seed),
+        ];
+        let growing = |d: usize| {
+            let data = match d <= params.max_moment_dim {
+                true => CalibratedInput {
+                    fitted: Fitted::Moment(SecondMoment::new(d)),
+                    holdout_moment: Some(SecondMoment::new(d)),
+                    holdout: Samples::new(d),
+                },
+                false => CalibratedInput {
+                    fitted: Fitted::Samples(Samples::new(d)),
+                    holdout_moment: None,
+                    holdout: Samples::new(d),
+                },
+            };
+            Growing { data, n_in_batch: 0 }
+        };
+        Self {
+            inputs: params.inputs.iter().map(|(&input, &d)| (input, growing(d))).collect(),
+            sampled,
+            n_before: [0; 2],
+            kind: PassageKind::Fitted,
+            mat_mul: MulMat::new(params.n_threads),
+            scratch: MomentScratch::default(),
+            rows: Vec::new(),
+            shared: BTreeMap::new(),
+            stop: params.stop,
+            error: None,
+            spent: Duration::ZERO,
+            flops: 0.0,
+        }
+    }
+
+    /// The next batch is part of a context of `kind`.
+    pub(super) fn begin(&mut self, kind: PassageKind) {
+        self.kind = kind;
+        self.shared.clear();
+        self.inputs.values_mut().for_each(|i| i.n_in_batch = 0);
+    }
+
+    /// The batch of `n` tokens is over.
+    pub(super) fn end(&mut self, n: usize) -> Result<(), CaptureError> {
+        self.n_before[self.kind as usize] += n as u64;
+        match self.inputs.iter().find(|(_, i)| i.n_in_batch != n) {
+            None => Ok(()),
+            Some((input, state)) => Err(CaptureError::Graph {
+                input: input.stem(),
+                reason: format!("{} of {n} tokens were seen", state.n_in_batch),
+            }),
+        }
+    }
+
+    pub(super) fn take(&mut self) -> BTreeMap<FfnInput, CalibratedInput> {
+        std::mem::take(&mut self.inputs).into_iter().map(|(input, i)| (input, i.data)).collect()
+    }
+
+    /// The FFN weight that `node` multiplies, if it is one whose input is wanted.
+    fn weight(&self, node: Node<'_>) -> Option<FfnTensor> {
+        if node.op() != "MUL_MAT" {
+            return None;
+        }
+        let (tensor, suffix) = FfnTensor::parse(node.source(0)?.name())?;
+        (suffix == "weight" && self.inputs.contains_key(&FfnInput::of(tensor))).then_some(tensor)
+    }
+
+    /// Whether gate and up have had the same input so far in this batch.
+    fn check_shared(&mut self, tensor: FfnTensor, node: Node<'_>) {
+        let name = node.source(1).map_or("", Node::name);
+        let first = self.shared.entry(tensor.layer).or_insert_with(|| name.to_owned());
+        if *first != name {
+            let reason = format!("gate and up have different inputs ({first} and {name})");
+            let input = FfnInput::of(tensor).stem();
+            self.error.get_or_insert(CaptureError::Graph { input, reason });
+        }
+    }
+
+    fn add(&mut self, node: Computed<'_>) -> Result<(), CaptureError> {
+        let Some(tensor) = self.weight(*node) else { return Ok(()) };
+        let input = FfnInput::of(tensor);
+        let state = self.inputs.get_mut(&input).expect("checked by weight");
+        let d = state.data.d();
+        self.rows.clear();
+        for row in node.source_rows(1)? {
+            if row.len() != d {
+                let reason = format!("inputs have {} values instead of {d}", row.len());
+                return Err(CaptureError::Graph { input: input.stem(), reason });
+            }
+            self.rows.extend_from_slice(row);
+        }
+        if !self.rows.iter().all(|v| v.is_finite()) {
+            return Err(CaptureError::NonFinite { input: input.stem() });
+        }
+        let n = self.rows.len() / d;
+        let first = self.n_before[self.kind as usize] + state.n_in_batch as u64;
+        state.n_in_batch += n;
+        let (moment, samples) = state.data.parts(self.kind);
+        if let Some(moment) = moment {
+            moment.add(&self.rows, &self.mat_mul, &mut self.scratch);
+            self.flops += SecondMoment::flops(d, n as u64);
+        }
+        if let Some(samples) = samples {
+            let sampled = &self.sampled[self.kind as usize];
+            let range = sampled.partition_point(|&t| t < first)
+                ..sampled.partition_point(|&t| t < first + n as u64);
+            for t in &sampled[range] {
+                let row = (t - first) as usize;
+                samples.push(&self.rows[row * d..(row + 1) * d]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CalibratedInput {
+    /// What grows with tokens of `kind`.
+    fn parts(&mut self, kind: PassageKind) -> (Option<&mut SecondMoment>, Option<&mut Samples>) {
+        match (kind, &mut self.fitted) {
+            (PassageKind::HeldOut, _) => (self.holdout_moment.as_mut(), Some(&mut self.holdout)),
+            (PassageKind::Fitted, Fitted::Moment(moment)) => (Some(moment), None),
+            (PassageKind::Fitted, Fitted::Samples(samples)) => (None, Some(samples)),
+        }
+    }
+}
+
+impl Observer for Collector<'_> {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        match self.weight(node) {
+            // The same input as up's.
+            Some(tensor) if tensor.target == Target::Gate => {
+                self.check_shared(tensor, node);
+                false
+            }
+            Some(tensor) => {
+                if tensor.target == Target::Up {
+                    self.check_shared(tensor, node);
+                }
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn observe(&mut self, node: Computed<'_>) -> bool {
+        let start = Instant::now();
+        if let Err(error) = self.add(node) {
+            self.error.get_or_insert(error);
+        }
+        self.spent += start.elapsed();
+        if (self.stop)() {
+            self.error.get_or_insert(CaptureError::Stopped);
+        }
+        self.error.is_none()
+    }
+}

@@ -1,0 +1,50 @@
+//! Where a calibration comes from.
+
+use crate::TextSketch;
+
+/// What a model is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelId {
+    /// SHA-256 of the file, lower-case hexadecimal.
+    pub sha256: String,
+    /// `general.architecture`.
+    pub architecture: String,
+    /// Number of layers.
+    pub n_layer: u32,
+    /// Width of the hidden state, the length of gate's and up's input.
+    pub n_embd: u32,
+    /// Width of the widest FFN, the length of down's input.
+    pub n_ff: u32,
+}
+
+/// A text file that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextId {
+    /// Name without folders.
+    pub name: String,
+    /// SHA-256 of the file, lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// Where a calibration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The model that was run.
+    pub model: ModelId,
+    /// The text, in the order in which it was read.
+    pub texts: Vec<TextId>,
+    /// Fingerprint of the part of the text that was used.
+    pub sketch: TextSketch,
+    /// Tokens to fit to.
+    pub n_fitted: u64,
+    /// Tokens held out.
+    pub n_held_out: u64,
+    /// Tokens per context.
+    pub n_ctx: u32,
+    /// Seed that chose the samples.
+    pub seed: u64,
+    /// Program and version.
+    pub tool: String,
+    /// Version of llama.cpp.
+    pub llama_cpp: String,
+}
