@@ -221,11 +221,14 @@ mod tests {
     fn nothing_lost_is_no_error_and_many_rows_are_summed() {
         let shape = MatrixShape::new(1, 3 * ROWS + 1);
         let weights = vec![2.0; shape.n_weights()];
-        let none = functional_error(&vec![0.0; 3 * ROWS + 1], &weights, shape, &[0.5], &ReferenceMatMul);
+        let none =
+            functional_error(&vec![0.0; 3 * ROWS + 1], &weights, shape, &[0.5], &ReferenceMatMul);
         assert_eq!((none.ratio(), none.weight_energy), (0.0, 2.0 * (3 * ROWS + 1) as f64));
         let inputs = vec![1.0; TOKENS + 1];
         let energies = output_energies(&weights, shape, &inputs, &ReferenceMatMul);
-        assert!(energies.len() == TOKENS + 1 && energies.iter().all(|&e| e == none.weight_energy * 2.0));
+        assert!(
+            energies.len() == TOKENS + 1 && energies.iter().all(|&e| e == none.weight_energy * 2.0)
+        );
         let empty = token_error(&weights, &weights, shape, &[], &ReferenceMatMul);
         assert_eq!(empty, TokenError::default());
     }
