@@ -27,11 +27,12 @@ typedef struct statecells_tensor {
 } statecells_tensor;
 
 /* How a product is laid out as graph nodes:
- *   q = prepared_ne0 > 0 ? statecells_prepare(x) : x          [prepared_ne0, n_tokens] of prepared_type
+ *   q = prepared_ne0 > 0 ? statecells_prepare(x) : x          [prepared_ne0, prepared_columns * n_tokens] of prepared_type
  *   p = project ? ggml_mul_mat(dict, q) : q
  *   y = statecells_apply(x, p)                                [d_out, n_tokens] F32 */
 typedef struct statecells_plan {
     int64_t prepared_ne0;
+    int64_t prepared_columns; /* per token */
     int32_t prepared_type; /* enum ggml_type */
     int32_t project;
 } statecells_plan;

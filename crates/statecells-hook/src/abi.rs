@@ -38,6 +38,8 @@ pub struct StatecellsTensor {
 pub struct StatecellsPlan {
     /// Innermost dimension of what `statecells_prepare` writes; 0 if there is no such step.
     pub prepared_ne0: i64,
+    /// Columns of the same per token.
+    pub prepared_columns: i64,
     /// `enum ggml_type` of the same.
     pub prepared_type: i32,
     /// Whether `ggml_mul_mat(dict, ...)` follows.
@@ -48,6 +50,7 @@ impl From<Plan> for StatecellsPlan {
     fn from(plan: Plan) -> Self {
         Self {
             prepared_ne0: plan.prepared_ne0 as i64,
+            prepared_columns: plan.prepared_columns as i64,
             prepared_type: crate::sidecars::ggml_type(plan.prepared_type),
             project: i32::from(plan.project),
         }

@@ -15,6 +15,10 @@ use crate::sidecars::Sidecars;
 /// a power of two, which costs no precision, and the result is scaled back.
 const MAX_INPUT: f32 = 32768.0;
 
+/// F16 keeps 11 bits of an input; the rest is multiplied by this and projected as a column of its own, so that the
+/// projection is as good as with inputs in F32.
+const REST_SCALE: f32 = 2048.0;
+
 /// A matrix of one of the schemes `sign`, `sign+row_scale`, `sign+vals`.
 #[derive(Debug)]
 pub struct GlobalMatrix {
@@ -61,6 +65,7 @@ impl GlobalMatrix {
         let half_input = dict.element() == ElementType::F16;
         Ok(Plan {
             prepared_ne0: if half_input { shape.d_in } else { 0 },
+            prepared_columns: if half_input { 2 } else { 1 },
             prepared_type: ElementType::F32,
             project: true,
         })
@@ -88,24 +93,32 @@ impl GlobalMatrix {
         Ok(Self { d_in: shape.d_in, half_input, isa, rows })
     }
 
-    /// Copies this thread's tokens of x, scaled where they are too large for F16.
+    /// Splits this thread's tokens of x, scaled where they are too large for F16: what F16 keeps of a token in one
+    /// column, and the rest in the next.
     pub fn prepare(&self, x: &[f32], call: Call, out: &SharedOutput<u8>) -> Result<(), HookError> {
-        if !self.half_input || out.len() != size_of_val(x) {
+        if !self.half_input || out.len() != 2 * size_of_val(x) {
             return Err(HookError::Call("prepare: buffer does not fit"));
         }
-        // SAFETY: `out` is as many writable bytes as `x`; the alignment is checked; each token belongs to one thread.
-        let out = unsafe { SharedOutput::new(out.as_mut_ptr().cast::<f32>(), x.len())? };
+        // SAFETY: `out` is twice as many writable bytes as `x`; the alignment is checked; each token belongs to one
+        // thread.
+        let out = unsafe { SharedOutput::new(out.as_mut_ptr().cast::<f32>(), 2 * x.len())? };
+        let d_in = self.d_in;
         for t in (call.ith..call.n_tokens).step_by(call.nth) {
-            let token = t * self.d_in..(t + 1) * self.d_in;
-            // SAFETY: tokens are disjoint and this one is this thread's.
-            let scaled = unsafe { out.part(token.clone())? };
-            let scale = 1.0 / input_scale(&x[token.clone()]);
-            scaled.iter_mut().zip(&x[token]).for_each(|(s, x)| *s = x * scale);
+            let token = &x[t * d_in..(t + 1) * d_in];
+            // SAFETY: the columns of tokens are disjoint and these are this thread's.
+            let columns = unsafe { out.part(2 * t * d_in..2 * (t + 1) * d_in)? };
+            let scale = 1.0 / input_scale(token);
+            let (kept, rest) = columns.split_at_mut(d_in);
+            for ((kept, rest), x) in kept.iter_mut().zip(rest).zip(token) {
+                *kept = f16::from_f32(x * scale).to_f32();
+                *rest = (x * scale - *kept) * REST_SCALE;
+            }
         }
         Ok(())
     }
 
-    /// Computes this thread's rows from the projection `prepared`: [M, n_tokens] F32.
+    /// Computes this thread's rows from the projection `prepared`: [M, n_tokens] F32, or with two columns per token
+    /// what F16 kept and the rest.
     pub fn apply(
         &self,
         x: &[f32],
@@ -114,12 +127,14 @@ impl GlobalMatrix {
         out: &SharedOutput<f32>,
     ) -> Result<(), HookError> {
         let size = self.rows.shape();
-        let n = size.n_atoms * call.n_tokens;
+        let n = size.n_atoms * call.n_tokens * if self.half_input { 2 } else { 1 };
         if prepared.len() != n * size_of::<f32>() {
             return Err(HookError::Call("apply: projection has another size"));
         }
         // SAFETY: `prepared` is n floats long; bytes_of checks the alignment; every bit pattern is an f32.
         let p = unsafe { bytes_of(prepared.as_ptr().cast::<f32>(), n)? };
+        let sums = self.half_input.then(|| add_rests(p, size.n_atoms));
+        let p = sums.as_deref().unwrap_or(p);
         let p = Columns::new(p, size.n_atoms, call.n_tokens, size.n_atoms)?;
         let scales = self.half_input.then(|| token_scales(x, self.d_in)).flatten();
         let part = Part::new(call.ith, call.nth)?;
@@ -131,6 +146,15 @@ impl GlobalMatrix {
             Ok(self.rows.product(self.isa, p, scales.as_deref(), &mut y, scratch)?)
         })
     }
+}
+
+/// Projections [M, n_tokens] from those of the two columns of every token.
+fn add_rests(p: &[f32], n_atoms: usize) -> Vec<f32> {
+    let token = |p: &[f32]| -> Vec<f32> {
+        let (kept, rest) = p.split_at(n_atoms);
+        kept.iter().zip(rest).map(|(kept, rest)| kept + rest / REST_SCALE).collect()
+    };
+    p.chunks_exact(2 * n_atoms).flat_map(token).collect()
 }
 
 /// The power of two by which a token is divided before it is rounded to F16.

@@ -61,6 +61,8 @@ pub(crate) fn with_scratch<T>(body: impl FnOnce(&mut Scratch) -> T) -> T {
 pub struct Plan {
     /// Innermost dimension of the prepared tensor; 0 if there is no such step.
     pub prepared_ne0: usize,
+    /// Columns of the prepared tensor per token.
+    pub prepared_columns: usize,
     /// Its element type.
     pub prepared_type: ElementType,
     /// Whether the host multiplies with `dict`.

@@ -32,6 +32,7 @@ impl SectionsMatrix {
     pub fn plan(shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
         Ok(Plan {
             prepared_ne0: check(shape, sidecars)?.bytes_per_token(),
+            prepared_columns: 1,
             prepared_type: ElementType::I8,
             project: false,
         })

@@ -149,7 +149,7 @@ fn a_broken_call_is_refused_and_void_results_are_nan() {
     assert_ne!(apply(4 * M, 1, 1, 1), 0);
     assert_ne!(apply(4 * M, 1, 0, 0), 0);
     assert_ne!(apply(4 * M, i64::MAX, 0, 1), 0);
-    assert_ne!(apply(4 * M - 4, 1, 0, 1), 0);
+    assert_ne!(apply(8 * M - 4, 1, 0, 1), 0);
     assert!(y.iter().all(|v| v.is_nan()));
     // SAFETY: null is allowed everywhere; the matrix is freed once.
     unsafe {
@@ -173,8 +173,9 @@ fn a_broken_call_is_refused_and_void_results_are_nan() {
 
 #[test]
 fn plans_need_no_data() {
-    for (dict_type, prepared_ne0) in [(F16, D_IN as i64), (F32, 0)] {
-        let expected = StatecellsPlan { prepared_ne0, prepared_type: F32, project: 1 };
+    for (dict_type, prepared_ne0, prepared_columns) in [(F16, D_IN as i64, 2), (F32, 0, 1)] {
+        let expected =
+            StatecellsPlan { prepared_ne0, prepared_columns, prepared_type: F32, project: 1 };
         assert_eq!(host(dict_type).plan(), expected);
     }
 }

@@ -171,7 +171,7 @@ ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml
     ggml_tensor * prepared = x;
     if (m->plan.prepared_ne0 > 0) {
         ggml_tensor * args[] = { x, m->sidecars[0].second };
-        prepared = ggml_custom_4d(ctx, (ggml_type) m->plan.prepared_type, m->plan.prepared_ne0, x->ne[1], x->ne[2], x->ne[3],
+        prepared = ggml_custom_4d(ctx, (ggml_type) m->plan.prepared_type, m->plan.prepared_ne0, ggml_nrows(x) * m->plan.prepared_columns, 1, 1,
                 args, 2, statecells_op_prepare, GGML_N_TASKS_MAX, m);
     }
     if (m->plan.project) {

@@ -109,7 +109,8 @@ impl Host {
         let matrix = self.open().unwrap();
         // F32 elements, so that the buffer is aligned like a ggml tensor.
         let element = if plan.prepared_type == F32 { 4 } else { 1 };
-        let n_bytes = plan.prepared_ne0 as usize * element * n_tokens as usize;
+        let n_columns = (plan.prepared_columns * n_tokens) as usize;
+        let n_bytes = plan.prepared_ne0 as usize * element * n_columns;
         let mut prepared = vec![0.0f32; n_bytes.div_ceil(4)];
         for ith in (0..nth).filter(|_| n_bytes > 0) {
             // SAFETY: live matrix and buffers of the promised sizes.
