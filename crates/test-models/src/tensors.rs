@@ -54,7 +54,7 @@ impl Tensor {
 /// A random matrix whose rows have an expected square norm of 1.
 ///
 /// # Shapes
-/// The result is [d_in, d_out].
+/// The result is `[d_in, d_out]`.
 #[must_use]
 pub fn random_matrix(shape: MatrixShape, spectrum: Spectrum, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);

@@ -48,6 +48,7 @@ pub(crate) fn identity(n: usize) -> BlockFactor {
 }
 
 /// `x F`.
+#[inline(always)]
 pub(crate) fn times(x: &[f32; BLOCK], factor: &BlockFactor) -> [f32; BLOCK] {
     let mut out = [0.0; BLOCK];
     for (x, row) in x.iter().zip(factor) {
@@ -150,11 +151,21 @@ fn select(rows: &mut [[f32; ATOMS]], keep: usize, mut take: impl FnMut(usize, us
             }
         }
         let row = &mut rows[at];
-        let atom = row.iter().position(|v| *v == minima[at]).unwrap_or(0);
+        let atom = first_equal(row, minima[at]);
         take(rank, at, atom, minima[at]);
         row[atom] = f32::INFINITY;
         minima[at] = smallest(row);
     }
+}
+
+/// The first index of `value` in `row`: without an early way out, so that it is a few vector instructions.
+#[inline(always)]
+fn first_equal(row: &[f32; ATOMS], value: f32) -> usize {
+    let mut bits = 0u32;
+    for (i, v) in row.iter().enumerate() {
+        bits |= u32::from(*v == value) << i;
+    }
+    bits.trailing_zeros() as usize % ATOMS
 }
 
 #[inline(always)]
@@ -182,13 +193,12 @@ mod tests {
     }
 
     fn factor() -> BlockFactor {
-        let mut f = [[0.0; BLOCK]; BLOCK];
-        for i in 0..BLOCK {
-            for j in i..BLOCK {
-                f[i][j] = if i == j { 1.0 + i as f32 * 0.3 } else { 0.1 * (j - i) as f32 };
-            }
-        }
-        f
+        let entry = |i: usize, j: usize| match j.cmp(&i) {
+            std::cmp::Ordering::Less => 0.0,
+            std::cmp::Ordering::Equal => 1.0 + i as f32 * 0.3,
+            std::cmp::Ordering::Greater => 0.1 * (j - i) as f32,
+        };
+        std::array::from_fn(|i| std::array::from_fn(|j| entry(i, j)))
     }
 
     fn distance(x: &[f32; BLOCK], atoms: &[[f32; BLOCK]], winners: &[u8], f: &BlockFactor) -> f32 {

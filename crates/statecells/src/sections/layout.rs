@@ -174,6 +174,7 @@ impl SectionsParts {
 }
 
 /// Sum of one atom per section: what `winners` of one block stand for, in order of sections.
+#[inline(always)]
 pub(crate) fn sum_atoms(atoms: &[[f32; BLOCK]], winners: &[u8]) -> [f32; BLOCK] {
     let mut sum = [0.0; BLOCK];
     for (section, &winner) in atoms.chunks_exact(ATOMS).zip(winners) {

@@ -98,10 +98,12 @@ fn search_all(samples: &[[f32; BLOCK]], atoms: &Atoms) -> Vec<u8> {
     let mut winners = vec![0; samples.len() * sections];
     samples.par_chunks(CHUNK).zip(winners.par_chunks_mut(CHUNK * sections)).for_each(
         |(samples, winners)| {
-            let mut scratch = Scratch::default();
-            for (x, winners) in samples.iter().zip(winners.chunks_mut(sections)) {
-                tables.search(x, BEAM, &mut scratch, winners);
-            }
+            pulp::Arch::new().dispatch(|| {
+                let mut scratch = Scratch::default();
+                for (x, winners) in samples.iter().zip(winners.chunks_mut(sections)) {
+                    tables.search(x, BEAM, &mut scratch, winners);
+                }
+            });
         },
     );
     winners

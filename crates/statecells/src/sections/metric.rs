@@ -99,11 +99,6 @@ impl Metric {
         Ok(Self { diagonal, kind: Kind::Full(Full { moment, factor }), ..Self::white(d) })
     }
 
-    /// Whether all blocks but the last have the same factor.
-    pub(crate) fn is_white(&self) -> bool {
-        matches!(self.kind, Kind::White)
-    }
-
     /// The second moment's off-diagonal part, if it has one.
     pub(crate) fn as_full(&self) -> Option<&Full> {
         match &self.kind {
@@ -120,7 +115,7 @@ impl Metric {
         match &self.kind {
             Kind::White => {}
             Kind::Diagonal => {
-                (0..width).for_each(|i| factor[i][i] = self.diagonal[start + i].sqrt())
+                (0..width).for_each(|i| factor[i][i] = self.diagonal[start + i].sqrt());
             }
             Kind::Full(full) => {
                 let padded = self.n_blocks * BLOCK;
@@ -260,6 +255,6 @@ mod tests {
         assert!(Metric::full(&[-1.0, 0.0, 0.0, 1.0], 0.1, shape).is_err());
         assert!(Metric::diagonal(&[1.0], shape).is_err());
         assert!(Metric::diagonal(&[1.0, f32::INFINITY], shape).is_err());
-        assert!(Metric::full(&[0.0; 4], 0.1, shape).unwrap().is_white());
+        assert_eq!(Metric::full(&[0.0; 4], 0.1, shape).unwrap().block(0), identity(2));
     }
 }
