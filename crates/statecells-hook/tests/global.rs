@@ -129,8 +129,8 @@ fn bad_sidecars_are_refused_with_a_reason() {
 fn a_broken_call_is_refused_and_void_results_are_nan() {
     let host = host(F16);
     let matrix = host.open().unwrap();
-    let x = vec![1.0f32; D_IN];
-    let p = vec![1.0f32; M];
+    let x = [1.0f32; D_IN];
+    let p = [1.0f32; M];
     let mut y = vec![0.0f32; D_OUT];
     // SAFETY: live buffers; the wrong sizes are smaller than the buffers.
     let mut apply = |bytes: usize, n_tokens: i64, ith: i32, nth: i32| unsafe {
