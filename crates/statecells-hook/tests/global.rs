@@ -4,7 +4,7 @@ mod common;
 
 use std::ffi::CStr;
 
-use common::{F16, F32, Host, floats, halves};
+use common::{F16, F32, Host, halves};
 use half::f16;
 use statecells_hook::*;
 
@@ -24,6 +24,10 @@ fn codes() -> Vec<i16> {
 
 fn row_scales() -> Vec<f32> {
     (0..D_OUT).map(|r| 0.5 + r as f32 / 64.0).collect()
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 fn host(dict_type: i32) -> Host {

@@ -131,13 +131,13 @@ fn bad_sidecars_are_refused_with_a_reason() {
         h.tensors.pop();
     });
     refused("must be above", &|h| {
-        h.tensor("outlier_idx").2[..4].copy_from_slice(&9i32.to_le_bytes())
+        h.tensor("outlier_idx").2[..4].copy_from_slice(&9i32.to_le_bytes());
     });
     refused("outside the matrix", &|h| {
-        h.tensor("outlier_idx").2[4..].copy_from_slice(&4500i32.to_le_bytes())
+        h.tensor("outlier_idx").2[4..].copy_from_slice(&4500i32.to_le_bytes());
     });
     refused("not negative", &|h| {
-        h.tensor("outlier_idx").2[..4].copy_from_slice(&(-1i32).to_le_bytes())
+        h.tensor("outlier_idx").2[..4].copy_from_slice(&(-1i32).to_le_bytes());
     });
     for bad in [f16::NAN, f16::INFINITY] {
         for suffix in ["dict", "row_scale", "outlier_val"] {

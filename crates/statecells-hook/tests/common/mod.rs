@@ -21,10 +21,6 @@ pub fn halves(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
 }
 
-pub fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
 impl Host {
     pub fn new(scheme: &'static str, d_in: usize, d_out: usize) -> Self {
         Self { scheme, d_in, d_out, suffixes: vec![], tensors: vec![] }
