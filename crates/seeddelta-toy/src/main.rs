@@ -1,5 +1,6 @@
 //! `seeddelta-toy`: checks the SeedDelta codec on matrices whose error is known in closed form.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -11,7 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use seeddelta_toy::check::{self, Outcome, Sabotage};
 use seeddelta_toy::plan::{self, Family, MAX_NOISE, MAX_WEIGHTS, Options};
-use seeddelta_toy::report::{Record, Report};
+use seeddelta_toy::report::{Record, Report, ReportFile};
 
 /// Exit code of a run whose measured errors are not the expected ones.
 const EXIT_FAILED: u8 = 3;
@@ -118,6 +119,16 @@ fn progress(n: usize) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
+/// Prints `text`; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn run(args: &Args) -> Result<bool> {
     let start = Instant::now();
     let families =
@@ -131,6 +142,7 @@ fn run(args: &Args) -> Result<bool> {
     options.families.sort_unstable();
     options.families.dedup();
     let cases = plan::cases(&options);
+    let file = args.report_json.as_deref().map(ReportFile::create).transpose()?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(args.threads)
         .build()
@@ -149,10 +161,10 @@ fn run(args: &Args) -> Result<bool> {
         sabotage: args.sabotage,
     };
     let report = Report::new(record, cases.len(), outcomes.into_iter().flatten().collect());
-    print!("{}", report.to_text(args.verbose));
+    print(&report.to_text(args.verbose))?;
     eprintln!("{} cases in {:.1} s", report.total.cases, start.elapsed().as_secs_f64());
-    if let Some(path) = &args.report_json {
-        report.write_json(path)?;
+    if let Some(file) = file {
+        file.finish(&report)?;
     }
     Ok(report.passed)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -164,21 +164,44 @@ impl Report {
         row("all".into(), "", &self.total);
         table
     }
+}
 
-    /// Writes the report to `path`, which is either complete or as it was before.
+/// A JSON report in the making. The file appears under its name when it is complete.
+pub struct ReportFile {
+    path: PathBuf,
+    part: tempfile::NamedTempFile,
+}
+
+impl ReportFile {
+    /// Starts a report at `path`, so that a wrong path is found before the work is done.
+    ///
+    /// # Errors
+    /// If no file can be made in that folder.
+    pub fn create(path: &Path) -> Result<Self> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let mut builder = tempfile::Builder::new();
+        // as any other file: temporary ones would be for the owner only
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let part = builder.tempfile_in(folder.unwrap_or(Path::new("."))).with_context(|| {
+            format!("--report-json {}: cannot write in this folder", path.display())
+        })?;
+        Ok(Self { path: path.to_owned(), part })
+    }
+
+    /// Writes `report` and gives the file its name, replacing an older one.
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub fn write_json(&self, path: &Path) -> Result<()> {
+    pub fn finish(mut self, report: &Report) -> Result<()> {
         let write = || -> Result<()> {
-            let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-            let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
-            serde_json::to_writer_pretty(&mut file, self)?;
-            file.write_all(b"\n")?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
+            serde_json::to_writer_pretty(&mut self.part, report)?;
+            self.part.write_all(b"\n")?;
+            self.part.as_file().sync_all()?;
+            self.part.persist(&self.path)?;
             Ok(())
         };
+        let path = self.path.clone();
         write().with_context(|| format!("--report-json {}: cannot write", path.display()))
     }
 }
