@@ -83,7 +83,7 @@ impl Progress for () {}
 pub struct EncodeContext<'a> {
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
-    /// Mean square E[x_i^2] of every input, [d_in]; `None` means white inputs.
+    /// Mean square E[x_i^2] of every input, `[d_in]`; `None` means white inputs.
     pub importance: Option<&'a [f32]>,
     /// Seed of every random choice for this matrix.
     pub seed: u64,

@@ -117,7 +117,7 @@ pub fn token_error(
 /// |M x|^2 for every input.
 ///
 /// # Shapes
-/// `matrix`: [d_in, d_out]; `inputs`: [d_in, n] -> [n].
+/// `matrix`: [d_in, d_out]; `inputs`: [d_in, n] -> `[n]`.
 ///
 /// # Panics
 /// If a length does not fit `shape`.

@@ -40,7 +40,7 @@ impl Metrics {
     /// and then in row order, so the result does not depend on the number of threads.
     ///
     /// # Shapes
-    /// `weights`, `approx`: [d_in, d_out]; `importance`: [d_in] or `None` for white inputs.
+    /// `weights`, `approx`: [d_in, d_out]; `importance`: `[d_in]` or `None` for white inputs.
     ///
     /// # Panics
     /// If a length does not fit `shape`.

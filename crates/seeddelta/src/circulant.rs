@@ -12,7 +12,7 @@ use crate::fit::Weights;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Circulant {
     pub(crate) shape: MatrixShape,
-    /// [n], first column of the n x n matrix.
+    /// `[n]`, first column of the n x n matrix.
     pub(crate) column: Vec<f32>,
 }
 
@@ -59,7 +59,7 @@ impl CirculantFft {
         Self { shape: circulant.shape, spectrum, forward, inverse }
     }
 
-    /// Adds the product with `x` [d_in], padded to n, cut to d_out: a circular convolution.
+    /// Adds the product with `x` `[d_in]`, padded to n, cut to d_out: a circular convolution.
     pub(crate) fn add_product(&self, x: &[f32], y: &mut [f32]) {
         let mut time = self.forward.make_input_vec();
         time[..self.shape.d_in].copy_from_slice(x);

@@ -16,9 +16,9 @@ const MIN_GAIN: f64 = 1e-3;
 /// Weights of the squared error: `sum_ri h_i (W - g_r W0)[r, i]^2`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Weights<'a> {
-    /// h, [d_in]; 1 if absent.
+    /// h, `[d_in]`; 1 if absent.
     pub(crate) importance: Option<&'a [f32]>,
-    /// g, [d_out]; 1 if absent.
+    /// g, `[d_out]`; 1 if absent.
     pub(crate) gains: Option<&'a [f32]>,
 }
 

@@ -73,7 +73,7 @@ impl Part {
         tensors.into_iter().flatten().for_each(|v| *v = base_type.round(*v));
     }
 
-    /// `out += gain * W0[row, ..]`, [d_in].
+    /// `out += gain * W0[row, ..]`, `[d_in]`.
     pub(crate) fn add_row(&self, row: usize, gain: f32, out: &mut [f32]) {
         match self {
             Self::Identity(p) => p.add_row(row, gain, out),

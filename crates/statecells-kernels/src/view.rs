@@ -50,7 +50,7 @@ impl<'a> Columns<'a> {
         self.n_tokens
     }
 
-    /// Token `t`, [n].
+    /// Token `t`, `[n]`.
     ///
     /// # Panics
     /// If `t` is not below [`Self::n_tokens`].

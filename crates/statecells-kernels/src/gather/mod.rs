@@ -48,7 +48,7 @@ impl<'a> GatherMatrix<'a> {
     /// promises that nobody changes the file meanwhile.
     ///
     /// # Shapes
-    /// `codes`: [k, d_out], `vals`: [k, d_out] (1 if absent), `row_scale`: [d_out] (1 if absent).
+    /// `codes`: [k, d_out], `vals`: [k, d_out] (1 if absent), `row_scale`: `[d_out]` (1 if absent).
     ///
     /// # Errors
     /// [`KernelError`]: a length that does not fit, the first code out of range, the first value that
@@ -94,7 +94,7 @@ impl<'a> GatherMatrix<'a> {
     /// token down, so that the projection through an F16 dictionary does not overflow.
     ///
     /// # Shapes
-    /// `p`: [n_atoms, n_tokens], `x_scale`: [n_tokens] -> `y`: [d_out, n_tokens]
+    /// `p`: [n_atoms, n_tokens], `x_scale`: `[n_tokens]` -> `y`: [d_out, n_tokens]
     ///
     /// # Errors
     /// [`KernelError`] if a shape does not agree with the matrix; `y` is then untouched.

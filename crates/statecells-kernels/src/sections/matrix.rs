@@ -25,7 +25,7 @@ impl<'a> SectionMatrix<'a> {
     ///
     /// # Shapes
     /// `codes`: [`SectionShape::code_bytes`] bytes in the layout described there, `row_scale`:
-    /// [d_out], `outliers`: d_in x d_out, added to the decoded and scaled matrix.
+    /// `[d_out]`, `outliers`: d_in x d_out, added to the decoded and scaled matrix.
     ///
     /// # Errors
     /// [`KernelError`]: a dimension out of range, a length that does not fit, the first scale that is

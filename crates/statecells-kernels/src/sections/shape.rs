@@ -103,7 +103,7 @@ impl TableEntry {
 /// A token has one column of tables per part of an entry. Four columns at a time form a *bundle*
 /// (the last one may be narrower): pair of planes by pair of planes, the tables of all its columns
 /// lie side by side, 32 bytes each, so that the lookup of four columns walks one stream. The
-/// scales of the bundle, [column, group], follow. Entries are stored plus [`BIAS`].
+/// scales of the bundle, [column, group], follow. Entries are stored plus `BIAS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLayout {
     pub(crate) d_in: usize,

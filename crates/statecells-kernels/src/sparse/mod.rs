@@ -69,7 +69,7 @@ impl<'a> SparseMatrix<'a> {
     /// Takes over entries in coordinate form.
     ///
     /// # Shapes
-    /// `positions`: [n], `row * d_in + column`, strictly ascending; `vals`: [n]
+    /// `positions`: `[n]`, `row * d_in + column`, strictly ascending; `vals`: `[n]`
     ///
     /// # Errors
     /// [`KernelError`]: a dimension out of range, lengths that differ, the first position out of range

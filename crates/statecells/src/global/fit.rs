@@ -68,7 +68,7 @@ impl<'a> Fitter<'a> {
         Self { select, d_in, atoms, gram, squares, inverse_norms }
     }
 
-    /// Fits the row whose correlations with all atoms are `y`, [m]. `round` is what storing does to a
+    /// Fits the row whose correlations with all atoms are `y`, `[m]`. `round` is what storing does to a
     /// coefficient.
     pub(crate) fn fit(
         &self,

@@ -20,7 +20,7 @@ const IMPORTANCE_FLOOR: f32 = 1e-6;
 pub(crate) struct Metric {
     pub(crate) d_in: usize,
     pub(crate) n_blocks: usize,
-    /// Diagonal of H, [d_in].
+    /// Diagonal of H, `[d_in]`.
     pub(crate) diagonal: Vec<f32>,
     kind: Kind,
 }
