@@ -1,0 +1,149 @@
+//! The programs and models under test, and how they are run.
+
+use std::env;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// No run of these tests takes as long; a program that does hangs.
+const TIMEOUT: Duration = Duration::from_secs(120);
+
+/// The real model of the tests, as `scripts/fetch-model.sh` names it.
+const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The program `name` in the folder that STATECELLS_BIN_DIR names, or in `bin`.
+///
+/// # Panics
+/// If it is not there: tests of programs that were not built show nothing.
+#[must_use]
+pub fn program(name: &str) -> PathBuf {
+    let path = folder("STATECELLS_BIN_DIR", "bin").join(name);
+    assert!(path.is_file(), "{} is missing: run ./scripts/test.sh", path.display());
+    path
+}
+
+/// SmolLM2 in the folder that STATECELLS_MODELS_DIR names, or in `models`.
+///
+/// `None` after a line that says so, if nobody has fetched the model.
+///
+/// # Panics
+/// If the variable is set and the model is not there.
+#[must_use]
+pub fn smollm2() -> Option<PathBuf> {
+    let path = folder("STATECELLS_MODELS_DIR", "models").join(SMOLLM2);
+    if path.is_file() {
+        return Some(path);
+    }
+    assert!(env::var_os("STATECELLS_MODELS_DIR").is_none(), "{} is missing", path.display());
+    skip(&format!("no {}; run ./scripts/fetch-model.sh", path.display()));
+    None
+}
+
+/// The Python with the packages gguf and numpy that STATECELLS_PYTHON names, or that of `.tools`.
+///
+/// `None` after a line that says so, if there is neither.
+#[must_use]
+pub fn python() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("STATECELLS_PYTHON") {
+        return Some(path.into());
+    }
+    let path = root().join(".tools/venv/bin/python");
+    if path.is_file() {
+        return Some(path);
+    }
+    skip(&format!("no {}; run ./scripts/setup-tools.sh --test", path.display()));
+    None
+}
+
+/// Says why a test is skipped, past the test runner, which hides what a passing test prints.
+fn skip(reason: &str) {
+    let test = thread::current().name().unwrap_or("a test").to_owned();
+    let _ = writeln!(io::stderr(), "{test}: SKIPPED: {reason}");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn folder(variable: &str, default: &str) -> PathBuf {
+    env::var_os(variable).map_or_else(|| root().join(default), PathBuf::from)
+}
+
+/// What a program did.
+#[derive(Debug)]
+pub struct Run {
+    /// Exit code; `None` if a signal ended the program.
+    pub code: Option<i32>,
+    /// Standard output as it came; random models write bytes that are not UTF-8.
+    pub stdout: Vec<u8>,
+    /// Standard error; bytes that are not UTF-8 are replaced.
+    pub stderr: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Self {
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        Self { code: output.status.code(), stdout: output.stdout, stderr }
+    }
+}
+
+impl Run {
+    /// Runs the program `name` to its end, without input.
+    ///
+    /// # Panics
+    /// If it is missing or hangs.
+    #[must_use]
+    pub fn of<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Self {
+        let mut command = assert_cmd::Command::new(program(name));
+        command.args(arguments).timeout(TIMEOUT);
+        for (variable, _) in env::vars_os() {
+            // Flags of llama.cpp by another way: the tests give all they mean.
+            if variable.to_string_lossy().starts_with("LLAMA_ARG_") {
+                command.env_remove(variable);
+            }
+        }
+        let started = Instant::now();
+        let run = Self::from(command.output().expect("the program starts"));
+        assert!(started.elapsed() < TIMEOUT, "{name} hangs: {}", run.stderr);
+        run
+    }
+
+    /// The same, for a program that must succeed.
+    ///
+    /// # Panics
+    /// If it does not, with its messages.
+    #[must_use]
+    pub fn ok(self) -> Self {
+        assert_eq!(self.code, Some(0), "{}", self.stderr);
+        self
+    }
+
+    /// The line of the messages that holds all of `parts`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn line(&self, parts: &[&str]) -> &str {
+        let found = self.stderr.lines().find(|line| parts.iter().all(|part| line.contains(part)));
+        found.unwrap_or_else(|| panic!("no line with {parts:?} in:\n{}", self.stderr))
+    }
+
+    /// Standard output as text; bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+}
+
+/// Checks that a program was refused: by an exit code, not by a signal, and with a line that holds `parts`.
+///
+/// # Panics
+/// If it was not.
+pub fn assert_refused(run: &Run, parts: &[&str]) {
+    let code = run.code.unwrap_or_else(|| panic!("ended by a signal:\n{}", run.stderr));
+    assert_ne!(code, 0, "not refused, expected a line with {parts:?}:\n{}", run.stderr);
+    let _ = run.line(parts);
+}

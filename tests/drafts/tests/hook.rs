@@ -1,0 +1,132 @@
+//! The run-time hook against dense models that hold the reconstructed weights: the same logits.
+
+use std::path::Path;
+
+use codec::Target;
+use end_to_end::coding::{Coding, Method, Twins};
+use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
+use end_to_end::model_file::ModelFile;
+use end_to_end::programs::smollm2;
+use ggml::Type;
+use ggml::llama::Token;
+use statecells::{DictType, Scheme};
+use tempfile::TempDir;
+use test_models::Model as RandomModel;
+
+/// Largest difference of logits over the largest logit, coded against dense, for global dictionaries. What
+/// differs is the order of additions, and whatever that moves across a border of the F16 cache of keys and
+/// values; the format promises no more than this.
+const TOLERANCE: f32 = 1e-3;
+
+/// The same for sections, whose tables round what an atom contributes to 8 bits: some 2 % of an output.
+const TOLERANCE_SECTIONS: f32 = 0.05;
+
+fn tolerance(coding: &Coding) -> f32 {
+    match coding.method {
+        Method::Global(_) => TOLERANCE,
+        Method::Sections(_) => TOLERANCE_SECTIONS,
+    }
+}
+
+/// Odd sizes: 52 and 108 rows are no multiple of 32, and the 11 codes of a row none of 8.
+fn random_model(folder: &Path) -> ModelFile {
+    let path = folder.join("base.gguf");
+    let odd = RandomModel { n_embd: 52, n_ff: 108, n_heads: 2, ..RandomModel::default() };
+    RandomModel { other_type: Type::F32, ..odd }.write(&path).unwrap();
+    ModelFile::read(&path)
+}
+
+/// Bytes in no order, as tokens of the random models.
+fn random_tokens() -> Vec<Token> {
+    (0..24).map(|i| 3 + (i * 37) % 256).collect()
+}
+
+/// The largest distance of the twins, token by token and in a batch, with one thread and with two.
+fn worst_distance(folder: &Path, twins: &Twins, tokens: &[Token]) -> f32 {
+    let (coded, dense) = (folder.join("coded.gguf"), folder.join("dense.gguf"));
+    twins.coded.write(&coded);
+    twins.dense.write(&dense);
+    let (coded, dense) = (load_coded(&coded).unwrap(), load_dense(&dense).unwrap());
+    let mut worst = 0.0f32;
+    for pace in [Pace::Single, Pace::Batch] {
+        for n_threads in [1, 2] {
+            let expected = logits(&dense, tokens, pace, n_threads);
+            let found = logits(&coded, tokens, pace, n_threads);
+            let distance = distance(&expected, &found);
+            println!("{pace:?}, {n_threads} threads: {distance:e}");
+            worst = worst.max(distance);
+        }
+    }
+    worst
+}
+
+#[test]
+fn coded_and_reconstructed_models_have_the_same_logits() {
+    let folder = TempDir::new().unwrap();
+    let base = random_model(folder.path());
+    for coding in Coding::all() {
+        let worst = worst_distance(folder.path(), &Twins::of(&base, &coding), &random_tokens());
+        assert!(worst <= tolerance(&coding), "{:?}: {worst}", coding.method);
+    }
+}
+
+#[test]
+fn a_model_without_gate_and_one_coded_target_do_as_well() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("base.gguf");
+    RandomModel { has_gate: false, ..RandomModel::default() }.write(&path).unwrap();
+    let base = ModelFile::read(&path);
+    for targets in [vec![Target::Up, Target::Down], vec![Target::Down]] {
+        let twins = Twins::of(&base, &Coding { targets: targets.clone(), ..Coding::default() });
+        let worst = worst_distance(folder.path(), &twins, &random_tokens());
+        assert!(worst <= TOLERANCE, "{targets:?}: {worst}");
+    }
+}
+
+/// Without this the tests above could pass because the FFN hardly matters.
+#[test]
+fn one_wrong_row_is_seen() {
+    let folder = TempDir::new().unwrap();
+    let base = random_model(folder.path());
+    for coding in [Coding::default(), Coding::sections(0.01)] {
+        for name in ["blk.0.ffn_gate", "blk.0.ffn_up", "blk.1.ffn_down"] {
+            let mut twins = Twins::of(&base, &coding);
+            let scales = twins.coded.tensor_mut(&format!("{name}.row_scale"));
+            scales.data[1] ^= 0x80; // the sign of the first scale
+            let worst = worst_distance(folder.path(), &twins, &random_tokens());
+            assert!(worst > 2.0 * tolerance(&coding), "{:?}, {name}: {worst}", coding.method);
+        }
+    }
+}
+
+#[test]
+fn coded_and_base_model_differ() {
+    let folder = TempDir::new().unwrap();
+    let base = random_model(folder.path());
+    let mut twins = Twins::of(&base, &Coding::default());
+    twins.dense = base;
+    let worst = worst_distance(folder.path(), &twins, &random_tokens());
+    assert!(worst > 0.1, "{worst}");
+}
+
+/// On weights and activations as training makes them, some of them thousands of times the others.
+#[test]
+fn the_same_on_smollm2() {
+    let Some(path) = smollm2() else { return };
+    let folder = TempDir::new().unwrap();
+    let mut base = ModelFile::read(&path);
+    // Weights in blocks round their inputs to 8 bits, and what differs in the last place then jumps.
+    base.widen();
+    let text = "The state of the union is strong, because the people are.";
+    let tokens = tokenize(&path, text);
+    let global = |dict_type| Coding::global(Scheme::SignVals, dict_type);
+    for coding in [global(DictType::F16), global(DictType::F32), Coding::sections(0.001)] {
+        let coding = Coding { layers: vec![0, 1, 2], ..coding };
+        let worst = worst_distance(folder.path(), &Twins::of(&base, &coding), &tokens);
+        assert!(worst <= tolerance(&coding), "{:?}: {worst}", coding.method);
+    }
+}
+
+fn tokenize(model: &Path, text: &str) -> Vec<Token> {
+    load_dense(model).unwrap().tokenize(text, true, false).unwrap()
+}

@@ -1,0 +1,84 @@
+//! llama-perplexity on coded files: the same figure whatever the batches, also with quantized caches.
+
+use std::path::PathBuf;
+
+use end_to_end::coding::{Coding, Twins};
+use end_to_end::model_file::ModelFile;
+use end_to_end::programs::Run;
+use ggml::Type;
+use tempfile::TempDir;
+use test_models::Model;
+
+/// Relative spread of perplexities of the same model: other batches add in another order, and then a few
+/// inputs fall on another F16 number.
+const NOISE: f64 = 2e-4;
+
+/// The same where keys and values are rounded to 8 bits.
+const NOISE_Q8: f64 = 2e-3;
+
+struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    /// A coded model whose heads of 32 suit quantized caches, the same reconstructed, and a text.
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("base.gguf");
+        Model { n_heads: 2, other_type: Type::F32, ..Model::default() }.write(&path).unwrap();
+        let twins = Twins::of(&ModelFile::read(&path), &Coding::default());
+        twins.coded.write(&folder.path().join("coded.gguf"));
+        twins.dense.write(&folder.path().join("dense.gguf"));
+        let words = (0..220).map(|i| ["one", "two", "or so", "many"][i * i % 7 % 4]);
+        let text = words.collect::<Vec<_>>().join(" ");
+        std::fs::write(folder.path().join("text.txt"), text).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The final estimate of the perplexity.
+    fn perplexity(&self, model: &str, flags: &str) -> f64 {
+        let (model, text) = (self.path(model), self.path("text.txt"));
+        let fixed =
+            ["-m", model.to_str().unwrap(), "-f", text.to_str().unwrap(), "-c", "256", "-t", "2"];
+        let run =
+            Run::of("llama-perplexity", fixed.into_iter().chain(flags.split_whitespace())).ok();
+        let all = run.text() + &run.stderr;
+        let (_, rest) = all.split_once("PPL = ").unwrap_or_else(|| panic!("no figure in:\n{all}"));
+        rest.split_whitespace().next().unwrap().parse().unwrap()
+    }
+
+    /// Checks that batches of 1, 7 and 512 tokens give what the dense model has, within `noise`.
+    fn assert_batches_agree(&self, caches: &str, noise: f64) {
+        let expected = self.perplexity("dense.gguf", caches);
+        for n in [1, 7, 512] {
+            let found =
+                self.perplexity("coded.gguf", &format!("--statecells -b {n} -ub {n} {caches}"));
+            let spread = (found / expected - 1.0).abs();
+            assert!(spread < noise, "batches of {n}: {found}, expected {expected}");
+        }
+        let found = self.perplexity("coded.gguf", &format!("--statecells -b 512 -ub 7 {caches}"));
+        assert!((found / expected - 1.0).abs() < noise, "{found}, expected {expected}");
+    }
+}
+
+#[test]
+fn batches_do_not_matter() {
+    Fixture::new().assert_batches_agree("", NOISE);
+}
+
+#[test]
+fn batches_do_not_matter_with_quantized_caches() {
+    Fixture::new().assert_batches_agree("-ctk q8_0 -ctv q8_0 -fa on", NOISE_Q8);
+}
+
+/// Without this the tests above could pass because the text fits all models alike.
+#[test]
+fn another_model_has_another_perplexity() {
+    let fixture = Fixture::new();
+    let (dense, base) = (fixture.perplexity("dense.gguf", ""), fixture.perplexity("base.gguf", ""));
+    assert!((dense / base - 1.0).abs() > 5.0 * NOISE_Q8, "{dense} and {base}");
+}

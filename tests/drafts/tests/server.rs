@@ -1,0 +1,132 @@
+//! llama-server on coded files: parallel slots, prompt caching, quantized caches.
+
+use std::path::PathBuf;
+use std::thread;
+
+use end_to_end::coding::{Coding, Twins};
+use end_to_end::model_file::ModelFile;
+use end_to_end::server::Server;
+use ggml::Type;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use test_models::Model;
+
+/// Tokens of an answer.
+const N_PREDICT: usize = 12;
+
+/// Different lengths, so that slots are never in step.
+const PROMPTS: [&str; 6] = [
+    "one",
+    "two and two",
+    "a third prompt, a good deal longer than the first one",
+    "z",
+    "0123456789",
+    "and the last of them",
+];
+
+/// Least difference of log-probability between a token and the next best: far above what the order of
+/// additions changes, so that the same greedy text is to be expected of the same model.
+const MARGIN: f64 = 0.005;
+
+struct Fixture {
+    folder: TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        Self { folder: TempDir::new().unwrap() }
+    }
+
+    /// A coded model; its heads of 32 suit quantized caches.
+    fn coded(&self) -> PathBuf {
+        let path = self.folder.path().join("base.gguf");
+        let model = Model { n_heads: 2, other_type: Type::F32, seed: 4, ..Model::default() };
+        model.write(&path).unwrap();
+        let coded = self.folder.path().join("coded.gguf");
+        Twins::of(&ModelFile::read(&path), &Coding::default()).coded.write(&coded);
+        coded
+    }
+}
+
+fn complete(server: &Server, prompt: &str, cache: bool) -> Value {
+    let body = json!({
+        "prompt": prompt, "n_predict": N_PREDICT, "temperature": 0, "ignore_eos": true,
+        "cache_prompt": cache, "return_tokens": true, "n_probs": 2,
+    });
+    server.post("/completion", &body)
+}
+
+/// The tokens of an answer.
+fn tokens(answer: &Value) -> Vec<u64> {
+    let tokens = answer["tokens"].as_array().unwrap();
+    assert_eq!(tokens.len(), N_PREDICT, "{answer}");
+    tokens.iter().map(|t| t.as_u64().unwrap()).collect()
+}
+
+/// The least margin of the tokens of an answer.
+fn margin(answer: &Value) -> f64 {
+    let steps = answer["completion_probabilities"].as_array().unwrap();
+    let logprob =
+        |step: &Value, rank: usize| step["top_logprobs"][rank]["logprob"].as_f64().unwrap();
+    let margins = steps.iter().map(|step| logprob(step, 0) - logprob(step, 1));
+    margins.fold(f64::INFINITY, f64::min)
+}
+
+#[test]
+fn parallel_slots_answer_as_one_request_after_the_other() {
+    let fixture = Fixture::new();
+    let server = Server::start(&fixture.coded(), "--statecells -np 4 -c 1024 -t 2");
+    let alone: Vec<Value> = PROMPTS.iter().map(|p| complete(&server, p, false)).collect();
+    let least = alone.iter().map(margin).fold(f64::INFINITY, f64::min);
+    assert!(least > MARGIN, "the model is undecided by {least}: choose another seed");
+    let together: Vec<Value> = thread::scope(|scope| {
+        let ask = |p| {
+            scope.spawn({
+                let server = &server;
+                move || complete(server, p, false)
+            })
+        };
+        let threads: Vec<_> = PROMPTS.map(ask).into_iter().collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    let slots = |answers: &[Value]| {
+        let mut slots: Vec<_> = answers.iter().map(|a| a["id_slot"].as_u64().unwrap()).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        slots.len()
+    };
+    assert!(slots(&together) > 1, "the requests did not run side by side");
+    for ((prompt, alone), together) in PROMPTS.iter().zip(&alone).zip(&together) {
+        assert_eq!(tokens(alone), tokens(together), "{prompt}");
+    }
+    let first = tokens(&alone[0]);
+    assert!(alone.iter().any(|a| tokens(a) != first), "every prompt has the same answer");
+}
+
+#[test]
+fn cached_prompts_give_the_same_answer() {
+    let fixture = Fixture::new();
+    let server = Server::start(&fixture.coded(), "--statecells -np 1 -c 512 -t 2");
+    let prompt = "the same long beginning of every request, and then";
+    let fresh = complete(&server, prompt, false);
+    assert!(margin(&fresh) > MARGIN, "the model is undecided: choose another seed");
+    let _ = complete(&server, &format!("{prompt} something else"), true);
+    let cached = complete(&server, prompt, true);
+    let reused = cached["timings"]["cache_n"].as_u64().unwrap();
+    assert!(reused >= 40, "only {reused} tokens came from the cache");
+    assert_eq!(tokens(&cached), tokens(&fresh));
+}
+
+#[test]
+fn quantized_caches_work() {
+    let fixture = Fixture::new();
+    let flags = "--statecells -np 2 -c 512 -t 2 -ctk q8_0 -ctv q8_0 -fa on";
+    let server = Server::start(&fixture.coded(), flags);
+    let answer = complete(&server, PROMPTS[2], true);
+    assert!(margin(&answer) > MARGIN, "the model is undecided: choose another seed");
+    assert_eq!(tokens(&complete(&server, PROMPTS[2], true)), tokens(&answer));
+    drop(server);
+    // 8 bits per value of the cache move nothing as far as the margin
+    let plain = Server::start(&fixture.coded(), "--statecells -np 2 -c 512 -t 2");
+    assert_eq!(tokens(&complete(&plain, PROMPTS[2], true)), tokens(&answer));
+}

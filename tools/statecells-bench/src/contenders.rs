@@ -1,0 +1,94 @@
+//! The matrices that are measured.
+
+use anyhow::{Context, Result, bail};
+use ggml::Type;
+use ggml::product::{CodedWeight, Factor, Weight};
+
+use crate::config::Config;
+use crate::{data, machine};
+
+/// One kind of matrix, in as many copies as it takes to leave the cache.
+#[derive(Debug)]
+pub struct Contender {
+    /// The scheme, or ggml's name of the type.
+    pub name: &'static str,
+    /// The type; `None` for ours.
+    pub ty: Option<Type>,
+    /// ggml's name for the memory, which tells the layout.
+    pub memory: &'static str,
+    /// The copies.
+    pub copies: Vec<Factor>,
+}
+
+impl Contender {
+    /// Bytes of one copy, all of which a product reads.
+    pub fn n_bytes(&self) -> usize {
+        self.copies.first().map_or(0, Factor::n_bytes)
+    }
+}
+
+/// Ours first, then every type in every layout that llama.cpp has for it here.
+pub fn prepare(config: &Config) -> Result<Vec<Contender>> {
+    check_memory(config)?;
+    let mut contenders = vec![coded(config)?];
+    for &ty in &config.against {
+        contenders.extend(dense(config, ty).with_context(|| format!("--against {ty}"))?);
+    }
+    Ok(contenders)
+}
+
+fn coded(config: &Config) -> Result<Contender> {
+    let scheme = config.coded.scheme();
+    let sidecars = data::sidecars(&config.coded.sidecars(config.shape)?, config.shape);
+    let n_bytes = sidecars.iter().map(|s| s.data.len()).sum();
+    let copy = || Ok(Factor::Coded(CodedWeight::new(scheme, config.shape, &sidecars)?));
+    let copies = (0..config.n_copies(n_bytes)).map(|_| copy()).collect::<Result<_>>();
+    let copies = copies.with_context(|| format!("--scheme {scheme}"))?;
+    Ok(Contender { name: scheme, ty: None, memory: "CPU", copies })
+}
+
+fn dense(config: &Config, ty: Type) -> Result<Vec<Contender>> {
+    let bytes = data::dense(ty, config.shape)?;
+    let n = config.n_copies(bytes.len());
+    let plain = (0..n).map(|_| Weight::plain(ty, config.shape, &bytes).map(Some));
+    let packed = (0..n).map(|_| Weight::packed(ty, config.shape, &bytes));
+    let layouts = [plain.collect::<Result<Vec<_>, _>>()?, packed.collect::<Result<Vec<_>, _>>()?];
+    let contender = |copies: Vec<Option<Weight>>| {
+        let copies: Vec<Weight> = copies.into_iter().flatten().collect();
+        let memory = copies.first()?.memory();
+        let copies = copies.into_iter().map(Factor::Dense).collect();
+        Some(Contender { name: ty.name(), ty: Some(ty), memory, copies })
+    };
+    Ok(layouts.into_iter().filter_map(contender).collect())
+}
+
+/// Refuses what would not fit, before the system kills the program for it.
+fn check_memory(config: &Config) -> Result<()> {
+    let filled = |n_bytes: Option<usize>| {
+        let n_bytes = n_bytes?;
+        config.n_copies(n_bytes).checked_mul(n_bytes)
+    };
+    let sidecars = config.coded.sidecars(config.shape)?;
+    let mut sizes = sidecars.iter().map(codec::SidecarSpec::n_bytes);
+    let mut needed = filled(sizes.try_fold(0usize, |sum, n| sum.checked_add(n?)));
+    for &ty in &config.against {
+        let n_layouts = if Weight::is_packed(ty, config.shape) { 2 } else { 1 };
+        let one = filled(ty.tensor_bytes(&[config.shape.d_in, config.shape.d_out]));
+        let all = one.and_then(|n| n.checked_mul(n_layouts));
+        needed = needed.zip(all).and_then(|(a, b)| a.checked_add(b));
+    }
+    let values = config.n_tokens.checked_mul(config.shape.d_in.max(config.shape.d_out));
+    let vectors = values.and_then(|n| n.checked_mul(4 * size_of::<f32>()));
+    needed = needed.zip(vectors).and_then(|(a, b)| a.checked_add(b));
+    let Some(available) = machine::available_bytes() else { return Ok(()) };
+    if needed.is_none_or(|needed| needed > available) {
+        let gib = |n: usize| n as f64 / f64::from(1 << 30);
+        let needed = needed.map_or("too much".to_owned(), |n| format!("{:.1} GiB", gib(n)));
+        bail!(
+            "the matrices need {needed} of memory and {:.1} GiB are available: use fewer types \
+             (--against), fewer copies (--cold-mib), a smaller matrix (--rows, --cols) or fewer tokens (--batch)",
+            gib(available)
+        );
+    }
+    Ok(())
+}

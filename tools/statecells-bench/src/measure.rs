@@ -1,0 +1,87 @@
+//! Alternating passes and what their times amount to.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use ggml::product::{Products, ThreadPool};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::contenders::Contender;
+
+/// Seconds for one product, for every contender and round: `seconds[contender][round]`.
+pub fn measure(
+    pool: &ThreadPool,
+    contenders: &[Contender],
+    x: &[f32],
+    rounds: usize,
+) -> Result<Vec<Vec<f64>>> {
+    let mut products = Vec::new();
+    for contender in contenders {
+        let made = Products::new(pool, &contender.copies, x);
+        products.push(made.with_context(|| contender.name.to_owned())?);
+    }
+    let mut seconds = vec![Vec::with_capacity(rounds); contenders.len()];
+    // Drawn between the passes only; hidden where stderr is no terminal.
+    let style = ProgressStyle::with_template("round {pos}/{len} [{elapsed}, ~{eta} left]");
+    let bar = ProgressBar::new(rounds as u64).with_style(style.expect("a valid template"));
+    // The first round touches all memory and starts the threads; it does not count.
+    for round in 0..=rounds {
+        for (contender, products) in products.iter_mut().enumerate() {
+            let start = Instant::now();
+            products.run().with_context(|| contenders[contender].name.to_owned())?;
+            let elapsed = start.elapsed().as_secs_f64();
+            if round > 0 {
+                seconds[contender].push(elapsed / contenders[contender].copies.len() as f64);
+            }
+        }
+        bar.set_position(round as u64);
+    }
+    bar.finish_and_clear();
+    Ok(seconds)
+}
+
+/// A sample's median and spread.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Spread {
+    pub min: f64,
+    /// A quarter of the sample is below.
+    pub q1: f64,
+    pub median: f64,
+    /// A quarter of the sample is above.
+    pub q3: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of a sample that is not empty.
+    pub fn of(sample: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = sample.into_iter().collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let quantile = |share: f64| {
+            let place = share * (sorted.len() - 1) as f64;
+            let (below, above) = (place.floor() as usize, place.ceil() as usize);
+            sorted[below] + (sorted[above] - sorted[below]) * place.fract()
+        };
+        Self {
+            min: quantile(0.0),
+            q1: quantile(0.25),
+            median: quantile(0.5),
+            q3: quantile(0.75),
+            max: quantile(1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_interpolated() {
+        let spread = Spread::of([4.0, 1.0, 2.0, 3.0]);
+        assert_eq!((spread.min, spread.median, spread.max), (1.0, 2.5, 4.0));
+        assert_eq!((spread.q1, spread.q3), (1.75, 3.25));
+        assert_eq!(Spread::of([7.0]).q3, 7.0);
+    }
+}

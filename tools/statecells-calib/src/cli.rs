@@ -1,0 +1,130 @@
+//! The flags of `statecells-calib`.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use builder::LayerList;
+use calibration::DEFAULT_MAX_MOMENT_DIM;
+use clap::Parser;
+use clap_complete::Shell;
+
+/// Version of the program and of the llama.cpp that runs the model.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    format!("{} (llama.cpp {})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION)
+});
+
+const EXAMPLES: &str = "\
+Examples:
+  Collect on 131072 tokens of a text:
+    statecells-calib -m model.gguf -f text.txt -o calib.gguf
+  Prose and conversations, first layers only:
+    statecells-calib -m model.gguf -f prose.txt -f chats.jsonl -o calib.gguf --layers 0-7
+
+One context in ten is held out: it is never used to fit, only to measure.
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (nothing is written).";
+
+/// Collects what the FFN matrices of a GGUF model see on real text.
+///
+/// The model runs on contexts spread evenly over the text; for the input of every FFN matrix (ffn_gate and
+/// ffn_up share theirs) the second moment H = sum x x^T is summed up, or inputs are sampled where H would be
+/// too large. The file is for statecells-build --calib with the same model.
+#[derive(Debug, Parser)]
+#[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// Model to run: a GGUF in one file
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "completions",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub model: PathBuf,
+
+    /// Text in UTF-8, or .jsonl with one {"messages": [{"role", "content"}, ...]} per line; may be repeated
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub file: Vec<PathBuf>,
+
+    /// File to write; it appears under this name only when it is complete
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present = "completions",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub output: PathBuf,
+
+    /// Read all files as conversations, whatever they are called
+    #[arg(long)]
+    pub chat: bool,
+
+    /// Tokens to run, a tenth of which is held out; fewer if the text is shorter
+    #[arg(long, value_name = "TOKENS", default_value_t = 131_072)]
+    pub tokens: usize,
+
+    /// Tokens per context
+    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    pub ctx: usize,
+
+    /// Inputs to keep where H is not formed, at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 2048,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub max_samples: u64,
+
+    /// Held-out inputs to keep for every matrix, at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub max_holdout: u64,
+
+    /// Longest input for which H is formed
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_MOMENT_DIM)]
+    pub max_h_dim: usize,
+
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub layers: Option<LayerList>,
+
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+
+    /// Seed that chooses which inputs are kept
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+
+    /// Also run N of the contexts without watching, to compare the time
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub time_plain: usize,
+
+    /// Replace an existing output
+    #[arg(long)]
+    pub force: bool,
+
+    /// Print completions for a shell and stop
+    #[arg(long, value_name = "SHELL")]
+    pub completions: Option<Shell>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

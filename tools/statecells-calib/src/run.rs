@@ -1,0 +1,266 @@
+//! What the program does.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, IsTerminal};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use builder::progress::{Eta, duration};
+use builder::{Interrupt, Reporter, Selection, Source, files, prepare};
+use calibration::capture::{Capture, CaptureError, CaptureParams, PassageKind, Plan};
+use calibration::{CalibratedInput, FfnInput, InputKind, ModelId, Record, TextSketch};
+use codec::Progress;
+use ggml::llama::{Backend, Model, ModelParams, Token};
+
+use crate::NAME;
+use crate::cli::Cli;
+use crate::summary::{self, PlainTime};
+use crate::texts;
+
+/// Lines of progress on plain output.
+const PROGRESS_LINES: usize = 16;
+
+/// Room that must be free beyond the estimate: metadata and rounding.
+const MARGIN_BYTES: u64 = 16 << 20;
+
+/// The user or the system asked the program to stop.
+#[derive(Debug)]
+pub struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("interrupted: nothing was written, run the same command again")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Runs the program.
+pub fn run(cli: &Cli) -> Result<()> {
+    check_files(cli)?;
+    let interrupt = Interrupt::install().context("cannot catch signals")?;
+    let n_threads = n_threads(cli);
+    rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
+    let reporter = Reporter::new();
+    let result = calibrate(cli, n_threads, &interrupt, &reporter);
+    reporter.finish();
+    match result {
+        Err(_) if interrupt.is_set() => Err(Stopped.into()),
+        result => result,
+    }
+}
+
+fn n_threads(cli: &Cli) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    cli.threads.map_or_else(cores, usize::from)
+}
+
+/// Checks that need no work, before any is done.
+fn check_files(cli: &Cli) -> Result<()> {
+    let mut read: Vec<(&'static str, &Path)> = vec![("-m", &cli.model)];
+    read.extend(cli.file.iter().map(|path| ("-f", path.as_path())));
+    prepare::check_distinct(&read, &[("-o", &cli.output)])?;
+    if cli.output.exists() && !cli.force {
+        bail!("{}: already exists: --force replaces it", cli.output.display());
+    }
+    for path in &cli.file {
+        File::open(path).with_context(|| format!("{}: check the path", path.display()))?;
+    }
+    Ok(())
+}
+
+fn calibrate(
+    cli: &Cli,
+    n_threads: usize,
+    interrupt: &Interrupt,
+    reporter: &Reporter,
+) -> Result<()> {
+    let source = Source::open(&cli.model)?;
+    let inputs = inputs(cli, &source)?;
+    prepare::check_output(&cli.output)?;
+    let model = Model::load(Backend::init(), &cli.model, &ModelParams::default())?;
+    let (text, text_ids) = texts::read(cli, source.file(), &model)?;
+    check_context(cli, &model)?;
+    let plan = Plan::new(text.tokens().len(), cli.tokens, cli.ctx, model.bos().is_some())?;
+    warn_if_short(cli, &plan, reporter);
+    check_room(cli, &inputs)?;
+    let model_id = model_id(&source, source.sha256(reporter, interrupt)?)?;
+
+    let stop = || interrupt.is_set();
+    let params = CaptureParams {
+        inputs: &inputs,
+        max_moment_dim: cli.max_h_dim,
+        n_ctx: plan.n_ctx(),
+        n_fitted: plan.n_tokens(PassageKind::Fitted) as u64,
+        n_held_out: plan.n_tokens(PassageKind::HeldOut) as u64,
+        n_samples: cli.max_samples,
+        n_holdout_samples: cli.max_holdout,
+        seed: cli.seed,
+        n_threads,
+        stop: &stop,
+    };
+    let mut capture = Capture::new(&model, &params)?;
+    let plain = run_contexts(cli, &plan, text.tokens(), &mut capture, reporter)?;
+    let timing = capture.timing();
+    source.check_unchanged(&model_id.sha256, reporter, interrupt)?;
+    let record = Record {
+        model: model_id,
+        texts: text_ids,
+        sketch: TextSketch::of(plan.passages(text.tokens()).map(|(_, passage)| passage)),
+        n_fitted: params.n_fitted,
+        n_held_out: params.n_held_out,
+        n_ctx: u32::try_from(plan.n_ctx())?,
+        seed: cli.seed,
+        tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
+        llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
+    };
+    write(&cli.output, &record, &capture.finish(), interrupt)?;
+    let n_bytes = fs::metadata(&cli.output).map_or(0, |m| m.len());
+    reporter.finish();
+    summary::print(&cli.output, &plan, n_bytes, timing, plain)?;
+    Ok(())
+}
+
+/// The inputs of the selected layers and their lengths.
+fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
+    let available: Vec<_> = source.ffn_tensors().collect();
+    let selection = Selection { layers: cli.layers.clone(), targets: None };
+    let mut inputs = BTreeMap::new();
+    for tensor in selection.resolve(&available, source.n_layers())? {
+        let d = source.shape(tensor).d_in;
+        if *inputs.entry(FfnInput::of(tensor)).or_insert(d) != d {
+            bail!(
+                "{}: gate and up of layer {} have inputs of different lengths: this model cannot be calibrated",
+                cli.model.display(),
+                tensor.layer
+            );
+        }
+    }
+    Ok(inputs)
+}
+
+fn check_context(cli: &Cli, model: &Model) -> Result<()> {
+    let limit = model.n_ctx_train();
+    if (16..=limit).contains(&cli.ctx) {
+        return Ok(());
+    }
+    Err(CaptureError::ContextLength { n_ctx: cli.ctx, limit }.into())
+}
+
+fn warn_if_short(cli: &Cli, plan: &Plan, reporter: &Reporter) {
+    if plan.n_available() + plan.n_ctx() <= cli.tokens {
+        reporter.line(&format!(
+            "{NAME}: warning: the text has {} tokens, {} were asked for: give more text with -f, \
+             fewer tokens fit less well",
+            plan.n_available(),
+            cli.tokens
+        ));
+    }
+}
+
+/// Checks that the folder of the output has room for it.
+fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
+    let planned =
+        |&d| calibration::planned_bytes(d, cli.max_h_dim, cli.max_samples, cli.max_holdout);
+    let needed_bytes = inputs.values().map(planned).fold(MARGIN_BYTES, u64::saturating_add);
+    let folder = files::parent(&cli.output);
+    let stat = rustix::fs::statvfs(folder)
+        .with_context(|| format!("{}: cannot look for free space", folder.display()))?;
+    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free_bytes < needed_bytes {
+        let path = folder.to_owned();
+        return Err(builder::Error::NoRoom { path, needed_bytes, free_bytes }.into());
+    }
+    Ok(())
+}
+
+fn model_id(source: &Source, sha256: String) -> Result<ModelId> {
+    let longest = |kind| {
+        let of_kind = source.ffn_tensors().filter(|t| FfnInput::of(*t).kind == kind);
+        u32::try_from(of_kind.map(|t| source.shape(t).d_in).max().unwrap_or(0))
+    };
+    Ok(ModelId {
+        sha256,
+        architecture: source.file().architecture()?,
+        n_layer: u32::try_from(source.n_layers())?,
+        n_embd: longest(InputKind::GateUp)?,
+        n_ff: longest(InputKind::Down)?,
+    })
+}
+
+/// Runs all contexts, the first ones also without watching if asked to.
+fn run_contexts(
+    cli: &Cli,
+    plan: &Plan,
+    tokens: &[Token],
+    capture: &mut Capture<'_, '_>,
+    reporter: &Reporter,
+) -> Result<PlainTime> {
+    let mut plain = PlainTime::default();
+    let mut eta = Eta::new(plan.len() as u64);
+    let lines = !std::io::stderr().is_terminal();
+    reporter.stage("running the model", plan.len() as u64);
+    for (i, (kind, passage)) in plan.passages(tokens).enumerate() {
+        let before = capture.timing();
+        capture.run(kind, passage)?;
+        if i < cli.time_plain {
+            let now = capture.timing();
+            let (forward, sums) =
+                (now.forward - before.forward, now.accumulation - before.accumulation);
+            plain.n_contexts += 1;
+            plain.watched += forward + sums;
+            plain.accumulation += sums;
+            plain.plain += capture.time_plain(passage)?;
+        }
+        reporter.advance(1);
+        let left = eta.advance(1);
+        if lines && is_line(i + 1, plan.len()) {
+            reporter.line(&format!("{} of {} contexts, {left} left", i + 1, plan.len()));
+        }
+    }
+    let timing = capture.timing();
+    reporter.line(&format!("ran the model in {}", seconds(timing.forward + timing.accumulation)));
+    Ok(plain)
+}
+
+fn seconds(time: Duration) -> String {
+    duration(time.as_secs_f64())
+}
+
+/// Whether `done` of `total` contexts are worth a line: the first, and about every sixteenth part.
+fn is_line(done: usize, total: usize) -> bool {
+    done == 1 || done * PROGRESS_LINES / total != (done - 1) * PROGRESS_LINES / total
+}
+
+/// Writes the file under another name and moves it in place when it is complete.
+fn write(
+    output: &Path,
+    record: &Record,
+    inputs: &BTreeMap<FfnInput, CalibratedInput>,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let temporary = Temporary(temporary_name(output));
+    let cannot = || format!("{}: cannot write", output.display());
+    let file = File::create(&temporary.0).with_context(cannot)?;
+    calibration::write(BufWriter::new(file), record, inputs).with_context(cannot)?;
+    interrupt.check()?;
+    files::publish(&temporary.0, output)?;
+    Ok(())
+}
+
+fn temporary_name(output: &Path) -> PathBuf {
+    let mut name = output.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    output.with_file_name(name)
+}
+
+/// An unfinished file, removed in any case; after publishing there is none of that name.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,328 @@
+//! The program on small random models: what it writes, and what it refuses.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin;
+use calibration::{Calibration, ModelId, TextSketch};
+use codec::{FfnTensor, Target};
+use predicates::prelude::*;
+use tempfile::TempDir;
+
+/// A folder with a model and texts.
+struct Setup(TempDir);
+
+impl Setup {
+    fn new() -> Self {
+        let setup = Self(tempfile::tempdir().unwrap());
+        test_models::Model::default().write(&setup.at("model.gguf")).unwrap();
+        fs::write(setup.at("text.txt"), prose(60)).unwrap();
+        setup
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The program with model, text, output and short contexts.
+    fn program(&self) -> Command {
+        self.program_for(640, 1)
+    }
+
+    /// With one thread, tests running side by side do not wait for each other's.
+    fn program_for(&self, tokens: usize, n_threads: usize) -> Command {
+        let mut command = self.bare();
+        command.args(["-t", &n_threads.to_string()]);
+        command.args(["-m", "model.gguf", "-f", "text.txt", "-o", "calib.gguf"]);
+        command.args(["--ctx", "32", "--tokens", &tokens.to_string()]);
+        command
+    }
+
+    fn bare(&self) -> Command {
+        let mut command = Command::new(cargo_bin!("statecells-calib"));
+        command.current_dir(self.0.path());
+        command
+    }
+
+    /// Runs the program, which must fail with `code` and one line like `message`, leaving nothing.
+    fn refuses(&self, command: &mut Command, code: i32, message: &str) {
+        let before = self.files();
+        let result = command.assert().code(code);
+        let stderr = String::from_utf8(result.get_output().stderr.clone()).unwrap();
+        let error = stderr.lines().find(|line| line.contains("error: ")).unwrap_or("");
+        assert!(matches(error, message), "{stderr}");
+        if code == 1 {
+            assert!(stderr.ends_with(&format!("{error}\n")), "one line at the end: {stderr}");
+        }
+        assert_eq!(self.files(), before, "nothing is left behind");
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<_> =
+            fs::read_dir(self.0.path()).unwrap().map(|f| f.unwrap().path()).collect();
+        files.sort();
+        files
+    }
+
+    fn open(&self) -> Calibration {
+        Calibration::open(&self.at("calib.gguf")).unwrap()
+    }
+}
+
+/// Whether `text` holds the parts of `pattern` between its stars, in order.
+fn matches(text: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('*');
+    parts.try_fold(text, |rest, part| rest.split_once(part).map(|(_, rest)| rest)).is_some()
+}
+
+fn prose(n_lines: usize) -> String {
+    (0..n_lines).map(|i| format!("Line {i} of a text that nobody will read.\n")).collect()
+}
+
+fn up(layer: usize) -> FfnTensor {
+    FfnTensor { layer, target: Target::Up }
+}
+
+#[test]
+fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
+    let setup = Setup::new();
+    setup
+        .program()
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("fitted").and(predicate::str::contains("GFLOP")));
+    let calibration = setup.open();
+    for layer in 0..2 {
+        for target in Target::ALL {
+            let input = calibration.input(FfnTensor { layer, target }).unwrap();
+            assert_eq!(input.d(), if target == Target::Down { 192 } else { 64 });
+            assert!(input.second_moment().is_some() && input.holdout_moment().is_some());
+        }
+    }
+    let record = calibration.record();
+    assert_eq!((record.n_fitted, record.n_held_out, record.n_ctx), (18 * 32, 2 * 32, 32));
+    assert_eq!(record.texts[0].name, "text.txt");
+    assert_eq!(record.texts[0].sha256.len(), 64);
+    assert_ne!(record.sketch, TextSketch::default());
+    let model = &record.model;
+    assert_eq!((model.n_layer, model.n_embd, model.n_ff), (2, 64, 192));
+    calibration.check_model(model).unwrap();
+}
+
+#[test]
+fn the_bytes_do_not_depend_on_threads_or_names_of_folders() {
+    let (a, b) = (Setup::new(), Setup::new());
+    a.program().assert().success();
+    b.program_for(640, 2).args(["--time-plain", "2"]).assert().success();
+    assert_eq!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
+    b.program().args(["--seed", "1", "--force", "--max-holdout", "5"]).assert().success();
+    assert_ne!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
+    assert_eq!(b.open().input(up(0)).unwrap().holdout.len(), 5);
+}
+
+#[test]
+fn another_models_calibration_is_refused_by_the_library() {
+    let setup = Setup::new();
+    setup.program().assert().success();
+    let own = setup.open().record().model.clone();
+    test_models::Model { seed: 2, ..Default::default() }.write(&setup.at("model.gguf")).unwrap();
+    fs::rename(setup.at("calib.gguf"), setup.at("first.gguf")).unwrap();
+    setup.program().assert().success();
+    let other = setup.open().record().model.clone();
+    assert_eq!(ModelId { sha256: own.sha256.clone(), ..other.clone() }, own);
+    let first = Calibration::open(&setup.at("first.gguf")).unwrap();
+    first.check_model(&own).unwrap();
+    let message = first.check_model(&other).unwrap_err().to_string();
+    assert!(message.contains("first.gguf: was made for another model (SHA-256"), "{message}");
+}
+
+#[test]
+fn layers_long_inputs_and_several_files_of_any_kind() {
+    let setup = Setup::new();
+    let line = r#"{"messages":[{"role":"user","content":"What is it?"},{"role":"assistant","content":"It is."}]}"#;
+    fs::write(setup.at("chat.jsonl"), format!("{line}\n").repeat(20)).unwrap();
+    setup
+        .program()
+        .args(["-f", "chat.jsonl", "--layers", "1", "--max-h-dim", "100", "--max-samples", "40"])
+        .assert()
+        .success();
+    let calibration = setup.open();
+    assert!(!calibration.covers(up(0)) && calibration.covers(up(1)));
+    let down = calibration.input(FfnTensor { layer: 1, target: Target::Down }).unwrap();
+    assert_eq!(down.fitted_samples().unwrap().len(), 40);
+    assert_eq!(calibration.record().texts.len(), 2);
+    // The same lines as conversations, whatever the file is called.
+    fs::copy(setup.at("chat.jsonl"), setup.at("chat.txt")).unwrap();
+    let chat = |name: &str, flags: &[&str]| {
+        let mut command = setup.bare();
+        command.args([
+            "-m",
+            "model.gguf",
+            "-o",
+            "calib.gguf",
+            "--force",
+            "--ctx",
+            "32",
+            "-f",
+            name,
+        ]);
+        command.args(["--tokens", "640"]).args(flags).assert().success();
+        setup.open().record().sketch.clone()
+    };
+    assert_eq!(chat("chat.txt", &["--chat"]), chat("chat.jsonl", &[]));
+    assert_ne!(chat("chat.txt", &["--chat"]), chat("chat.txt", &[]));
+}
+
+#[test]
+fn short_texts_are_used_with_a_warning_and_refused_below_eight_contexts() {
+    let setup = Setup::new();
+    setup.program_for(100_000, 1).assert().success().stderr(predicate::function(|text: &str| {
+        matches(text, "warning: the text has * tokens, 100000 were asked for")
+    }));
+    fs::remove_file(setup.at("calib.gguf")).unwrap();
+    fs::write(setup.at("text.txt"), prose(2)).unwrap();
+    let message = "the text has * tokens, at least 248 are needed *give more text";
+    setup.refuses(&mut setup.program(), 1, message);
+    setup.refuses(&mut setup.program_for(255, 1), 1, "--tokens 255: at least 256");
+}
+
+#[test]
+fn bad_input_is_refused_in_one_line() {
+    let setup = Setup::new();
+    let run = |args: &[&str], message: &str| {
+        setup.refuses(
+            setup.bare().args(["-o", "calib.gguf", "--ctx", "32"]).args(args),
+            1,
+            message,
+        );
+    };
+    fs::write(setup.at("latin.txt"), b"caf\xe9").unwrap();
+    fs::write(setup.at("bad.jsonl"), "{}\n").unwrap();
+    fs::write(setup.at("noise.gguf"), "noise").unwrap();
+    let model = ["-m", "model.gguf"];
+    run(&["-m", "none.gguf", "-f", "text.txt"], "none.gguf: *check the path");
+    run(&["-m", "noise.gguf", "-f", "text.txt"], "noise.gguf: ");
+    run(&[&model[..], &["-f", "none.txt"]].concat(), "none.txt: check the path");
+    run(&[&model[..], &["-f", "latin.txt"]].concat(), "latin.txt: byte 3 is not UTF-8");
+    run(&[&model[..], &["-f", "bad.jsonl"]].concat(), "bad.jsonl: line 1: *messages");
+    run(&["-m", "model.gguf", "-f", "model.gguf"], "model.gguf: byte * is not UTF-8");
+    let text = ["-m", "model.gguf", "-f", "text.txt"];
+    run(&[&text[..], &["--layers", "1-2"]].concat(), "--layers 1-2: the model has 2 layers");
+    for (args, message) in [
+        (["--ctx", "15"], "--ctx 15: choose 16 to 512"),
+        (["--ctx", "513"], "--ctx 513: choose 16 to 512"),
+    ] {
+        setup.refuses(setup.program().args(args), 2, "cannot be used multiple times");
+        let mut command = setup.bare();
+        setup.refuses(command.args(["-o", "calib.gguf"]).args(text).args(args), 1, message);
+    }
+    setup.refuses(&mut setup.bare(), 2, "required");
+    setup.refuses(&mut setup.program_for(640, 0), 2, "threads");
+}
+
+#[test]
+fn outputs_are_not_overwritten_by_accident() {
+    let setup = Setup::new();
+    fs::write(setup.at("calib.gguf"), "precious").unwrap();
+    setup.refuses(&mut setup.program(), 1, "calib.gguf: already exists: --force replaces it");
+    assert_eq!(fs::read(setup.at("calib.gguf")).unwrap(), b"precious");
+    setup.program().arg("--force").assert().success();
+    setup.open();
+    let over = |name: &str| {
+        let mut command = setup.bare();
+        command.args(["-m", "model.gguf", "-f", "text.txt", "--force", "-o", name]);
+        command
+    };
+    setup.refuses(&mut over("model.gguf"), 1, "-m and -o are the same file");
+    setup.refuses(&mut over("text.txt"), 1, "-f and -o are the same file");
+    setup.refuses(&mut over("no/such/folder"), 1, "no/such");
+    setup.refuses(&mut over("."), 1, "name a file");
+}
+
+#[test]
+fn folders_that_cannot_be_written_are_refused_before_the_work() {
+    use std::os::unix::fs::PermissionsExt;
+    // SAFETY: no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        // Root may write anywhere else; no file can be made in /proc.
+        let setup = Setup::new();
+        let mut command = setup.bare();
+        command.args(["-m", "model.gguf", "-f", "text.txt", "-o", "/proc/calib.gguf"]);
+        setup.refuses(&mut command, 1, "/proc: cannot write in this folder");
+        return;
+    }
+    let setup = Setup::new();
+    let folder = setup.at("locked");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o500)).unwrap();
+    let mut command = setup.bare();
+    command.args(["-m", "model.gguf", "-f", "text.txt", "-o", "locked/calib.gguf"]);
+    setup.refuses(&mut command, 1, "locked: cannot write in this folder");
+}
+
+#[test]
+fn damaged_models_are_refused() {
+    let setup = Setup::new();
+    let nan = |name: &str, values: &mut [f32]| {
+        if name == "blk.1.ffn_norm.weight" {
+            values[3] = f32::NAN;
+        }
+    };
+    let path = setup.at("model.gguf");
+    test_models::Model::default().write_with(&path, |_| Ok(()), nan).unwrap();
+    setup.refuses(&mut setup.program(), 1, "blk.1.ffn_in: *NaN");
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let setup = Setup::new();
+    fs::write(setup.at("text.txt"), prose(6000)).unwrap();
+    let before = setup.files();
+    let program = cargo_bin!("statecells-calib");
+    let mut child = std::process::Command::new(program)
+        .current_dir(setup.0.path())
+        .args([
+            "-m",
+            "model.gguf",
+            "-f",
+            "text.txt",
+            "-o",
+            "calib.gguf",
+            "-t1",
+            "--tokens",
+            "1000000000",
+        ])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for_line(child.stderr.as_mut().unwrap(), "contexts");
+    // SAFETY: the child is alive or not yet waited for, so the number is still its own.
+    assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) }, 0);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(setup.files(), before);
+}
+
+fn wait_for_line(from: &mut impl std::io::Read, text: &str) {
+    use std::io::BufRead;
+    let mut lines = std::io::BufReader::new(from).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains(text)), "no line with '{text}'");
+}
+
+#[test]
+fn help_names_every_flag_and_completions_are_printed() {
+    let setup = Setup::new();
+    let help = setup.bare().arg("--help").assert().success();
+    let text = String::from_utf8(help.get_output().stdout.clone()).unwrap();
+    for flag in ["--model", "--file", "--output", "--tokens", "--ctx", "--max-samples", "--layers"]
+    {
+        assert!(text.contains(flag), "{flag}");
+    }
+    setup
+        .bare()
+        .args(["--completions", "bash"])
+        .assert()
+        .success()
+        .stdout(predicate::str::contains("statecells-calib"));
+    assert!(Path::new(&setup.at("model.gguf")).exists());
+}
