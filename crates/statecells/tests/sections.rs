@@ -63,7 +63,7 @@ fn definition(sidecars: &[Sidecar], shape: MatrixShape, sections: usize) -> Vec<
         for s in 0..sections {
             let plane = column / 8 * sections + s;
             let byte = codes[(row / 32 * pairs + plane / 2) * 32 + row % 32];
-            let atom = usize::from(if plane % 2 == 0 { byte & 15 } else { byte >> 4 });
+            let atom = usize::from(if plane.is_multiple_of(2) { byte & 15 } else { byte >> 4 });
             *out += half(dict, (s * 16 + atom) * 8 + column % 8);
         }
         *out *= half(scale, row);
