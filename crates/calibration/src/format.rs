@@ -17,13 +17,13 @@ pub const DEFAULT_MAX_MOMENT_DIM: usize = 8192;
 pub(crate) const MOMENT: &str = "h";
 /// F16 [d, n]: fitted inputs, divided by their scale.
 pub(crate) const SAMPLES: &str = "samples";
-/// F32 [n].
+/// F32 `[n]`.
 pub(crate) const SAMPLE_SCALE: &str = "sample_scale";
 /// F32 [d * (d + 1) / 2]: sum over the held-out tokens.
 pub(crate) const HOLDOUT_MOMENT: &str = "holdout_h";
 /// F16 [d, n]: held-out inputs, divided by their scale.
 pub(crate) const HOLDOUT: &str = "holdout";
-/// F32 [n].
+/// F32 `[n]`.
 pub(crate) const HOLDOUT_SCALE: &str = "holdout_scale";
 
 /// Data of one tensor of the file.

@@ -94,7 +94,7 @@ impl CalibratedInput {
         }
     }
 
-    /// Mean of x_i^2 over what codecs may fit to, [d].
+    /// Mean of x_i^2 over what codecs may fit to, `[d]`.
     #[must_use]
     pub fn mean_squares(&self) -> Vec<f32> {
         match &self.fitted {

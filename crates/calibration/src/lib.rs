@@ -5,6 +5,23 @@
 //! never used to fit. [`Calibration`] reads the file, [`write()`] writes it, and the module `capture`
 //! (feature `capture`) collects it by running the model.
 //!
+//! # File
+//! A GGUF with `general.type` = `calibration`. Per input, named by what it feeds, `blk.N.ffn_in` (gate and up)
+//! and `blk.N.ffn_down`:
+//!
+//! | tensor | type, shape | meaning |
+//! |---|---|---|
+//! | `.h` | F32 `[d * (d + 1) / 2]` | sum of x x^T over the fitted tokens: lower triangle, row after row (numpy: `H[np.tril_indices(d)]`) |
+//! | `.samples` | F16 `[d, n]` | instead of `.h` where d is too large: fitted inputs, divided by their scale |
+//! | `.sample_scale` | F32 `[n]` | the scale of each, a power of two |
+//! | `.holdout_h` | F32 `[d * (d + 1) / 2]` | as `.h`, over the held-out tokens; not where d is too large |
+//! | `.holdout` | F16 `[d, n]` | held-out inputs, divided by their scale |
+//! | `.holdout_scale` | F32 `[n]` | the scale of each |
+//!
+//! Metadata `calibration.*`: `version`, `model.{sha256,architecture,n_layer,n_embd,n_ff}`,
+//! `text.{names,sha256}`, `text.{shingle_tokens,shingle_hashes}` (see [`TextSketch`]),
+//! `tokens.{fitted,held_out}`, `n_ctx`, `seed`, `tool` and `llama_cpp` (versions).
+//!
 //! Shapes are in ggml order, innermost dimension first.
 #![forbid(unsafe_code)]
 

@@ -121,7 +121,7 @@ impl SecondMoment {
         self.expand(|sum| sum)
     }
 
-    /// The mean over tokens of x_i^2, [d].
+    /// The mean over tokens of x_i^2, `[d]`.
     #[must_use]
     pub fn mean_squares(&self) -> Vec<f32> {
         let tokens = self.n_tokens.max(1) as f64;

@@ -87,7 +87,7 @@ impl Samples {
         &self.values
     }
 
-    /// One scale per sample, [n].
+    /// One scale per sample, `[n]`.
     #[must_use]
     pub fn scales(&self) -> &[f32] {
         &self.scales

@@ -1,6 +1,6 @@
 //! The flags of `statecells-calib`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use builder::LayerList;
@@ -33,30 +33,16 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (no
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// Model to run: a GGUF in one file
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        required_unless_present = "completions",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub model: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub model: Option<PathBuf>,
 
     /// Text in UTF-8, or .jsonl with one {"messages": [{"role", "content"}, ...]} per line; may be repeated
     #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
     pub file: Vec<PathBuf>,
 
     /// File to write; it appears under this name only when it is complete
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        required_unless_present = "completions",
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub output: PathBuf,
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub output: Option<PathBuf>,
 
     /// Read all files as conversations, whatever they are called
     #[arg(long)]
@@ -115,6 +101,18 @@ pub struct Cli {
     /// Print completions for a shell and stop
     #[arg(long, value_name = "SHELL")]
     pub completions: Option<Shell>,
+}
+
+impl Cli {
+    /// The model, which clap demands wherever it is used.
+    pub fn model(&self) -> &Path {
+        self.model.as_deref().expect("required by clap")
+    }
+
+    /// The output, which clap demands wherever it is used.
+    pub fn output(&self) -> &Path {
+        self.output.as_deref().expect("required by clap")
+    }
 }
 
 #[cfg(test)]

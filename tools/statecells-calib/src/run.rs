@@ -59,11 +59,11 @@ fn n_threads(cli: &Cli) -> usize {
 
 /// Checks that need no work, before any is done.
 fn check_files(cli: &Cli) -> Result<()> {
-    let mut read: Vec<(&'static str, &Path)> = vec![("-m", &cli.model)];
+    let mut read: Vec<(&'static str, &Path)> = vec![("-m", cli.model())];
     read.extend(cli.file.iter().map(|path| ("-f", path.as_path())));
-    prepare::check_distinct(&read, &[("-o", &cli.output)])?;
-    if cli.output.exists() && !cli.force {
-        bail!("{}: already exists: --force replaces it", cli.output.display());
+    prepare::check_distinct(&read, &[("-o", cli.output())])?;
+    if cli.output().exists() && !cli.force {
+        bail!("{}: already exists: --force replaces it", cli.output().display());
     }
     for path in &cli.file {
         File::open(path).with_context(|| format!("{}: check the path", path.display()))?;
@@ -77,10 +77,10 @@ fn calibrate(
     interrupt: &Interrupt,
     reporter: &Reporter,
 ) -> Result<()> {
-    let source = Source::open(&cli.model)?;
+    let source = Source::open(cli.model())?;
     let inputs = inputs(cli, &source)?;
-    prepare::check_output(&cli.output)?;
-    let model = Model::load(Backend::init(), &cli.model, &ModelParams::default())?;
+    prepare::check_output(cli.output())?;
+    let model = Model::load(Backend::init(), cli.model(), &ModelParams::default())?;
     let (text, text_ids) = texts::read(cli, source.file(), &model)?;
     check_context(cli, &model)?;
     let plan = Plan::new(text.tokens().len(), cli.tokens, cli.ctx, model.bos().is_some())?;
@@ -116,10 +116,10 @@ fn calibrate(
         tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
         llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
     };
-    write(&cli.output, &record, &capture.finish(), interrupt)?;
-    let n_bytes = fs::metadata(&cli.output).map_or(0, |m| m.len());
+    write(cli.output(), &record, &capture.finish(), interrupt)?;
+    let n_bytes = fs::metadata(cli.output()).map_or(0, |m| m.len());
     reporter.finish();
-    summary::print(&cli.output, &plan, n_bytes, timing, plain)?;
+    summary::print(cli.output(), &plan, n_bytes, timing, plain)?;
     Ok(())
 }
 
@@ -133,7 +133,7 @@ fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
         if *inputs.entry(FfnInput::of(tensor)).or_insert(d) != d {
             bail!(
                 "{}: gate and up of layer {} have inputs of different lengths: this model cannot be calibrated",
-                cli.model.display(),
+                cli.model().display(),
                 tensor.layer
             );
         }
@@ -165,7 +165,7 @@ fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
     let planned =
         |&d| calibration::planned_bytes(d, cli.max_h_dim, cli.max_samples, cli.max_holdout);
     let needed_bytes = inputs.values().map(planned).fold(MARGIN_BYTES, u64::saturating_add);
-    let folder = files::parent(&cli.output);
+    let folder = files::parent(cli.output());
     let stat = rustix::fs::statvfs(folder)
         .with_context(|| format!("{}: cannot look for free space", folder.display()))?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);

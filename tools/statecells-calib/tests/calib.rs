@@ -27,7 +27,7 @@ impl Setup {
 
     /// The program with model, text, output and short contexts.
     fn program(&self) -> Command {
-        self.program_for(640, 1)
+        self.program_for(1280, 1)
     }
 
     /// With one thread, tests running side by side do not wait for each other's.
@@ -35,7 +35,7 @@ impl Setup {
         let mut command = self.bare();
         command.args(["-t", &n_threads.to_string()]);
         command.args(["-m", "model.gguf", "-f", "text.txt", "-o", "calib.gguf"]);
-        command.args(["--ctx", "32", "--tokens", &tokens.to_string()]);
+        command.args(["--ctx", "64", "--tokens", &tokens.to_string()]);
         command
     }
 
@@ -101,7 +101,7 @@ fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
         }
     }
     let record = calibration.record();
-    assert_eq!((record.n_fitted, record.n_held_out, record.n_ctx), (18 * 32, 2 * 32, 32));
+    assert_eq!((record.n_fitted, record.n_held_out, record.n_ctx), (18 * 64, 2 * 64, 64));
     assert_eq!(record.texts[0].name, "text.txt");
     assert_eq!(record.texts[0].sha256.len(), 64);
     assert_ne!(record.sketch, TextSketch::default());
@@ -114,7 +114,7 @@ fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
 fn the_bytes_do_not_depend_on_threads_or_names_of_folders() {
     let (a, b) = (Setup::new(), Setup::new());
     a.program().assert().success();
-    b.program_for(640, 2).args(["--time-plain", "2"]).assert().success();
+    b.program_for(1280, 2).args(["--time-plain", "2"]).assert().success();
     assert_eq!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
     b.program().args(["--seed", "1", "--force", "--max-holdout", "5"]).assert().success();
     assert_ne!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
@@ -163,11 +163,11 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
             "calib.gguf",
             "--force",
             "--ctx",
-            "32",
+            "64",
             "-f",
             name,
         ]);
-        command.args(["--tokens", "640"]).args(flags).assert().success();
+        command.args(["--tokens", "1280"]).args(flags).assert().success();
         setup.open().record().sketch.clone()
     };
     assert_eq!(chat("chat.txt", &["--chat"]), chat("chat.jsonl", &[]));
@@ -182,9 +182,9 @@ fn short_texts_are_used_with_a_warning_and_refused_below_eight_contexts() {
     }));
     fs::remove_file(setup.at("calib.gguf")).unwrap();
     fs::write(setup.at("text.txt"), prose(2)).unwrap();
-    let message = "the text has * tokens, at least 248 are needed *give more text";
+    let message = "the text has * tokens, at least 504 are needed *give more text";
     setup.refuses(&mut setup.program(), 1, message);
-    setup.refuses(&mut setup.program_for(255, 1), 1, "--tokens 255: at least 256");
+    setup.refuses(&mut setup.program_for(511, 1), 1, "--tokens 511: at least 512");
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn bad_input_is_refused_in_one_line() {
     let setup = Setup::new();
     let run = |args: &[&str], message: &str| {
         setup.refuses(
-            setup.bare().args(["-o", "calib.gguf", "--ctx", "32"]).args(args),
+            setup.bare().args(["-o", "calib.gguf", "--ctx", "64"]).args(args),
             1,
             message,
         );
@@ -218,7 +218,7 @@ fn bad_input_is_refused_in_one_line() {
         setup.refuses(command.args(["-o", "calib.gguf"]).args(text).args(args), 1, message);
     }
     setup.refuses(&mut setup.bare(), 2, "required");
-    setup.refuses(&mut setup.program_for(640, 0), 2, "threads");
+    setup.refuses(&mut setup.program_for(1280, 0), 2, "threads");
 }
 
 #[test]

@@ -45,7 +45,8 @@ fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
         if text.is_empty() {
             return None;
         }
-        let limit = text.floor_char_boundary(PIECE_BYTES);
+        let end = PIECE_BYTES.min(text.len());
+        let limit = (0..=end).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
         let cut = match text[..limit].rfind('\n') {
             Some(end) if limit < text.len() => end + 1,
             _ => limit,
