@@ -184,7 +184,8 @@ impl<'a> Assembly<'a> {
 fn tensor_record(finished: &Finished) -> TensorRecord {
     match finished.result.scheme {
         Some(_) => TensorRecord::Coded(finished.result.sidecars_sha256.clone()),
-        None => TensorRecord::Dense(finished.result.gap),
+        // JSON has no infinity.
+        None => TensorRecord::Dense(finished.result.gap.min(f32::MAX)),
     }
 }
 

@@ -20,9 +20,9 @@ pub struct Shaping {
 /// Mean squares of the inputs of one tensor, in both forms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Importance {
-    /// E[x_i^2] as measured, scaled to mean 1: what metrics use, [d_in].
+    /// E[x_i^2] as measured, scaled to mean 1: what metrics use, `[d_in]`.
     pub measured: Vec<f32>,
-    /// After [`Shaping`], scaled to mean 1: what learning and encoding use, [d_in].
+    /// After [`Shaping`], scaled to mean 1: what learning and encoding use, `[d_in]`.
     pub shaped: Vec<f32>,
 }
 
@@ -48,7 +48,7 @@ pub fn read_importance(
 }
 
 impl Importance {
-    /// The importance of every input of `weight` from its mean squares E[x_i^2], [d_in], none of them
+    /// The importance of every input of `weight` from its mean squares E[x_i^2], `[d_in]`, none of them
     /// negative.
     ///
     /// # Errors

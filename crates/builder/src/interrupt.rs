@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// Whether someone asked the program to stop.
 #[derive(Clone, Debug, Default)]
@@ -13,22 +14,23 @@ pub struct Interrupt(Arc<AtomicBool>);
 pub const EXIT_INTERRUPTED: u8 = 130;
 
 impl Interrupt {
-    /// Catches SIGINT and SIGTERM from now on. A second signal ends the program at once, which loses
-    /// no more than a kill does.
+    /// Catches SIGINT and SIGTERM from now on; `notice` tells the user what follows the first one. A second
+    /// signal ends the program at once, which loses no more than a kill does.
     ///
     /// # Errors
     /// Those of the system.
-    pub fn install() -> std::io::Result<Self> {
+    pub fn install(notice: String) -> std::io::Result<Self> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
         let interrupt = Self::default();
-        for signal in [SIGINT, SIGTERM] {
-            // The order matters: on the first signal the flag is still unset when this one looks.
-            signal_hook::flag::register_conditional_shutdown(
-                signal,
-                i32::from(EXIT_INTERRUPTED),
-                Arc::clone(&interrupt.0),
-            )?;
-            signal_hook::flag::register(signal, Arc::clone(&interrupt.0))?;
-        }
+        let flag = Arc::clone(&interrupt.0);
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                if flag.swap(true, Ordering::Relaxed) {
+                    signal_hook::low_level::exit(i32::from(EXIT_INTERRUPTED));
+                }
+                eprintln!("{notice}; a second signal stops at once");
+            }
+        });
         Ok(interrupt)
     }
 
@@ -44,11 +46,6 @@ impl Interrupt {
     /// Of kind [`std::io::ErrorKind::Interrupted`].
     pub fn check(&self) -> std::io::Result<()> {
         if self.is_set() { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-    }
-
-    /// Asks to stop, as a signal would.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -200,7 +200,8 @@ impl<'a> Session<'a> {
         if let Some(earlier) = &existing {
             job.check_arguments(&record, earlier.record(), output)?;
         }
-        let interrupt = Interrupt::install().map_err(io(output, "watch for signals"))?;
+        let notice = format!("{}: stopping after the tensor in hand", job.tool);
+        let interrupt = Interrupt::install(notice).map_err(io(output, "watch for signals"))?;
         let reason = format!("{}: error: {}", job.tool, Error::changed(&job.input));
         explain_bus_errors(reason + "\n").map_err(io(output, "watch for signals"))?;
         Ok(Self {

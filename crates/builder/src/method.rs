@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar};
+use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
 
 use crate::{PlanItem, Settings};
@@ -27,22 +27,31 @@ pub trait Method: Sync {
         false
     }
 
-    /// Makes the sidecars of another scheme, which [`Self::may_change`] let through, those of this one.
+    /// Sidecars that a finished tensor of the scheme `recorded` has, if [`Self::complete`] can complete it.
+    fn earlier_sidecars(&self, _item: &PlanItem, _recorded: &str) -> Option<Vec<SidecarSpec>> {
+        None
+    }
+
+    /// Makes sidecars described by [`Self::earlier_sidecars`] those of this scheme.
     ///
     /// # Errors
     /// As [`Codec::encode`], or [`CodecError::Sidecar`] if `sidecars` cannot be completed.
+    ///
+    /// # Panics
+    /// If there are no such sidecars.
     fn complete(
         &self,
         tensor: FfnTensor,
-        weights: &[f32],
-        shape: MatrixShape,
-        sidecars: Vec<Sidecar>,
-        context: &EncodeContext<'_>,
-    ) -> Result<Vec<Sidecar>, CodecError>;
-
-    /// Sidecars that a finished tensor of the scheme `recorded` has, if it can be completed.
-    fn earlier_sidecars(&self, item: &PlanItem, recorded: &str) -> Option<Vec<codec::SidecarSpec>>;
+        _weights: &[f32],
+        _shape: MatrixShape,
+        _sidecars: Vec<Sidecar>,
+        _context: &EncodeContext<'_>,
+    ) -> Result<Vec<Sidecar>, CodecError> {
+        unreachable!("{tensor}: no other scheme grows into {}", self.scheme())
+    }
 
     /// Further metadata for a file with these coded tensors, in the order in which it is written.
-    fn metadata(&self, coded: &[&PlanItem]) -> Vec<(String, Value)>;
+    fn metadata(&self, _coded: &[&PlanItem]) -> Vec<(String, Value)> {
+        Vec::new()
+    }
 }

@@ -6,7 +6,7 @@ use ggml::Type;
 use crate::table::{Align, Table, bytes, percent};
 use crate::{Error, Method, Settings, Source, seed::tensor_seed};
 
-/// Everything selected, in file order.
+/// Everything selected, by layer and target.
 pub struct Plan {
     /// The tensors.
     pub items: Vec<PlanItem>,

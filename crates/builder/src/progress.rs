@@ -57,6 +57,9 @@ impl Reporter {
         self.line(line);
         if let Some(screen) = &self.screen {
             screen.tensors.inc(1);
+            if Some(screen.tensors.position()) == screen.tensors.length() {
+                screen.layers.set_position(screen.layers.length().unwrap_or(0));
+            }
         }
     }
 

@@ -13,7 +13,7 @@ const COLUMNS_AT_ONCE: usize = 64;
 /// x_i ~ N(0, h_i), where D is the difference to W and h the importance (white inputs: h = 1).
 ///
 /// # Shapes
-/// `weights`, `difference`: [d_in, d_out]; `importance`: [d_in].
+/// `weights`, `difference`: `[d_in, d_out]`; `importance`: `[d_in]`.
 #[must_use]
 pub fn random_gap(
     weights: &[f32],

@@ -34,7 +34,7 @@ pub struct BuildReport {
     pub resumed: bool,
     /// Seconds from start to end of this run.
     pub seconds: f64,
-    /// Every selected tensor, in file order.
+    /// Every selected tensor, by layer and target.
     pub tensors: Vec<TensorReport>,
     /// Sums and means over `tensors`.
     pub totals: Totals,

@@ -109,6 +109,26 @@ fn a_signal_finishes_the_tensor_in_hand_and_says_how_to_go_on() {
 }
 
 #[test]
+fn a_second_signal_stops_at_once() {
+    let fixture = Fixture::new(&Model { n_embd: 512, n_ff: 2048, ..Model::default() });
+    let mut command =
+        fixture.plain("-i model.gguf -o out.gguf --dict-M 512 --dict-k 64 --encoder omp -t 1");
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = Instant::now();
+    while !fixture.path(WORK).exists() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the build did not begin");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    signal(&child, "-INT");
+    std::thread::sleep(Duration::from_millis(50));
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(stderr(&output).contains("a second signal stops at once"));
+    assert!(!fixture.path("out.gguf").exists());
+}
+
+#[test]
 fn an_output_grows_to_what_one_run_would_have_written() {
     let fixture = Fixture::new(&long_model());
     fixture.build("one.gguf", "");

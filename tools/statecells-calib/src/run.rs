@@ -40,7 +40,8 @@ impl std::error::Error for Stopped {}
 /// Runs the program.
 pub fn run(cli: &Cli) -> Result<()> {
     check_files(cli)?;
-    let interrupt = Interrupt::install().context("cannot catch signals")?;
+    let notice = format!("{NAME}: stopping, nothing will be written");
+    let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
     let n_threads = n_threads(cli);
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
     let reporter = Reporter::new();
