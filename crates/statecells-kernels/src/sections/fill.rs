@@ -1,8 +1,10 @@
 //! The arithmetic of the table builder: the plain form, and one by vectors of atoms.
 #![allow(clippy::needless_range_loop)] // one index runs over several arrays
 
-use super::shape::{ATOMS, BIAS, BLOCK, MAX_GROUP_PLANES, PAIR_BYTES, TableEntry};
-use super::tables::TableOutput;
+use std::mem::MaybeUninit;
+
+use super::shape::{ATOMS, BIAS, BLOCK, MAX_GROUP_PLANES, PAIR_BYTES, TableEntry, TableLayout};
+use super::tables::{Stretch, TableOutput};
 use crate::Columns;
 use crate::simd::Floats;
 
@@ -12,6 +14,8 @@ type Dict = [[[f32; ATOMS]; BLOCK]];
 type Inputs = [[f32; BLOCK]];
 /// Projections of a group on all atoms, `[plane][atom]`.
 type Projections = [[f32; ATOMS]];
+/// Room for the projections of any group.
+type Buffer = [MaybeUninit<[f32; ATOMS]>; MAX_GROUP_PLANES];
 
 /// Projections below 2^-100 count as zero: their inverse scale could overflow.
 const TINY: f32 = f32::from_bits((127 - 100) << 23);
@@ -57,53 +61,120 @@ compiled!(avx2, crate::simd::avx2::Avx2, "x86_64", "avx2,fma");
 compiled!(avx512, crate::simd::avx512::Avx512, "x86_64", "avx512f,avx512bw,avx512vl,avx2,fma");
 compiled!(neon, crate::simd::neon::Neon, "aarch64", "neon");
 
-/// Writes all pieces of one thread.
+/// Projections of one group and token that wait to be quantized.
+struct Waiting {
+    /// Their largest magnitude.
+    top: f32,
+    planes: usize,
+    /// Where their entries and their scales begin in the stretch.
+    entries_at: usize,
+    scales_at: usize,
+}
+
+/// Writes all tables of one thread.
 ///
 /// # Safety
 /// The machine has the instructions of `A`.
 #[inline(always)]
 unsafe fn fill<A: Form>(dict: &Dict, x: Columns<'_>, out: &mut TableOutput<'_>) {
     let layout = out.layout();
-    let (parts, limit) = (layout.entry.parts(), layout.entry.limit());
+    let parts = layout.entry.parts();
     let group_inputs = layout.group_pairs * 2 / dict.len() * BLOCK;
-    let mut projections = [[0.0; ATOMS]; MAX_GROUP_PLANES];
-    for index in out.pieces() {
-        let piece = out.piece(index);
-        let width = piece.bundle.width;
-        for column in (0..width).step_by(parts) {
-            let token = x.token((piece.bundle.first + column) / parts);
-            let begin = piece.group * group_inputs;
-            let (inputs, n_blocks) = blocks(&token[begin..token.len().min(begin + group_inputs)]);
-            let planes = n_blocks * dict.len();
-            // The odd plane after the last one, if it is there, has zero entries.
-            let projections = &mut projections[..planes.next_multiple_of(2)];
-            projections[planes..].fill([0.0; ATOMS]);
-            // SAFETY: the caller's promise.
-            let top = unsafe { A::project(dict, &inputs[..n_blocks], projections) };
-            let scale = if top < TINY { 0.0 } else { top / limit };
-            for part in 0..parts {
-                let scale = if part + 1 < parts { 256.0 * scale } else { scale };
-                piece.scales[4 * (column + part)..][..4].copy_from_slice(&scale.to_ne_bytes());
-            }
-            let entries = &mut piece.entries[column * PAIR_BYTES..];
-            if scale > 0.0 {
+    let mut buffers: [Buffer; 2] = [[const { MaybeUninit::uninit() }; MAX_GROUP_PLANES]; 2];
+    let [first, second] = &mut buffers;
+    let mut projections = zeroed(first, layout.group_pairs * 2);
+    let mut former = zeroed(second, layout.group_pairs * 2);
+    for index in out.bundles() {
+        let mut stretch = out.stretch(index);
+        let width = stretch.bundle.width;
+        let mut waiting: Option<Waiting> = None;
+        for group in stretch.groups.clone() {
+            let pairs = layout.pairs(group);
+            let pairs_before = pairs.start - layout.pairs(stretch.groups.start).start;
+            for column in (0..width).step_by(parts) {
+                let token = x.token((stretch.bundle.first + column) / parts);
+                let begin = group * group_inputs;
+                let inputs = &token[begin..token.len().min(begin + group_inputs)];
+                let planes = 2 * pairs.len();
                 // SAFETY: the caller's promise.
-                unsafe { A::quantize(layout.entry, projections, limit / top, width, entries) };
-            } else {
-                for pair in entries.chunks_mut(width * PAIR_BYTES) {
-                    pair[..parts * PAIR_BYTES].fill(BIAS as u8);
+                let top = unsafe { project_group::<A>(dict, inputs, &mut projections[..planes]) };
+                // One step behind: the way from the largest projection to the scale is long, and the
+                // next projections fill the time.
+                if let Some(waiting) = &waiting {
+                    // SAFETY: the caller's promise.
+                    unsafe { finish::<A>(&layout, &mut stretch, waiting, former) };
                 }
+                waiting = Some(Waiting {
+                    top,
+                    planes,
+                    entries_at: (pairs_before * width + column) * PAIR_BYTES,
+                    scales_at: ((group - stretch.groups.start) * width + column) * 4,
+                });
+                std::mem::swap(&mut projections, &mut former);
             }
+        }
+        if let Some(waiting) = &waiting {
+            // SAFETY: the caller's promise.
+            unsafe { finish::<A>(&layout, &mut stretch, waiting, former) };
         }
     }
 }
+/// The first `planes` of a buffer, which is too large to be cleared for every call.
+fn zeroed(buffer: &mut Buffer, planes: usize) -> &mut Projections {
+    let planes = &mut buffer[..planes];
+    planes.fill(MaybeUninit::new([0.0; ATOMS]));
+    // SAFETY: all of these planes have just been written.
+    unsafe { std::slice::from_raw_parts_mut(planes.as_mut_ptr().cast(), planes.len()) }
+}
 
-/// Cuts inputs into blocks; the rest of the last block is zero. Returns how many blocks.
+/// Projects the inputs of one group, at most 16 blocks, and returns the largest magnitude.
+///
+/// # Safety
+/// The machine has the instructions of `A`.
 #[inline(always)]
-fn blocks(inputs: &[f32]) -> ([[f32; BLOCK]; 16], usize) {
-    let mut blocks = [[0.0; BLOCK]; 16];
-    blocks.as_flattened_mut()[..inputs.len()].copy_from_slice(inputs);
-    (blocks, inputs.len().div_ceil(BLOCK))
+unsafe fn project_group<A: Form>(dict: &Dict, inputs: &[f32], out: &mut Projections) -> f32 {
+    let (whole, rest) = inputs.as_chunks::<BLOCK>();
+    let mut filled_up = [[0.0; BLOCK]; 16];
+    let blocks = if rest.is_empty() {
+        whole
+    } else {
+        filled_up.as_flattened_mut()[..inputs.len()].copy_from_slice(inputs);
+        &filled_up[..whole.len() + 1]
+    };
+    // The odd plane after the last one, if it is there, has zero entries.
+    out[blocks.len() * dict.len()..].fill([0.0; ATOMS]);
+    // SAFETY: the caller's promise.
+    unsafe { A::project(dict, blocks, out) }
+}
+
+/// Writes the scale and the entries of what waits.
+///
+/// # Safety
+/// The machine has the instructions of `A`.
+#[inline(always)]
+unsafe fn finish<A: Form>(
+    layout: &TableLayout,
+    stretch: &mut Stretch<'_>,
+    waiting: &Waiting,
+    projections: &Projections,
+) {
+    let (parts, limit, width) = (layout.entry.parts(), layout.entry.limit(), stretch.bundle.width);
+    let scale = if waiting.top < TINY { 0.0 } else { waiting.top / limit };
+    for part in 0..parts {
+        let scale = if part + 1 < parts { 256.0 * scale } else { scale };
+        stretch.scales[waiting.scales_at + 4 * part..][..4].copy_from_slice(&scale.to_ne_bytes());
+    }
+    let bytes = (waiting.planes / 2 - 1) * width * PAIR_BYTES + parts * PAIR_BYTES;
+    let entries = &mut stretch.entries[waiting.entries_at..][..bytes];
+    if scale > 0.0 {
+        let (values, factor) = (&projections[..waiting.planes], limit / waiting.top);
+        // SAFETY: the caller's promise.
+        unsafe { A::quantize(layout.entry, values, factor, width, entries) };
+    } else {
+        for pair in entries.chunks_mut(width * PAIR_BYTES) {
+            pair[..parts * PAIR_BYTES].fill(BIAS as u8);
+        }
+    }
 }
 
 /// The larger magnitude, as bits: NaN is above infinity, which is above all numbers.

@@ -164,35 +164,44 @@ impl<'a> TableOutput<'a> {
         self.layout
     }
 
-    /// Number of pieces (a group of blocks, for a bundle of columns) that this thread writes.
-    pub(crate) fn pieces(&self) -> Range<usize> {
+    /// The groups this thread writes, numbered through bundle after bundle.
+    fn groups(&self) -> Range<usize> {
         self.part.of(self.n_columns().div_ceil(BUNDLE) * self.layout.n_groups)
     }
 
-    /// Piece `index`.
+    /// The bundles of which this thread writes some groups.
+    pub(crate) fn bundles(&self) -> Range<usize> {
+        let groups = self.groups();
+        if groups.is_empty() {
+            return 0..0;
+        }
+        groups.start / self.layout.n_groups..groups.end.div_ceil(self.layout.n_groups)
+    }
+
+    /// This thread's groups of bundle `index`.
     ///
     /// # Panics
-    /// If it is not this thread's.
-    pub(crate) fn piece(&mut self, index: usize) -> Piece<'_> {
-        assert!(self.pieces().contains(&index));
-        let group = index % self.layout.n_groups;
-        let bundle = TableLayout::bundle(self.n_columns(), index / self.layout.n_groups);
-        let pairs = self.layout.pairs(group);
-        let entries = self.layout.entries_at(bundle, pairs.start);
-        let end = self.layout.entries_at(bundle, pairs.end);
-        let scales = self.layout.scales_at(bundle, group);
-        // SAFETY: both ranges lie in the bundle's bytes (the layout's arithmetic, with a bundle and a
-        // group that exist), do not overlap, and belong to this piece alone, which is ours.
+    /// If it has none.
+    pub(crate) fn stretch(&mut self, index: usize) -> Stretch<'_> {
+        let (own, before) = (self.groups(), index * self.layout.n_groups);
+        let begin = own.start.max(before);
+        let end = own.end.min(before + self.layout.n_groups);
+        assert!(begin < end, "no group of bundle {index} is in {own:?}");
+        let bundle = TableLayout::bundle(self.n_columns(), index);
+        let groups = begin - before..end - before;
+        let entries = self.layout.entries_at(bundle, self.layout.pairs(groups.start).start);
+        let entries_end = self.layout.entries_at(bundle, self.layout.pairs(groups.end - 1).end);
+        let scales = self.layout.scales_at(bundle, groups.start);
+        let scales_end = self.layout.scales_at(bundle, groups.end);
+        // SAFETY: both ranges lie in the bundle's bytes (the layout's arithmetic, with a bundle and
+        // groups that exist), do not overlap, and belong to these groups alone, which are ours.
         let (entries, scales) = unsafe {
             (
-                std::slice::from_raw_parts_mut(self.data.add(entries), end - entries),
-                std::slice::from_raw_parts_mut(
-                    self.data.add(scales),
-                    bundle.width * size_of::<f32>(),
-                ),
+                std::slice::from_raw_parts_mut(self.data.add(entries), entries_end - entries),
+                std::slice::from_raw_parts_mut(self.data.add(scales), scales_end - scales),
             )
         };
-        Piece { group, bundle, entries, scales }
+        Stretch { bundle, groups, entries, scales }
     }
 
     fn n_columns(&self) -> usize {
@@ -200,13 +209,13 @@ impl<'a> TableOutput<'a> {
     }
 }
 
-/// The tables of one group of blocks for one bundle of columns.
-pub(crate) struct Piece<'a> {
-    pub group: usize,
+/// The tables of some groups of blocks for one bundle of columns.
+pub(crate) struct Stretch<'a> {
     pub bundle: Bundle,
+    pub groups: Range<usize>,
     /// [even plane 16 | odd plane 16, column, pair]
     pub entries: &'a mut [u8],
-    /// F32 in native byte order, [column]
+    /// F32 in native byte order, [column, group]
     pub scales: &'a mut [u8],
 }
 
