@@ -9,7 +9,7 @@ use serde::Serialize;
 /// closed form would hold.
 pub const MAX_NOISE: f64 = 0.05;
 /// Largest number of weights of a shape: the whole matrix is applied to d_in inputs in double precision.
-pub const MAX_WEIGHTS: usize = 1 << 20;
+pub const MAX_WEIGHTS: usize = 1 << 18;
 /// Low rank tries every rank up to this one, then doubles.
 const MAX_EVERY_RANK: usize = 64;
 /// Signal rank of the noisy low-rank matrices.

@@ -99,29 +99,31 @@ impl<'a> Maker<'a> {
         Problem { weights, importance: self.importance, prediction }
     }
 
-    /// The parameter that entry (row, column) of the family's base depends on; `None` where it is 0.
-    fn parameter(&self, row: usize, column: usize) -> Option<usize> {
+    /// The parameter that each entry of the family's base depends on, [d_in, d_out]; `None` where it is 0.
+    fn parameters(&self) -> Vec<Option<usize>> {
         let MatrixShape { d_in, d_out } = self.shape;
         let n = d_in.max(d_out);
         let size = match self.case.family {
-            Family::A4 => return Some((row + n - column) % n),
+            Family::A4 => {
+                return (0..d_in * d_out).map(|p| Some((p / d_in + n - p % d_in) % n)).collect();
+            }
             Family::A6 => block_size(self.shape),
             _ => 1,
         };
         let (n_in, n_out) = (d_in.div_ceil(size), d_out.div_ceil(size));
+        let block = |t: usize, end: usize| t * size..(t * size + size).min(end);
+        let mut parameters = vec![None; d_in * d_out];
         // tile t joins input block t mod n_in with output block t mod n_out
-        let on_tile =
-            (0..n_in.max(n_out)).any(|t| t % n_in == column / size && t % n_out == row / size);
-        on_tile.then_some(match self.case.family {
-            Family::A1 | Family::A5 => 0,
-            _ => row * d_in + column,
-        })
-    }
-
-    /// [`Self::parameter`] of every entry, [d_in, d_out].
-    fn parameters(&self) -> Vec<Option<usize>> {
-        let at = |p: usize| self.parameter(p / self.shape.d_in, p % self.shape.d_in);
-        (0..self.shape.n_weights()).map(at).collect()
+        for t in 0..n_in.max(n_out) {
+            for row in block(t % n_out, d_out) {
+                for column in block(t % n_in, d_in) {
+                    let position = row * d_in + column;
+                    let shared = matches!(self.case.family, Family::A1 | Family::A5);
+                    parameters[position] = Some(if shared { 0 } else { position });
+                }
+            }
+        }
+        parameters
     }
 
     /// A member of the family's base with parameters of about 1, and for A5 the weights beside it.
@@ -198,9 +200,8 @@ impl<'a> Maker<'a> {
     /// `sum h (r - e)^2`.
     fn identity_with_delta(mut self) -> Problem {
         let weights = self.clean();
-        let tiles: Vec<usize> = (0..weights.len())
-            .filter(|p| self.parameter(p / self.shape.d_in, p % self.shape.d_in).is_some())
-            .collect();
+        let parameters = self.parameters();
+        let tiles: Vec<usize> = (0..weights.len()).filter(|&p| parameters[p].is_some()).collect();
         let h = |p: usize| self.h(p % self.shape.d_in);
         let total: f64 = tiles.iter().map(|&p| h(p)).sum();
         let mean = tiles.iter().map(|&p| h(p) * f64::from(weights[p])).sum::<f64>() / total;

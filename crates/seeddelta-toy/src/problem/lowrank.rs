@@ -8,9 +8,9 @@ use super::{Maker, Prediction, Problem, SIGNAL_RANK, rounding, truncated_noise};
 /// `A = sum_j s_j u_j v_j^T` with orthonormal u_j and v_j.
 struct Factors {
     singular: Vec<f64>,
-    /// u_j, each [d_out].
+    /// u_j, each `[d_out]`.
     left: Vec<Vec<f64>>,
-    /// v_j, each [d_in].
+    /// v_j, each `[d_in]`.
     right: Vec<Vec<f64>>,
 }
 
