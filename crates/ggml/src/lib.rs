@@ -12,6 +12,7 @@ pub mod imatrix;
 pub mod llama;
 mod log;
 mod mul_mat;
+pub mod product;
 pub mod quant_mix;
 mod quantize;
 mod types;

@@ -124,8 +124,7 @@ fn what_ggml_would_abort_on_is_refused() {
 
 #[cfg(feature = "hook")]
 mod coded {
-    use codec::Sidecar;
-    use half::f16;
+    use codec::{ElementType, Sidecar, SidecarSpec};
 
     use super::*;
 
@@ -133,27 +132,32 @@ mod coded {
     const M: usize = 6;
     const K: usize = 3;
 
+    /// An F16 sidecar of `values`, and what is left of them after rounding.
+    fn half(suffix: &'static str, dims: &[usize], values: &[f32]) -> (Sidecar, Vec<f32>) {
+        let data = Type::F16.quantize(values, values.len(), None).unwrap();
+        let mut rounded = vec![0.0; values.len()];
+        Type::F16.to_float(&data, &mut rounded).unwrap();
+        let spec = SidecarSpec::new(suffix, ElementType::F16, dims);
+        (Sidecar { spec, data }, rounded)
+    }
+
     /// Sidecars of a `sign+row_scale` matrix, and the matrix.
     fn sidecars() -> (Vec<Sidecar>, Vec<f32>) {
-        let atoms: Vec<_> = values(M * SHAPE.d_in, 1).into_iter().map(f16::from_f32).collect();
+        let (dict, atoms) = half("dict", &[SHAPE.d_in, M], &values(M * SHAPE.d_in, 1));
         let codes: Vec<_> =
             (0..K * SHAPE.d_out).map(|i| (i * 5 % (2 * M + 1)) as i16 - M as i16).collect();
-        let scale: Vec<_> = (0..SHAPE.d_out).map(|r| f16::from_f32(1.0 + r as f32)).collect();
+        let scale: Vec<_> = (0..SHAPE.d_out).map(|r| 1.0 + r as f32).collect();
+        let (row_scale, scale) = half("row_scale", &[SHAPE.d_out], &scale);
         let mut dense = vec![0.0; SHAPE.n_weights()];
         for (r, row) in dense.chunks_mut(SHAPE.d_in).enumerate() {
             for &code in codes[r * K..][..K].iter().filter(|&&c| c != 0) {
                 let atom = usize::from(code.unsigned_abs()) - 1;
                 for (w, a) in row.iter_mut().zip(&atoms[atom * SHAPE.d_in..]) {
-                    *w += f32::from(code.signum()) * a.to_f32() * scale[r].to_f32();
+                    *w += f32::from(code.signum()) * a * scale[r];
                 }
             }
         }
-        let sidecars = vec![
-            Sidecar::from_f16("dict", &[SHAPE.d_in, M], &atoms),
-            Sidecar::from_i16("codes", &[K, SHAPE.d_out], &codes),
-            Sidecar::from_f16("row_scale", &[SHAPE.d_out], &scale),
-        ];
-        (sidecars, dense)
+        (vec![dict, Sidecar::from_i16("codes", &[K, SHAPE.d_out], &codes), row_scale], dense)
     }
 
     #[test]
