@@ -9,12 +9,12 @@ use ggml::Type;
 use tempfile::TempDir;
 use test_models::Model;
 
-/// Relative spread of perplexities of the same model: other batches add in another order, and then a few
-/// inputs fall on another F16 number.
-const NOISE: f64 = 2e-4;
+/// Relative difference of perplexities between coded and dense model in the same batches: the order of
+/// additions in the FFN.
+const NOISE: f64 = 1e-5;
 
-/// The same where keys and values are rounded to 8 bits.
-const NOISE_Q8: f64 = 2e-3;
+/// The same between batches: llama.cpp computes attention for single tokens in another way.
+const NOISE_OF_BATCHES: f64 = 1e-3;
 
 struct Fixture {
     folder: TempDir,
@@ -51,28 +51,30 @@ impl Fixture {
         rest.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Checks that batches of 1, 7 and 512 tokens give what the dense model has, within `noise`.
-    fn assert_batches_agree(&self, caches: &str, noise: f64) {
-        let expected = self.perplexity("dense.gguf", caches);
-        for n in [1, 7, 512] {
-            let found =
-                self.perplexity("coded.gguf", &format!("--statecells -b {n} -ub {n} {caches}"));
-            let spread = (found / expected - 1.0).abs();
-            assert!(spread < noise, "batches of {n}: {found}, expected {expected}");
+    /// Checks that batches of any size give what the dense model has.
+    fn assert_batches_agree(&self, caches: &str) {
+        let whole = self.perplexity("dense.gguf", caches);
+        for (batch, micro_batch) in [(1, 1), (7, 7), (512, 7), (512, 512)] {
+            let flags = format!("-b {batch} -ub {micro_batch} {caches}");
+            let expected = self.perplexity("dense.gguf", &flags);
+            let found = self.perplexity("coded.gguf", &format!("--statecells {flags}"));
+            assert!((found / expected - 1.0).abs() < NOISE, "{flags}: {found}, not {expected}");
+            assert!(
+                (found / whole - 1.0).abs() < NOISE_OF_BATCHES,
+                "{flags}: {found}, not {whole}"
+            );
         }
-        let found = self.perplexity("coded.gguf", &format!("--statecells -b 512 -ub 7 {caches}"));
-        assert!((found / expected - 1.0).abs() < noise, "{found}, expected {expected}");
     }
 }
 
 #[test]
 fn batches_do_not_matter() {
-    Fixture::new().assert_batches_agree("", NOISE);
+    Fixture::new().assert_batches_agree("");
 }
 
 #[test]
 fn batches_do_not_matter_with_quantized_caches() {
-    Fixture::new().assert_batches_agree("-ctk q8_0 -ctv q8_0 -fa on", NOISE_Q8);
+    Fixture::new().assert_batches_agree("-ctk q8_0 -ctv q8_0 -fa on");
 }
 
 /// Without this the tests above could pass because the text fits all models alike.
@@ -80,5 +82,5 @@ fn batches_do_not_matter_with_quantized_caches() {
 fn another_model_has_another_perplexity() {
     let fixture = Fixture::new();
     let (dense, base) = (fixture.perplexity("dense.gguf", ""), fixture.perplexity("base.gguf", ""));
-    assert!((dense / base - 1.0).abs() > 5.0 * NOISE_Q8, "{dense} and {base}");
+    assert!((dense / base - 1.0).abs() > 10.0 * NOISE_OF_BATCHES, "{dense} and {base}");
 }

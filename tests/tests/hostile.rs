@@ -87,7 +87,7 @@ fn numbers_that_are_not_finite_are_refused() {
                 let change = |file: &mut ModelFile| {
                     set_u16(file.tensor_mut(&up(suffix)), index, value.to_bits());
                 };
-                refused(scheme, change, &["blk.0.ffn_up", "finite"]);
+                refused(scheme, change, &["blk.0.ffn_up", suffix]);
             }
         }
     }
