@@ -7,7 +7,7 @@
 #include "llama-model-loader.h"
 #include "statecells.h"
 
-#include <cmath>
+#include <set>
 #include <stdexcept>
 
 struct statecells_deleter {
@@ -33,6 +33,7 @@ struct llama_statecells {
     ggml_context_ptr ctx; // of the stand-ins
     std::vector<std::unique_ptr<llama_statecells_matrix>> matrices;
     size_t n_dense = 0, n_bytes_dense = 0;
+    std::set<std::string> codes; // names of those that belong to a weight of the model
 };
 
 static std::vector<statecells_tensor> describe(const llama_statecells_matrix & m) {
@@ -60,6 +61,7 @@ ggml_tensor * llama_statecells_create_tensor(
         sc = std::make_shared<llama_statecells>();
         sc->ctx.reset(ggml_init({ ggml_tensor_overhead() * (ml.weights_map.size() + 1), nullptr, true }));
     }
+    sc->codes.insert(LLM_TN_IMPL(ml.get_arch(), tn.tensor, "codes", tn.bid, tn.xid).str());
     float gap = 0.0f;
     ml.get_key(keys + ".gap", gap, false);
     // only the command line counts here, never the file's own metadata
@@ -116,6 +118,16 @@ ggml_tensor * llama_statecells_create_tensor(
     ggml_set_name(m->handle, name.c_str());
     sc->matrices.push_back(std::move(m));
     return sc->matrices.back()->handle;
+}
+
+void llama_statecells_check_names(const llama_statecells_ptr & sc, const llama_model_loader & ml) {
+    for (const auto & [name, weight] : ml.weights_map) {
+        const size_t stem = name.rfind(".codes");
+        const bool is_code = name.find(".ffn_") != std::string::npos && stem != std::string::npos && stem + 6 == name.size();
+        if (is_code && !(sc && sc->codes.count(name) > 0)) {
+            throw std::runtime_error(format("tensor '%s': the model has no such FFN weight, or the file no scheme for it", name.c_str()));
+        }
+    }
 }
 
 void llama_statecells_add_names(const llama_statecells_ptr & sc, std::vector<std::pair<std::string, ggml_tensor *>> & tensors_by_name) {

@@ -18,6 +18,9 @@ using llama_statecells_ptr = std::shared_ptr<llama_statecells>;
 ggml_tensor * llama_statecells_create_tensor(
         llama_statecells_ptr & sc, llama_model_loader & ml, const llama_hparams & hparams, const LLM_TN_IMPL & tn, const std::vector<int64_t> & ne);
 
+// throws an error that names a code of the file which belongs to no weight of the model
+void llama_statecells_check_names(const llama_statecells_ptr & sc, const llama_model_loader & ml);
+
 // makes the stand-ins known by name (LoRA looks them up); before the data is there
 void llama_statecells_add_names(const llama_statecells_ptr & sc, std::vector<std::pair<std::string, ggml_tensor *>> & tensors_by_name);
 
