@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use calibration::capture::{Capture, CaptureError, CaptureParams, PassageKind, Plan, Text};
 use calibration::{CalibratedInput, FfnInput, Fitted, InputKind};
+use ggml::Type;
 use ggml::llama::{
     Backend, Computed, Context, ContextParams, Model, ModelParams, Node, Observer, Outputs, Token,
 };
@@ -94,7 +95,7 @@ impl Observer for Rows {
 fn expected(model: &Model, weight: &'static str, kind: PassageKind) -> Vec<Vec<f32>> {
     let tokens = tokens(model);
     let plan = Plan::new(tokens.len(), 10 * N_CTX, N_CTX, model.bos().is_some()).unwrap();
-    let params = ContextParams { n_ctx: 256, n_batch: 32, n_threads: 1 };
+    let params = ContextParams { n_ctx: 256, n_batch: 32, n_threads: 1, cache_type: Type::F16 };
     let mut context = Context::with_observer(model, params, Rows(weight, vec![])).unwrap();
     for (_, passage) in plan.passages(&tokens).filter(|(k, _)| *k == kind) {
         context.clear();

@@ -6,17 +6,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use codec::MatMul;
-use ggml::MulMat;
 use ggml::gguf::GgufFile;
 use ggml::imatrix::Imatrix;
 use ggml::llama::{
     Backend, Computed, Context, ContextParams, LlamaError, Model, ModelParams, Node, Observer,
     Outputs, Override, Token,
 };
+use ggml::{MulMat, Type};
 
 const TEXT: &str = "The state of the union is strong.";
 const GATE: &str = "blk.0.ffn_gate.weight";
-const PARAMS: ContextParams = ContextParams { n_ctx: 256, n_batch: 64, n_threads: 1 };
+const PARAMS: ContextParams =
+    ContextParams { n_ctx: 256, n_batch: 64, n_threads: 1, cache_type: Type::F16 };
 
 /// llama.cpp rounds the inputs of quantized weights to 127 steps of each block of 32: a relative error of at
 /// most `sqrt(32) / (127 * sqrt(12))`, when one value holds all of the block.

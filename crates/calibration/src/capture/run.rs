@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ggml::Type;
 use ggml::llama::{Context, ContextParams, LlamaError, Model, Observer, Outputs, Token};
 
 use super::collector::Collector;
@@ -80,6 +81,7 @@ impl<'m, 'a> Capture<'m, 'a> {
             n_ctx: small(params.n_ctx),
             n_batch: small(n_batch),
             n_threads: i32::try_from(params.n_threads).unwrap_or(i32::MAX),
+            cache_type: Type::F16,
         };
         let context = Context::with_observer(model, context_params, Collector::new(params))?;
         let total = Duration::ZERO;

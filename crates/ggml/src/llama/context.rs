@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use ggml_sys as sys;
 
 use super::{Computed, LlamaError, Model, Node, Observer, Token};
-use crate::log;
+use crate::{Type, log};
 
 /// Sizes of a context.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +19,9 @@ pub struct ContextParams {
     pub n_batch: u32,
     /// Number of threads.
     pub n_threads: i32,
+    /// Type of the cached keys and values; llama.cpp's default is F16. With F32 nothing in the attention is
+    /// rounded: flash attention, which would round to F16, is off.
+    pub cache_type: Type,
 }
 
 /// Which tokens of a batch get logits. The last layer is computed for these only.
@@ -273,6 +276,11 @@ fn raw_params<O: Observer>(
     raw.n_ubatch = params.n_batch;
     raw.n_threads = params.n_threads;
     raw.n_threads_batch = params.n_threads;
+    raw.type_k = params.cache_type.raw();
+    raw.type_v = params.cache_type.raw();
+    if params.cache_type == Type::F32 {
+        raw.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
+    }
     raw.cb_eval = Some(visit::<O>);
     raw.cb_eval_user_data = watch.as_ptr().cast();
     raw
