@@ -63,9 +63,8 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Io`].
 pub fn check_writable(folder: &Path) -> Result<(), Error> {
-    let probe = folder.join(format!(".write-test-{}", std::process::id()));
-    File::create(&probe).map_err(io(folder, "write in this folder"))?;
-    fs::remove_file(&probe).map_err(io(&probe, "remove"))
+    // Without a name, so that nothing stays behind whenever the program is killed.
+    tempfile::tempfile_in(folder).map(drop).map_err(io(folder, "write in this folder"))
 }
 
 /// Whether both paths lead to one file, through links of any kind.
