@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ggml::Type;
 use ggml::llama::{
     Backend, Context, ContextParams, LlamaError, Model, ModelParams, Outputs, Override, Token,
 };
@@ -40,7 +41,8 @@ pub fn load_dense(path: &Path) -> Result<Model, LlamaError> {
 #[must_use]
 pub fn logits(model: &Model, tokens: &[Token], pace: Pace, n_threads: i32) -> Vec<Vec<f32>> {
     let n = u32::try_from(tokens.len()).expect("a short text");
-    let params = ContextParams { n_ctx: n, n_batch: n, n_threads };
+    // In F16, a difference in the last place may come out 5e-4 apart and grow from there.
+    let params = ContextParams { n_ctx: n, n_batch: n, n_threads, cache_type: Type::F32 };
     let mut context = Context::new(model, params).expect("a context");
     let per_call = if pace == Pace::Single { 1 } else { tokens.len() };
     let mut all = Vec::new();

@@ -171,16 +171,11 @@ fn a_built_file_generates_text_in_llama_cpp() {
     let Some(input) = smollm2() else { return };
     let folder = TempDir::new().unwrap();
     let output = folder.path().join("coded.gguf");
-    let _ = build(
-        &input,
-        &output,
-        "--layers 0-1 --dict-M 256 --dict-k 16 --dict-iters 1 --dict-refine 1",
-    );
-    let flags = "--statecells -no-cnv -p Congress -n 8 --temp 0 -c 64 -t 2 --no-warmup -m";
-    let output = output.to_str().unwrap();
-    let run = Run::of("llama-completion", flags.split(' ').chain([output])).ok();
+    let _ = build(&input, &output, "--layers 10-11 --scheme sections --S 8 --beam 4 --rounds 0");
+    let flags = "--statecells -no-cnv -n 8 --temp 0 -c 64 -t 2 --no-warmup -m";
+    let arguments =
+        flags.split(' ').chain([output.to_str().unwrap(), "-p", "The capital of France is"]);
+    let run = Run::of("llama-completion", arguments).ok();
     let _ = run.line(&["6 FFN tensors run from codes", "0 dense"]);
-    let text = run.text();
-    let generated = text.trim().strip_prefix("Congress").expect("the prompt comes first");
-    assert!(generated.split_whitespace().count() >= 3, "no words: {text}");
+    assert!(run.text().contains("France is Paris"), "{}", run.text());
 }

@@ -14,9 +14,8 @@ use tempfile::TempDir;
 use test_models::Model as RandomModel;
 
 /// Largest difference of logits over the largest logit, coded against dense, for global dictionaries. What
-/// differs is the order of additions, and whatever that moves across a border of the F16 cache of keys and
-/// values; the format promises no more than this.
-const TOLERANCE: f32 = 1e-3;
+/// differs is the order of additions. Promised is 1e-3, found 1e-5.
+const TOLERANCE: f32 = 1e-4;
 
 /// The same for sections, whose tables round what an atom contributes to 8 bits: some 2 % of an output.
 const TOLERANCE_SECTIONS: f32 = 0.05;
@@ -74,7 +73,9 @@ fn coded_and_reconstructed_models_have_the_same_logits() {
 fn a_model_without_gate_and_one_coded_target_do_as_well() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("base.gguf");
-    RandomModel { has_gate: false, ..RandomModel::default() }.write(&path).unwrap();
+    RandomModel { has_gate: false, other_type: Type::F32, ..RandomModel::default() }
+        .write(&path)
+        .unwrap();
     let base = ModelFile::read(&path);
     for targets in [vec![Target::Up, Target::Down], vec![Target::Down]] {
         let twins = Twins::of(&base, &Coding { targets: targets.clone(), ..Coding::default() });

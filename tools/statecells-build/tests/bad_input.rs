@@ -275,7 +275,10 @@ fn rejects_a_read_only_folder() {
     use std::os::unix::process::CommandExt;
     let fixture = Fixture::small();
     let program = fixture.path("program");
-    fs::copy(assert_cmd::cargo::cargo_bin!("statecells-build"), &program).unwrap();
+    // By another process: a file that this one has open for writing may be inherited by a child of another
+    // test, and then cannot be run.
+    let original = assert_cmd::cargo::cargo_bin!("statecells-build");
+    assert!(Command::new("cp").arg(original).arg(&program).status().unwrap().success());
     for path in [fixture.path("model.gguf"), fixture.dir().to_owned()] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o555)).unwrap();
     }
