@@ -20,7 +20,7 @@ rust_tests() {
 
 script_tests() {
   "$VENV/bin/shellcheck" --external-sources --source-path=SCRIPTDIR "$SCRIPTS"/*.sh "$ROOT/.ci/run"
-  (cd "$ROOT" && STATECELLS_MODELS_DIR=$MODELS_DIR "$VENV/bin/python" -m pytest -q -p no:cacheprovider scripts/tests)
+  (cd "$ROOT" && STATECELLS_MODELS_DIR=$MODELS_DIR "$VENV/bin/python" -m pytest -q -p no:cacheprovider scripts/tests tests/python)
 }
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit 0; fi
@@ -29,5 +29,5 @@ step "tools" "$again" "$SCRIPTS/setup-tools.sh" --test
 step "llama.cpp" "$again" "$SCRIPTS/build-llama.sh"
 step "workspace" "$again" "$SCRIPTS/build-workspace.sh"
 step "model" "$again" "$SCRIPTS/fetch-model.sh"
-if (($# == 0)); then step "tests of the scripts" "the failed check is named above" script_tests; fi
+if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" script_tests; fi
 step "tests of the workspace" "the failed test is named above; run it alone with ./scripts/test.sh NAME" rust_tests "$@"
