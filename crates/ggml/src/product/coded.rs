@@ -84,10 +84,20 @@ impl CodedWeight {
         usize::try_from(self.plan.prepared_ne0).ok().filter(|&n| n > 0)
     }
 
+    /// Columns of the first step's result for each token; 1 where there is no such step.
+    fn columns_per_token(&self) -> usize {
+        match self.prepared_ne0() {
+            Some(_) => usize::try_from(self.plan.prepared_columns).unwrap_or(0),
+            None => 1,
+        }
+    }
+
     /// Sizes of the results before the last one.
     pub(super) fn intermediate_bytes(&self, n_tokens: usize) -> Result<Vec<usize>, ProductError> {
-        let prepared = self.prepared_ne0().map(|n| bytes_of(self.prepared_type, n, n_tokens));
-        let projected = self.dict().map(|dict| bytes_of(Type::F32, dict.dims()[1], n_tokens));
+        let n_columns = self.columns_per_token().checked_mul(n_tokens);
+        let n_columns = n_columns.ok_or(ProductError::Range("an intermediate result"))?;
+        let prepared = self.prepared_ne0().map(|n| bytes_of(self.prepared_type, n, n_columns));
+        let projected = self.dict().map(|dict| bytes_of(Type::F32, dict.dims()[1], n_columns));
         prepared.into_iter().chain(projected).collect()
     }
 
@@ -106,7 +116,8 @@ impl CodedWeight {
             let n_tokens = (*x).ne[1];
             if let Some(ne0) = self.prepared_ne0() {
                 let ty = self.prepared_type;
-                prepared = self.custom(nodes, ty, [to_i64(ne0), n_tokens], &mut [x], prepare);
+                let ne = [to_i64(ne0), self.plan.prepared_columns * n_tokens];
+                prepared = self.custom(nodes, ty, ne, &mut [x], prepare);
                 scratch.next().expect("counted before").place(prepared);
             }
             if let Some(dict) = self.dict() {
@@ -149,9 +160,9 @@ impl CodedWeight {
     }
 }
 
-/// Bytes of `[ne0, n_tokens]` elements of `ty`.
-fn bytes_of(ty: Type, ne0: usize, n_tokens: usize) -> Result<usize, ProductError> {
-    let n_bytes = ty.tensor_bytes(&[ne0, n_tokens]);
+/// Bytes of `[ne0, n_columns]` elements of `ty`.
+fn bytes_of(ty: Type, ne0: usize, n_columns: usize) -> Result<usize, ProductError> {
+    let n_bytes = ty.tensor_bytes(&[ne0, n_columns]);
     n_bytes.filter(|&n| n > 0).ok_or(ProductError::Range("an intermediate result"))
 }
 
