@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use calibration::Calibration;
 use codec::{FfnTensor, MatMul};
 
 use crate::existing::ExistingOutput;
@@ -22,6 +23,8 @@ pub struct BuildOptions {
     pub keep_dense: bool,
     /// Random inputs for a measured gap; 0 for none.
     pub eval_cols: usize,
+    /// Whether a code of the weights only is made too, to be compared; needs a calibration.
+    pub eval_plain: bool,
 }
 
 /// Everything a build works with.
@@ -34,8 +37,10 @@ pub struct Build<'a> {
     pub method: &'a dyn Method,
     /// What to do with results.
     pub options: &'a BuildOptions,
-    /// Importance of inputs by tensor, for every tensor of the plan; `None` without an imatrix.
+    /// Importance of inputs by tensor, for every tensor of the plan; `None` if nothing is known.
     pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
+    /// Activations of the inputs of every tensor of the plan; `None` without a calibration.
+    pub calibration: Option<&'a Calibration>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
     /// Where progress goes.
@@ -92,6 +97,7 @@ impl Build<'_> {
             source: self.source,
             method: self.method,
             options: self.options,
+            calibration: self.calibration,
             mul_mat: self.mul_mat,
             progress: self.reporter,
         }

@@ -2,14 +2,15 @@
 
 use std::time::Instant;
 
+use calibration::{CalibratedInput, Calibration};
 use codec::metrics::Metrics;
 use codec::{CodecError, EncodeContext, MatMul, Progress, Sidecar, check_finite};
 
 use crate::random_gap::random_gap;
 use crate::work::sidecars_sha256;
 use crate::{
-    BuildOptions, Error, ErrorMetrics, Importance, Method, PlanItem, Source, StoredSpec,
-    TensorResult,
+    BuildOptions, Encoded, Encoding, Error, ErrorMetrics, FunctionalErrors, FunctionalMetrics,
+    Importance, Method, PlanItem, Source, StoredSpec, TensorResult,
 };
 
 /// Mixed into a tensor's seed for the random inputs, which must not repeat those of the codec.
@@ -24,6 +25,8 @@ pub struct Encoder<'a> {
     pub method: &'a dyn Method,
     /// What to do with the result.
     pub options: &'a BuildOptions,
+    /// Activations of every tensor's input; `None` without a calibration.
+    pub calibration: Option<&'a Calibration>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
     /// Where progress goes.
@@ -34,50 +37,50 @@ impl Encoder<'_> {
     /// Learns and encodes a tensor.
     ///
     /// # Errors
-    /// [`Error::Codec`] or [`Error::Gguf`].
+    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
     pub fn encode(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
     ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
-        self.finish(item, importance, |weights, context| {
-            item.codec.encode(weights, item.shape, context)
-        })
+        self.finish(item, importance, |encoding| self.method.encode(encoding))
     }
 
     /// Makes `sidecars` of an earlier scheme those of this one.
     ///
     /// # Errors
-    /// [`Error::Codec`] or [`Error::Gguf`].
+    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
     pub fn complete(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
         sidecars: Vec<Sidecar>,
     ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
-        self.finish(item, importance, |weights, context| {
-            self.method.complete(item.tensor, weights, item.shape, sidecars, context)
+        self.finish(item, importance, |Encoding { weights, context, .. }| {
+            let (tensor, shape) = (item.tensor, item.shape);
+            let sidecars = self.method.complete(tensor, weights, shape, sidecars, context)?;
+            Ok(Encoded { sidecars, shrink: None })
         })
     }
 
     /// Measures sidecars that an earlier run wrote.
     ///
     /// # Errors
-    /// [`Error::Codec`] or [`Error::Gguf`].
+    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
     pub fn measure(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
         sidecars: Vec<Sidecar>,
     ) -> Result<TensorResult, Error> {
-        Ok(self.finish(item, importance, |_, _| Ok(sidecars))?.0)
+        Ok(self.finish(item, importance, |_| Ok(Encoded { sidecars, shrink: None }))?.0)
     }
 
     fn finish(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
-        make: impl FnOnce(&[f32], &EncodeContext<'_>) -> Result<Vec<Sidecar>, CodecError>,
+        make: impl FnOnce(&Encoding<'_>) -> Result<Encoded, CodecError>,
     ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
         let start = Instant::now();
         let codec_error = |source| Error::Codec { tensor: item.tensor.weight(), source };
@@ -85,13 +88,11 @@ impl Encoder<'_> {
         let weights = self.source.file().to_f32(info)?;
         self.source.file().release(info);
         check_finite(&weights, item.shape).map_err(codec_error)?;
-        let context = EncodeContext {
-            mul_mat: self.mul_mat,
-            importance: importance.map(|i| i.shaped.as_slice()),
-            seed: item.seed,
-            progress: self.progress,
-        };
-        let sidecars = make(&weights, &context).map_err(codec_error)?;
+        let calibrated = self.calibration.map(|c| c.input(item.tensor)).transpose()?;
+        let calibrated = calibrated.as_ref();
+        let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
+        let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
+        let Encoded { sidecars, shrink } = make(&encoding).map_err(codec_error)?;
         assert!(
             sidecars.iter().map(|s| &s.spec).eq(&item.sidecars),
             "{}: the codec made other tensors than it announced",
@@ -99,8 +100,15 @@ impl Encoder<'_> {
         );
         let approx = item.codec.decode(&sidecars, item.shape).map_err(codec_error)?;
         check_finite(&approx, item.shape).map_err(|e| overflow(item, &e))?;
-        let metrics = self.errors(item, importance, &weights, approx);
-        let gap = metrics.weighted.as_ref().unwrap_or(&metrics.white).gap as f32;
+        let mut metrics = self.errors(item, importance, &weights, approx, calibrated);
+        if let (Some(functional), Some(input)) = (&mut metrics.functional, calibrated) {
+            functional.shrink = shrink;
+            if self.options.eval_plain {
+                let plain = self.plain_errors(item, &weights, input).map_err(codec_error)?;
+                functional.plain = Some(plain);
+            }
+        }
+        let gap = metrics.gap() as f32;
         let is_dense = self.options.gap_tol.is_some_and(|tolerance| gap > tolerance);
         let sidecars = if is_dense { Vec::new() } else { sidecars };
         let result = TensorResult {
@@ -114,24 +122,48 @@ impl Encoder<'_> {
         Ok((result, sidecars))
     }
 
+    fn context<'b>(&'b self, item: &PlanItem, importance: Option<&'b [f32]>) -> EncodeContext<'b> {
+        let (mul_mat, progress) = (self.mul_mat, self.progress);
+        EncodeContext { mul_mat, importance, seed: item.seed, progress }
+    }
+
+    /// Errors of a code that knows the weights only.
+    fn plain_errors(
+        &self,
+        item: &PlanItem,
+        weights: &[f32],
+        input: &CalibratedInput,
+    ) -> Result<FunctionalErrors, CodecError> {
+        let sidecars = item.codec.encode(weights, item.shape, &self.context(item, None))?;
+        let mut error = item.codec.decode(&sidecars, item.shape)?;
+        error.iter_mut().zip(weights).for_each(|(a, w)| *a = w - *a);
+        Ok(FunctionalErrors::measure(&error, weights, item.shape, input, self.mul_mat))
+    }
+
     fn errors(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
         weights: &[f32],
         mut approx: Vec<f32>,
+        calibrated: Option<&CalibratedInput>,
     ) -> ErrorMetrics {
         let measured = importance.map(|i| i.measured.as_slice());
         let compare = |h| Metrics::compare(weights, &approx, item.shape, h);
         let white = compare(None);
         let weighted = measured.map(|h| compare(Some(h)));
         let n_columns = self.options.eval_cols;
+        approx.iter_mut().zip(weights).for_each(|(a, w)| *a = w - *a);
+        let error = approx;
         let eval_gap = (n_columns > 0).then(|| {
-            approx.iter_mut().zip(weights).for_each(|(a, w)| *a = w - *a);
             let seed = item.seed ^ EVAL_SEED;
-            random_gap(weights, &approx, item.shape, measured, n_columns, seed, self.mul_mat)
+            random_gap(weights, &error, item.shape, measured, n_columns, seed, self.mul_mat)
         });
-        ErrorMetrics { white, weighted, eval_gap }
+        let functional = calibrated.map(|input| {
+            let coded = FunctionalErrors::measure(&error, weights, item.shape, input, self.mul_mat);
+            FunctionalMetrics { coded, plain: None, shrink: None }
+        });
+        ErrorMetrics { white, weighted, eval_gap, functional }
     }
 }
 

@@ -64,6 +64,17 @@ pub enum Error {
         /// What is wrong, and the way out.
         reason: String,
     },
+    /// A calibration that cannot be read or does not fit the model.
+    #[error("--calib: {0}")]
+    Calibration(#[from] calibration::CalibrationError),
+    /// A calibration that leaves nothing to work with.
+    #[error("--calib {}: {reason}", path.display())]
+    CalibrationUse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and the way out.
+        reason: String,
+    },
     /// A codec refused a tensor.
     #[error("{tensor}: {source}")]
     Codec {

@@ -53,7 +53,11 @@ impl Importance {
     ///
     /// # Errors
     /// A reason, without the file's name, if nothing usable is left.
-    fn new(weight: &str, mean_squares: &[f32], shaping: Shaping) -> Result<Self, String> {
+    pub(crate) fn new(
+        weight: &str,
+        mean_squares: &[f32],
+        shaping: Shaping,
+    ) -> Result<Self, String> {
         let mean = mean(mean_squares);
         if mean <= 0.0 {
             return Err(format!("{weight}: all mean squares are 0: make it again with more text"));

@@ -5,17 +5,18 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use calibration::Calibration;
 use codec::FfnTensor;
 use ggml::MulMat;
 
+use crate::calibrated::{open_calibration, read_importance};
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::table::{bytes, percent, print_line};
 use crate::{
     Assembly, Build, BuildOptions, Error, Existing, ExistingOutput, Finished, Importance,
     Interrupt, Method, Origin, Plan, RECORD_VERSION, Record, Reporter, Selection, Shaping, Source,
-    WorkFolder, explain_bus_errors, files, open_work_folder, prepare, publish, read_importance,
-    saved,
+    WorkFolder, explain_bus_errors, files, open_work_folder, prepare, publish, saved,
 };
 
 /// What to build, checked flag by flag.
@@ -38,6 +39,9 @@ pub struct Job {
     pub selection: Selection,
     /// Importance matrix and how it is used.
     pub imatrix: Option<(PathBuf, Shaping)>,
+    /// Calibration, and how its mean squares are used where importance is asked for. Not together with an
+    /// importance matrix.
+    pub calib: Option<(PathBuf, Shaping)>,
     /// What happens to results.
     pub options: BuildOptions,
     /// Threads.
@@ -58,6 +62,7 @@ struct Session<'a> {
     existing: Option<ExistingOutput>,
     plan: Plan,
     importance: Option<BTreeMap<FfnTensor, Importance>>,
+    calibration: Option<Calibration>,
     record: Record,
     reporter: Reporter,
     interrupt: Interrupt,
@@ -66,9 +71,9 @@ struct Session<'a> {
 
 impl Job {
     /// Flags with their effective values: everything that decides the output's bytes, except the input
-    /// and the selection. `imatrix_sha256` stands for the imatrix.
+    /// and the selection. `sha256` stands for the imatrix or the calibration.
     #[must_use]
-    pub fn arguments(&self, imatrix_sha256: Option<&str>) -> BTreeMap<String, String> {
+    pub fn arguments(&self, sha256: Option<&str>) -> BTreeMap<String, String> {
         let mut arguments = self.method.arguments();
         let mut set = |name: &str, value: String| arguments.insert(name.to_owned(), value);
         set("--seed", self.seed.to_string());
@@ -76,12 +81,21 @@ impl Job {
         if let Some(tolerance) = self.options.gap_tol {
             set("--gap-tol", tolerance.to_string());
         }
-        if let (Some((_, shaping)), Some(sha256)) = (&self.imatrix, imatrix_sha256) {
-            set("--imatrix", format!("sha256:{sha256}"));
+        if let (Some((flag, _, shaping)), Some(sha256)) = (self.inputs(), sha256) {
+            set(flag, format!("sha256:{sha256}"));
             set("--imatrix-eps", shaping.eps.to_string());
             set("--imatrix-power", shaping.power.to_string());
         }
         arguments
+    }
+
+    /// The file that tells about the inputs, with its flag.
+    fn inputs(&self) -> Option<(&'static str, &Path, Shaping)> {
+        let files = [("--imatrix", &self.imatrix), ("--calib", &self.calib)];
+        files.into_iter().find_map(|(flag, file)| {
+            let (path, shaping) = file.as_ref()?;
+            Some((flag, path.as_path(), *shaping))
+        })
     }
 
     /// Prints what the job would bring, without reading weights or writing anything.
@@ -92,6 +106,9 @@ impl Job {
         let source = Source::open(&self.input)?;
         let available: Vec<FfnTensor> = source.ffn_tensors().collect();
         let selected = self.selection.resolve(&available, source.n_layers())?;
+        if let Some((path, _)) = &self.calib {
+            open_calibration(path, &source, &selected)?;
+        }
         let plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
         let totals = plan.totals();
         let kept = if self.options.keep_dense { totals.source_bytes } else { 0 };
@@ -122,6 +139,7 @@ impl Job {
         let mut session = Session::open(self, &source, output)?;
         prepare::check_room(output, &source, &session.plan, self.options.keep_dense)?;
         session.identify_input()?;
+        session.read_calibration()?;
         prepare::check_weights(&source, &session.plan, &session.reporter, &session.interrupt)?;
         session.build()
     }
@@ -135,7 +153,7 @@ impl Job {
 
     fn check_files(&self, output: &Path) -> Result<(), Error> {
         let mut read = vec![("-i", self.input.as_path())];
-        read.extend(self.imatrix.iter().map(|(path, _)| ("--imatrix", path.as_path())));
+        read.extend(self.inputs().map(|(flag, path, _)| (flag, path)));
         let mut written = vec![("-o", output)];
         written.extend(self.report_json.iter().map(|path| ("--report-json", path.as_path())));
         prepare::check_distinct(&read, &written)?;
@@ -156,11 +174,11 @@ impl Job {
 
     /// The record of this job; the input's hash is still missing.
     fn record(&self, source: &Source) -> Result<Record, Error> {
-        let hash = |(path, _): &(PathBuf, _)| {
+        let hash = |(_, path, _): (_, &Path, _)| {
             let read = File::open(path).and_then(|mut f| files::sha256(&mut f, |_| Ok(())));
             read.map_err(io(path, "read"))
         };
-        let imatrix = self.imatrix.as_ref().map(hash).transpose()?;
+        let inputs = self.inputs().map(hash).transpose()?;
         Ok(Record {
             record_version: RECORD_VERSION,
             tool: self.tool.to_owned(),
@@ -168,7 +186,7 @@ impl Job {
             llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
             input_sha256: String::new(),
             input_bytes: source.n_bytes(),
-            arguments: self.arguments(imatrix.as_deref()),
+            arguments: self.arguments(inputs.as_deref()),
             tensors: BTreeMap::new(),
         })
     }
@@ -194,7 +212,12 @@ impl<'a> Session<'a> {
         let importance = job
             .imatrix
             .as_ref()
-            .map(|(path, shaping)| read_importance(path, source, &tensors, *shaping))
+            .map(|(path, shaping)| crate::read_importance(path, source, &tensors, *shaping))
+            .transpose()?;
+        let calibration = job
+            .calib
+            .as_ref()
+            .map(|(path, _)| open_calibration(path, source, &tensors))
             .transpose()?;
         let record = job.record(source)?;
         if let Some(earlier) = &existing {
@@ -211,6 +234,7 @@ impl<'a> Session<'a> {
             existing,
             plan,
             importance,
+            calibration,
             record,
             reporter: Reporter::new(),
             interrupt,
@@ -218,13 +242,27 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Reads the input once to know its hash, and checks that earlier work belongs to it.
+    /// Reads the input once to know its hash, and checks that the calibration and earlier work belong to it.
     fn identify_input(&mut self) -> Result<(), Error> {
         self.record.input_sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
+        if let Some(calibration) = &self.calibration {
+            calibration.check_model(&self.source.model_id(self.record.input_sha256.clone())?)?;
+        }
         match &self.existing {
             Some(earlier) => self.record.check_input(earlier.record(), self.output),
             None => Ok(()),
         }
+    }
+
+    /// Reads and checks the calibration, if there is one.
+    fn read_calibration(&mut self) -> Result<(), Error> {
+        if let (Some(calibration), Some((_, shaping))) = (&self.calibration, &self.job.calib) {
+            let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
+            let watch = (&self.reporter, &self.interrupt);
+            self.importance =
+                Some(read_importance(calibration, self.source, &tensors, *shaping, watch)?);
+        }
+        Ok(())
     }
 
     fn build(&self) -> Result<(), Error> {
@@ -244,6 +282,7 @@ impl<'a> Session<'a> {
             method: &*job.method,
             options: &job.options,
             importance: self.importance.as_ref(),
+            calibration: self.calibration.as_ref(),
             mul_mat: &mul_mat,
             reporter: &self.reporter,
             interrupt: &self.interrupt,

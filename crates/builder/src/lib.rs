@@ -7,10 +7,12 @@
 
 mod assemble;
 mod build;
+mod calibrated;
 mod encode;
 mod error;
 mod existing;
 pub mod files;
+mod functional;
 mod importance;
 pub mod inspect;
 mod interrupt;
@@ -32,13 +34,15 @@ mod work;
 
 pub use assemble::{Assembly, publish};
 pub use build::{Build, BuildOptions, Finished, open_work_folder};
+pub use calibrated::open_calibration;
 pub use encode::Encoder;
 pub use error::Error;
 pub use existing::ExistingOutput;
+pub use functional::{FunctionalErrors, FunctionalMetrics, OVERFITTED};
 pub use importance::{Importance, Shaping, read_importance};
 pub use interrupt::{EXIT_INTERRUPTED, Interrupt, explain_bus_errors};
 pub use job::Job;
-pub use method::Method;
+pub use method::{Encoded, Encoding, Method};
 pub use plan::{Plan, PlanItem, PlanTotals, bits_per_weight, saved, settings_text};
 pub use progress::Reporter;
 pub use random_gap::random_gap;

@@ -2,10 +2,33 @@
 
 use std::collections::BTreeMap;
 
+use calibration::CalibratedInput;
 use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
 
 use crate::{PlanItem, Settings};
+
+/// A matrix to be coded, and what is known about it.
+pub struct Encoding<'a> {
+    /// What was planned for it.
+    pub item: &'a PlanItem,
+    /// The weights, [d_in, d_out].
+    pub weights: &'a [f32],
+    /// Its inputs on real text, if there is a calibration. The hold-out must not be fitted to; single
+    /// parameters may be chosen by it.
+    pub calibrated: Option<&'a CalibratedInput>,
+    /// Everything else; the importance is the calibration's where there is one.
+    pub context: &'a EncodeContext<'a>,
+}
+
+/// A coded matrix.
+#[derive(Debug)]
+pub struct Encoded {
+    /// The sidecars that were planned.
+    pub sidecars: Vec<Sidecar>,
+    /// Shrinkage of the second moment that was chosen for this matrix.
+    pub shrink: Option<f64>,
+}
 
 /// A way to code FFN matrices, with its parameters.
 pub trait Method: Sync {
@@ -17,6 +40,16 @@ pub trait Method: Sync {
 
     /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
     fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings;
+
+    /// Learns and encodes a matrix.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
+        let Encoding { item, weights, context, .. } = encoding;
+        let sidecars = item.codec.encode(weights, item.shape, context)?;
+        Ok(Encoded { sidecars, shrink: None })
+    }
 
     /// Flags with their effective values: everything that decides the bytes of the output, except the
     /// selection of tensors and what [`crate::BuildOptions`] holds.

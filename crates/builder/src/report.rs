@@ -6,7 +6,7 @@ use codec::metrics::{Metrics, ratio};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::Settings;
+use crate::{FunctionalErrors, FunctionalMetrics, Settings};
 
 /// Version of [`BuildReport`]; it grows when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -69,7 +69,8 @@ pub enum Origin {
 ///
 /// The errors compare the weight W with its approximation W^. For inputs x with E\[x x^T\] = diag(h):
 /// gap = sqrt(E|(W - W^) x|^2 / E|W x|^2). Fields without `_w` are for white inputs (h = 1), fields with
-/// `_w` for h from the imatrix. A tensor that stays dense lists the errors of the refused approximation.
+/// `_w` for h from the imatrix or the calibration, `functional` for the calibration's activations
+/// themselves. A tensor that stays dense lists the errors of the refused approximation.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TensorReport {
     /// Name of the dense weight in the source.
@@ -100,14 +101,17 @@ pub struct TensorReport {
     pub bytes_source: u64,
     /// Bytes that Q5_K_M needs for it.
     pub bytes_q5_k_m: u64,
-    /// The gap that is recorded in the file, as F32: `gap_w` with an imatrix, else `gap`; `null` if it
-    /// is not finite.
+    /// The gap that is recorded in the file, as F32: the root of the held-out error with a calibration,
+    /// `gap_w` with an imatrix, else `gap`; `null` if it is not finite.
     pub gap_recorded: Option<f64>,
-    /// Errors, for white inputs and with `_w` for the imatrix.
+    /// Errors, for white inputs and with `_w` for the imatrix or the calibration.
     #[serde(flatten)]
     pub errors: Errors,
     /// Gap measured on `--eval-cols` random inputs; `null` without them.
     pub gap_eval: Option<f64>,
+    /// Errors on the activations of the calibration; `null` without one.
+    #[serde(default)]
+    pub functional: Option<FunctionalReport>,
     /// Seconds of learning, encoding and measuring.
     pub seconds: f64,
 }
@@ -124,14 +128,88 @@ pub struct Errors {
     /// 5th percentile over rows of the same cosine; in totals the mean of the tensors' percentiles,
     /// weighted by their rows.
     pub cos_p05: Option<f64>,
-    /// `gap` under the imatrix.
+    /// `gap` under the imatrix or the diagonal of the calibration.
     pub gap_w: Option<f64>,
-    /// `rel_error` under the imatrix.
+    /// `rel_error` under the imatrix or the diagonal of the calibration.
     pub rel_error_w: Option<f64>,
-    /// `cos_mean` under the imatrix.
+    /// `cos_mean` under the imatrix or the diagonal of the calibration.
     pub cos_mean_w: Option<f64>,
-    /// `cos_p05` under the imatrix.
+    /// `cos_p05` under the imatrix or the diagonal of the calibration.
     pub cos_p05_w: Option<f64>,
+}
+
+/// Relative squared errors of a tensor's outputs on activations; in totals the means over the coded tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FunctionalReport {
+    /// The code in the file.
+    #[serde(flatten)]
+    pub coded: ActivationErrors,
+    /// A code with the same parameters, fitted to the weights only; `null` without `--eval-plain`.
+    pub plain: Option<ActivationErrors>,
+    /// Share of the second moment's diagonal in what was fitted; `null` where no second moment was used,
+    /// in totals, and for a tensor taken from an existing output.
+    pub shrink: Option<f64>,
+    /// Whether `error_held_out` is more than 1.5 times `error_fitted`; in totals, whether any is.
+    pub overfitted: bool,
+}
+
+/// The same error on three sets of activations; `null` if not finite.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ActivationErrors {
+    /// sum |(W - W^) x|^2 / sum |W x|^2 over the activations that were fitted to.
+    pub error_fitted: Option<f64>,
+    /// The same over held-out activations.
+    pub error_held_out: Option<f64>,
+    /// Mean over held-out activations of |(W - W^) x|^2 / |W x|^2.
+    pub error_held_out_tokens: Option<f64>,
+}
+
+impl From<FunctionalErrors> for ActivationErrors {
+    fn from(errors: FunctionalErrors) -> Self {
+        let finite = |v: f64| v.is_finite().then_some(v);
+        Self {
+            error_fitted: finite(errors.fitted),
+            error_held_out: finite(errors.held_out),
+            error_held_out_tokens: finite(errors.held_out_tokens),
+        }
+    }
+}
+
+impl From<&FunctionalMetrics> for FunctionalReport {
+    fn from(metrics: &FunctionalMetrics) -> Self {
+        Self {
+            coded: metrics.coded.into(),
+            plain: metrics.plain.map(ActivationErrors::from),
+            shrink: metrics.shrink,
+            overfitted: metrics.coded.is_overfitted(),
+        }
+    }
+}
+
+impl FunctionalReport {
+    /// The mean over `tensors`; `None` for no tensors.
+    #[must_use]
+    pub fn mean<'a>(tensors: impl Iterator<Item = &'a FunctionalMetrics>) -> Option<Self> {
+        let tensors: Vec<&FunctionalMetrics> = tensors.collect();
+        let coded: Vec<FunctionalErrors> = tensors.iter().map(|m| m.coded).collect();
+        let plain: Option<Vec<FunctionalErrors>> = tensors.iter().map(|m| m.plain).collect();
+        Some(Self {
+            coded: mean_errors(&coded)?.into(),
+            plain: plain.and_then(|p| mean_errors(&p)).map(ActivationErrors::from),
+            shrink: None,
+            overfitted: coded.iter().any(FunctionalErrors::is_overfitted),
+        })
+    }
+}
+
+fn mean_errors(all: &[FunctionalErrors]) -> Option<FunctionalErrors> {
+    let mean =
+        |field: fn(&FunctionalErrors) -> f64| all.iter().map(field).sum::<f64>() / all.len() as f64;
+    (!all.is_empty()).then(|| FunctionalErrors {
+        fitted: mean(|e| e.fitted),
+        held_out: mean(|e| e.held_out),
+        held_out_tokens: mean(|e| e.held_out_tokens),
+    })
 }
 
 /// Sums and means over all selected tensors.
@@ -159,6 +237,9 @@ pub struct Totals {
     /// over all rows.
     #[serde(flatten)]
     pub errors: Errors,
+    /// Errors on the activations of the calibration, means over the coded tensors; `null` without one.
+    #[serde(default)]
+    pub functional: Option<FunctionalReport>,
     /// Seconds over all tensors, those of earlier runs included.
     pub seconds: f64,
 }

@@ -6,12 +6,15 @@ use codec::metrics::Metrics;
 use codec::{ElementType, SidecarSpec};
 use serde::{Deserialize, Serialize};
 
+use crate::FunctionalMetrics;
+
 /// A finished tensor without its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorResult {
     /// Scheme of the sidecars, `None` if the dense weight stays.
     pub scheme: Option<String>,
-    /// Gap that decided and is recorded: weighted if there is an imatrix, else white.
+    /// Gap that decided and is recorded: on held-out activations if there is a calibration, weighted if
+    /// there is an imatrix, else white.
     pub gap: f32,
     /// Errors against the source; `None` for a dense tensor taken over from an earlier output, which
     /// records the gap only.
@@ -45,12 +48,27 @@ pub struct ErrorMetrics {
     /// For white inputs.
     #[serde(with = "exact")]
     pub white: Metrics,
-    /// For inputs with the mean squares of the imatrix.
+    /// For inputs with the mean squares of the imatrix or the calibration.
     #[serde(with = "exact_option")]
     pub weighted: Option<Metrics>,
     /// Gap measured on random inputs (`--eval-cols`).
     #[serde(with = "exact_gap")]
     pub eval_gap: Option<f64>,
+    /// On the activations of a calibration.
+    #[serde(default)]
+    pub functional: Option<FunctionalMetrics>,
+}
+
+impl ErrorMetrics {
+    /// The gap that is recorded: of all metrics the one that says most about the model's outputs.
+    #[must_use]
+    pub fn gap(&self) -> f64 {
+        match (&self.functional, &self.weighted) {
+            (Some(functional), _) => functional.coded.held_out.sqrt(),
+            (None, Some(weighted)) => weighted.gap,
+            (None, None) => self.white.gap,
+        }
+    }
 }
 
 /// [`SidecarSpec`] as stored: its suffix is checked against the codec's own when it is read.

@@ -7,9 +7,16 @@ use codec::FfnTensor;
 use crate::build::{Build, Finished};
 use crate::plan::{bits_per_weight, saved, settings_text};
 use crate::progress::duration;
-use crate::report::{BuildReport, Errors, TensorReport, Totals, total_metrics};
+use crate::report::{
+    ActivationErrors, BuildReport, Errors, FunctionalReport, TensorReport, Totals, total_metrics,
+};
 use crate::table::{Align, Table, bytes, percent};
 use crate::{ErrorMetrics, PlanItem};
+
+/// Below the table of a calibrated build.
+const EXPLANATION: &str = "\n\nfitted, held out: error of the outputs on the calibration's activations, as a ratio of \
+    sums; by token: the mean over held-out activations of the error relative to the output; plain: held out, for a \
+    code of the weights alone; !: held out more than 1.5 times fitted, use more text or --shrink.";
 
 impl Build<'_> {
     /// Reports of all tensors, in the order of the plan.
@@ -46,6 +53,9 @@ impl Build<'_> {
             saved_of_source: saved(bytes, plan.source_bytes),
             saved_of_q5_k_m: saved(bytes, plan.q5_k_m_bytes),
             errors: Errors::new(white.as_ref(), weighted.as_ref()),
+            functional: FunctionalReport::mean(
+                coded.iter().filter_map(|(m, _)| m.functional.as_ref()),
+            ),
             seconds: reports.iter().map(|r| r.seconds).sum(),
         }
     }
@@ -74,6 +84,7 @@ fn tensor_report(item: &PlanItem, finished: &Finished, keep_dense: bool) -> Tens
         bytes_q5_k_m: item.q5_k_m_bytes,
         gap_recorded: result.gap.is_finite().then_some(f64::from(result.gap)),
         errors: Errors::new(metrics.map(|m| &m.white), metrics.and_then(|m| m.weighted.as_ref())),
+        functional: metrics.and_then(|m| m.functional.as_ref()).map(FunctionalReport::from),
         gap_eval: metrics.and_then(|m| m.eval_gap).filter(|g| g.is_finite()),
         seconds: result.seconds,
     }
@@ -88,8 +99,9 @@ impl BuildReport {
             0 => String::new(),
             n => format!(", {n} left dense (--gap-tol)"),
         };
+        let explanation = if Shown::of(self).functional { EXPLANATION } else { "" };
         format!(
-            "{}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
+            "{}{explanation}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
              {}: {} bytes, the input has {}; {}.",
             self.table().render_for_stdout(),
             t.n_coded,
@@ -105,13 +117,20 @@ impl BuildReport {
     /// The table that is shown at the end of a build.
     #[must_use]
     pub fn table(&self) -> Table {
-        let weighted = self.totals.errors.gap_w.is_some();
+        let shown = Shown::of(self);
         let mut columns = vec![("tensor", Align::Left), ("scheme", Align::Left)];
         columns.extend([("parameters", Align::Left), ("gap", Align::Right)]);
         columns.extend([("rel. error", Align::Right), ("cos", Align::Right)]);
         columns.push(("cos 5 %", Align::Right));
-        if weighted {
+        if shown.weighted {
             columns.extend([("gap_w", Align::Right), ("cos_w", Align::Right)]);
+        }
+        if shown.functional {
+            columns.extend([("fitted", Align::Right), ("held out", Align::Right)]);
+            columns.extend([("by token", Align::Right), ("shrink", Align::Right)]);
+        }
+        if shown.plain {
+            columns.extend([("plain", Align::Right), ("by token", Align::Right)]);
         }
         columns.extend([("bits/weight", Align::Right), ("bytes", Align::Right)]);
         columns.extend([("of source", Align::Right), ("of Q5_K_M", Align::Right)]);
@@ -123,7 +142,7 @@ impl BuildReport {
                 t.scheme.clone().unwrap_or_else(|| "dense".to_owned()),
                 settings_text(&t.settings),
             ];
-            cells.extend(error_cells(&t.errors, weighted));
+            cells.extend(error_cells(&t.errors, t.functional.as_ref(), shown));
             cells.extend(size_cells(t.bits_per_weight, t.bytes, t.bytes_source, t.bytes_q5_k_m));
             cells.push(format!("{:.1}", t.seconds));
             table.row(cells);
@@ -131,7 +150,7 @@ impl BuildReport {
         let t = &self.totals;
         let mut cells =
             vec![format!("{} tensors", self.tensors.len()), String::new(), String::new()];
-        cells.extend(error_cells(&t.errors, weighted));
+        cells.extend(error_cells(&t.errors, t.functional.as_ref(), shown));
         cells.extend(size_cells(t.bits_per_weight, t.bytes, t.bytes_source, t.bytes_q5_k_m));
         cells.push(format!("{:.1}", t.seconds));
         table.total(cells);
@@ -139,11 +158,45 @@ impl BuildReport {
     }
 }
 
-fn error_cells(e: &Errors, weighted: bool) -> Vec<String> {
+/// Which of the columns that are not always there are shown.
+#[derive(Clone, Copy)]
+struct Shown {
+    weighted: bool,
+    functional: bool,
+    plain: bool,
+}
+
+impl Shown {
+    fn of(report: &BuildReport) -> Self {
+        let functional = || report.tensors.iter().filter_map(|t| t.functional.as_ref());
+        Self {
+            weighted: report.totals.errors.gap_w.is_some(),
+            functional: functional().next().is_some(),
+            plain: functional().any(|f| f.plain.is_some()),
+        }
+    }
+}
+
+fn error_cells(e: &Errors, f: Option<&FunctionalReport>, shown: Shown) -> Vec<String> {
     let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.4}"));
     let mut cells = vec![cell(e.gap), cell(e.rel_error), cell(e.cos_mean), cell(e.cos_p05)];
-    if weighted {
+    if shown.weighted {
         cells.extend([cell(e.gap_w), cell(e.cos_mean_w)]);
+    }
+    // Errors on activations are often far below those of the weights.
+    let small = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |v| format!("{v:.5}"));
+    if shown.functional {
+        let of =
+            |field: fn(&ActivationErrors) -> Option<f64>| small(f.and_then(|f| field(&f.coded)));
+        let flag = if f.is_some_and(|f| f.overfitted) { " !" } else { "" };
+        cells.extend([of(|e| e.error_fitted), of(|e| e.error_held_out) + flag]);
+        let shrink = f.and_then(|f| f.shrink).map_or_else(|| "-".to_owned(), |s| s.to_string());
+        cells.extend([of(|e| e.error_held_out_tokens), shrink]);
+    }
+    if shown.plain {
+        let plain = f.and_then(|f| f.plain);
+        cells.push(small(plain.and_then(|p| p.error_held_out)));
+        cells.push(small(plain.and_then(|p| p.error_held_out_tokens)));
     }
     cells
 }

@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, ValueEnum};
 use clap_complete::Shell;
 use codec::Target;
-use statecells::sections::SectionsParams;
+use statecells::sections::{SectionsParams, Shrink};
 use statecells::{DictType, Encoder, GlobalParams, Scheme};
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
@@ -27,6 +27,9 @@ Examples:
     statecells-build -i model.gguf --dry-run
   Code all FFN matrices, learning weighted by an importance matrix of llama-imatrix:
     statecells-build -i model.gguf -o coded.gguf --imatrix imatrix.gguf --report-json report.json
+  Fit to real activations, for the best quality at this size:
+    statecells-calib -m model.gguf -f text.txt -o calib.gguf
+    statecells-build -i model.gguf -o coded.gguf --scheme sections --calib calib.gguf
   Try three layers first, then grow the same file to all of them:
     statecells-build -i model.gguf -o coded.gguf --layers 6-8
     statecells-build -i model.gguf -o coded.gguf --resume
@@ -191,6 +194,21 @@ pub struct SectionsFlags {
     /// sum of atoms reaches
     #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.outlier_share)]
     pub outliers: f64,
+
+    /// What is added to the diagonal of a second moment, as a share of its mean, so that it can be
+    /// inverted and small directions are not trusted too far
+    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, requires = "calib")]
+    pub damping: f64,
+
+    /// How far second moments are drawn towards their diagonal, 0 to 1: auto chooses for each tensor what
+    /// does best on the calibration's hold-out
+    #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, requires = "calib")]
+    pub shrink: Shrink,
+
+    /// Longest input that gets a second moment; longer ones are coded for their mean squares. Needs about
+    /// 24 N^2 bytes of memory: 6.5 GB for 16384
+    #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
+    pub max_h_dim: usize,
 }
 
 /// What is coded.
@@ -208,6 +226,12 @@ pub struct SelectionFlags {
 /// Learning and encoding for the inputs that matter.
 #[derive(Debug, Args)]
 pub struct ImatrixFlags {
+    /// Calibration of this model by statecells-calib: the scheme sections fits the outputs on its activations, all
+    /// others weigh inputs with their mean squares as with --imatrix. The recorded gap is then that on
+    /// held-out activations
+    #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
+    pub calib: Option<PathBuf>,
+
     /// Importance matrix of llama-imatrix (GGUF): learning, encoding and the recorded gap weigh the error
     /// of input i with its mean square E[x_i^2]; reports get fields that end in _w
     #[arg(long, value_name = "FILE")]
@@ -241,6 +265,11 @@ pub struct Quality {
     /// in the JSON report. 0: closed form only
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub eval_cols: usize,
+
+    /// Also code every tensor for its weights alone and report that code's error on the calibration's
+    /// activations: takes as long again
+    #[arg(long, requires = "calib")]
+    pub eval_plain: bool,
 }
 
 /// Dense weights of coded tensors.

@@ -10,7 +10,7 @@ use statecells::{GlobalParams, Scheme};
 use crate::NAME;
 use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
-use crate::sections_method::SectionsMethod;
+use crate::sections_method::{Moments, SectionsMethod};
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
@@ -32,13 +32,15 @@ pub fn job(cli: Cli) -> Job {
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: method(&cli.scheme, &cli.dict, &cli.sections),
+        method: method(&cli.scheme, &cli.dict, &cli.sections, cli.imatrix.calib.is_some()),
         selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
+        calib: cli.imatrix.calib.map(|path| (path, shaping)),
         options: BuildOptions {
             gap_tol: cli.quality.gap_tol,
             keep_dense: cli.quality.dense == DenseChoice::Keep,
             eval_cols: cli.quality.eval_cols,
+            eval_plain: cli.quality.eval_plain,
         },
         n_threads: cli.running.threads.map_or_else(all_cores, usize::from),
         seed: cli.running.seed,
@@ -47,15 +49,25 @@ pub fn job(cli: Cli) -> Job {
     }
 }
 
-fn method(flags: &SchemeFlags, dict: &Dict, sections: &SectionsFlags) -> Box<dyn Method> {
+fn method(
+    flags: &SchemeFlags,
+    dict: &Dict,
+    sections: &SectionsFlags,
+    calibrated: bool,
+) -> Box<dyn Method> {
     match scheme(flags) {
-        Scheme::Sections => Box::new(SectionsMethod::new(SectionsParams {
-            sections: sections.sections,
-            beam: sections.beam,
-            rounds: sections.rounds,
-            outlier_share: sections.outliers,
-            ..SectionsParams::default()
-        })),
+        Scheme::Sections => {
+            let params = SectionsParams {
+                sections: sections.sections,
+                beam: sections.beam,
+                rounds: sections.rounds,
+                outlier_share: sections.outliers,
+                damping: sections.damping,
+                ..SectionsParams::default()
+            };
+            let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
+            Box::new(SectionsMethod::new(params, calibrated.then_some(moments)))
+        }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),
     }
 }

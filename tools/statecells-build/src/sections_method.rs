@@ -2,23 +2,80 @@
 
 use std::collections::BTreeMap;
 
-use builder::{Method, PlanItem, Settings};
-use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
+use builder::{Encoded, Encoding, Method, PlanItem, Settings};
+use calibration::CalibratedInput;
+use codec::{
+    Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
+};
 use ggml::gguf::Value;
 use statecells::Scheme;
-use statecells::sections::{SectionsCodec, SectionsParams};
+use statecells::sections::{
+    HeldOut, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink, shrunk,
+};
 
 /// Sections with the same parameters for every tensor.
 #[derive(Debug)]
 pub struct SectionsMethod {
     params: SectionsParams,
+    moments: Option<Moments>,
+}
+
+/// How the second moments of a calibration are used.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// Their shrinkage.
+    pub shrink: Shrink,
+    /// Inputs up to this length get one; longer ones are coded for their mean squares.
+    pub max_dim: usize,
 }
 
 impl SectionsMethod {
-    /// The method with `params` for every tensor.
+    /// The method with `params` for every tensor; `moments` if there is a calibration.
     #[must_use]
-    pub fn new(params: SectionsParams) -> Self {
-        Self { params }
+    pub fn new(params: SectionsParams, moments: Option<Moments>) -> Self {
+        Self { params, moments }
+    }
+
+    fn codec_for(&self, _tensor: FfnTensor) -> SectionsCodec {
+        SectionsCodec::new(self.params.clone())
+    }
+}
+
+impl Moments {
+    /// E[x x^T] of `input`, [d, d], unless that is too large.
+    fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
+        if input.d() > self.max_dim {
+            return None;
+        }
+        input.second_moment().or_else(|| {
+            let columns = input.fitted_samples()?.columns();
+            Some(columns.moment(0..input.d(), 0..input.d(), mul_mat))
+        })
+    }
+
+    /// The shrinkage for `moment` and `codec`.
+    fn shrinkage(
+        self,
+        moment: &[f32],
+        codec: &SectionsCodec,
+        input: &CalibratedInput,
+        encoding: &Encoding<'_>,
+    ) -> Result<f64, CodecError> {
+        let share = match self.shrink {
+            Shrink::Fixed(share) => return Ok(share),
+            Shrink::Auto => {
+                let Encoding { item, weights, context, .. } = encoding;
+                let probe = Probe::new(&codec.params, weights, item.shape, context)?;
+                match input.holdout_moment() {
+                    Some(h) => choose_shrink(&probe, moment, HeldOut::Moment(&h), context)?,
+                    None => {
+                        let inputs = input.holdout_samples();
+                        choose_shrink(&probe, moment, HeldOut::Inputs(&inputs), context)?
+                    }
+                }
+            }
+        };
+        Ok(share)
     }
 }
 
@@ -27,8 +84,25 @@ impl Method for SectionsMethod {
         Scheme::Sections.as_str()
     }
 
-    fn codec(&self, _tensor: FfnTensor) -> Box<dyn Codec> {
-        Box::new(SectionsCodec::new(self.params.clone()))
+    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec> {
+        Box::new(self.codec_for(tensor))
+    }
+
+    fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
+        let Encoding { item, weights, calibrated, context } = encoding;
+        let codec = self.codec_for(item.tensor);
+        let known = self.moments.zip(*calibrated).and_then(|(moments, input)| {
+            Some((moments, input, moments.moment(input, context.mul_mat)?))
+        });
+        let Some((moments, input, moment)) = known else {
+            let sidecars = codec.encode(weights, item.shape, context)?;
+            return Ok(Encoded { sidecars, shrink: None });
+        };
+        let share = moments.shrinkage(&moment, &codec, input, encoding)?;
+        let codec = codec.with_second_moment(shrunk(&moment, item.shape.d_in, share));
+        drop(moment);
+        let sidecars = codec.encode(weights, item.shape, context)?;
+        Ok(Encoded { sidecars, shrink: Some(share) })
     }
 
     fn settings(&self, _tensor: FfnTensor, shape: MatrixShape) -> Settings {
@@ -41,7 +115,7 @@ impl Method for SectionsMethod {
 
     fn arguments(&self) -> BTreeMap<String, String> {
         let params = &self.params;
-        [
+        let mut arguments: BTreeMap<String, String> = [
             ("--scheme", self.scheme().to_owned()),
             ("--S", params.sections.to_string()),
             ("--beam", params.beam.to_string()),
@@ -49,7 +123,13 @@ impl Method for SectionsMethod {
             ("--outliers", params.outlier_share.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .into();
+        if let Some(moments) = &self.moments {
+            arguments.insert("--damping".to_owned(), params.damping.to_string());
+            arguments.insert("--shrink".to_owned(), moments.shrink.to_string());
+            arguments.insert("--max-h-dim".to_owned(), moments.max_dim.to_string());
+        }
+        arguments
     }
 
     /// Never called: no file of other parameters grows into one of these.

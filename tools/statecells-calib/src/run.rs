@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, files, prepare};
 use calibration::capture::{Capture, CaptureError, CaptureParams, PassageKind, Plan};
-use calibration::{CalibratedInput, FfnInput, InputKind, ModelId, Record, TextSketch};
+use calibration::{CalibratedInput, FfnInput, Record, TextSketch};
 use codec::Progress;
 use ggml::llama::{Backend, Model, ModelParams, Token};
 
@@ -87,7 +87,7 @@ fn calibrate(
     let plan = Plan::new(text.tokens().len(), cli.tokens, cli.ctx, model.bos().is_some())?;
     warn_if_short(cli, &plan, reporter);
     check_room(cli, &inputs)?;
-    let model_id = model_id(&source, source.sha256(reporter, interrupt)?)?;
+    let model_id = source.model_id(source.sha256(reporter, interrupt)?)?;
 
     let stop = || interrupt.is_set();
     let params = CaptureParams {
@@ -175,20 +175,6 @@ fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
         return Err(builder::Error::NoRoom { path, needed_bytes, free_bytes }.into());
     }
     Ok(())
-}
-
-fn model_id(source: &Source, sha256: String) -> Result<ModelId> {
-    let longest = |kind| {
-        let of_kind = source.ffn_tensors().filter(|t| FfnInput::of(*t).kind == kind);
-        u32::try_from(of_kind.map(|t| source.shape(t).d_in).max().unwrap_or(0))
-    };
-    Ok(ModelId {
-        sha256,
-        architecture: source.file().architecture()?,
-        n_layer: u32::try_from(source.n_layers())?,
-        n_embd: longest(InputKind::GateUp)?,
-        n_ff: longest(InputKind::Down)?,
-    })
 }
 
 /// Runs all contexts, the first ones also without watching if asked to.

@@ -29,7 +29,12 @@ fn result() -> TensorResult {
     TensorResult {
         scheme: Some("sign".to_owned()),
         gap: 0.3,
-        metrics: Some(ErrorMetrics { white: metrics, weighted: Some(metrics), eval_gap: None }),
+        metrics: Some(ErrorMetrics {
+            white: metrics,
+            weighted: Some(metrics),
+            eval_gap: None,
+            functional: None,
+        }),
         seconds: 1.5,
         sidecars: specs().iter().map(StoredSpec::from).collect(),
         sidecars_sha256: sidecars_sha256(sidecars().iter().map(|s| s.data.as_slice())),

@@ -40,16 +40,22 @@ struct Solution {
 impl Job<'_> {
     pub(crate) fn run(&self) -> Result<Vec<Sidecar>, CodecError> {
         let progress = self.context.progress;
-        let none = Coo::empty(self.shape);
-        let scales = self.row_norms(&none);
         progress.stage("learn", 1);
-        let atoms = learn::learn(
-            &self.samples(&scales),
-            self.params.sections,
-            self.params.learn_rounds,
-            self.context.seed,
-        );
+        let atoms = self.learn();
         progress.advance(1);
+        self.run_with(atoms)
+    }
+
+    /// A dictionary for the weights, whatever the metric.
+    pub(crate) fn learn(&self) -> Atoms {
+        let samples = self.samples(&self.row_norms(&Coo::empty(self.shape)));
+        let SectionsParams { sections, learn_rounds, .. } = *self.params;
+        learn::learn(&samples, sections, learn_rounds, self.context.seed)
+    }
+
+    /// Codes with a dictionary that [`Self::learn`] made, for these weights or for ones like them.
+    pub(crate) fn run_with(&self, atoms: Atoms) -> Result<Vec<Sidecar>, CodecError> {
+        let scales = self.row_norms(&Coo::empty(self.shape));
         let outliers = self.choose_outliers(&atoms, &scales)?;
         let scales = if outliers.is_empty() { scales } else { self.row_norms(&outliers) };
         let problem =

@@ -13,8 +13,10 @@ mod layout;
 mod learn;
 mod metric;
 mod params;
+mod probe;
 mod refit;
 mod search;
+mod shrink;
 
 use std::sync::Arc;
 
@@ -24,6 +26,8 @@ pub use layout::{
     ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
 };
 pub use params::SectionsParams;
+pub use probe::Probe;
+pub use shrink::{HeldOut, Shrink, choose_shrink, shrunk};
 
 use metric::Metric;
 
