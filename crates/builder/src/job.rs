@@ -14,9 +14,10 @@ use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::table::{bytes, percent, print_line};
 use crate::{
-    Assembly, Build, BuildOptions, Error, Existing, ExistingOutput, Finished, Importance,
-    Interrupt, Method, Origin, Plan, RECORD_VERSION, Record, Reporter, Selection, Shaping, Source,
-    WorkFolder, explain_bus_errors, files, open_work_folder, prepare, publish, saved,
+    Allocation, Assembly, Build, BuildOptions, Error, Existing, ExistingOutput, Finished,
+    Importance, Interrupt, Method, Origin, Plan, RECORD_VERSION, Record, Reporter, Selection,
+    Shaping, Source, Survey, WorkFolder, explain_bus_errors, files, open_work_folder, prepare,
+    publish, saved,
 };
 
 /// What to build, checked flag by flag.
@@ -60,6 +61,8 @@ struct Session<'a> {
     source: &'a Source,
     output: &'a Path,
     existing: Option<ExistingOutput>,
+    /// Takes the place of the job's method once a budget has been shared out.
+    allocated: Option<Box<dyn Method>>,
     plan: Plan,
     importance: Option<BTreeMap<FfnTensor, Importance>>,
     calibration: Option<Calibration>,
@@ -106,10 +109,15 @@ impl Job {
         let source = Source::open(&self.input)?;
         let available: Vec<FfnTensor> = source.ffn_tensors().collect();
         let selected = self.selection.resolve(&available, source.n_layers())?;
-        if let Some((path, _)) = &self.calib {
-            open_calibration(path, &source, &selected)?;
+        let calib = self.calib.as_ref();
+        let calibration =
+            calib.map(|(path, _)| open_calibration(path, &source, &selected)).transpose()?;
+        let mut plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
+        if self.method.has_budget() {
+            let allocation = self.try_allocation(&source, &plan, calibration.as_ref())?;
+            let method = self.method.with_allocation(&allocation);
+            plan = Plan::new(&source, &selected, &*method, self.seed)?;
         }
-        let plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
         let totals = plan.totals();
         let kept = if self.options.keep_dense { totals.source_bytes } else { 0 };
         let replaced = totals.source_bytes - kept;
@@ -124,6 +132,48 @@ impl Job {
             bytes(source.n_bytes()),
         );
         print_line(&text).map_err(io(Path::new("stdout"), "write"))
+    }
+
+    /// What the tensors of `plan` would get of the budget.
+    fn try_allocation(
+        &self,
+        source: &Source,
+        plan: &Plan,
+        calibration: Option<&Calibration>,
+    ) -> Result<Allocation, Error> {
+        let (reporter, interrupt) = (Reporter::new(), Interrupt::default());
+        let tensors: Vec<FfnTensor> = plan.items.iter().map(|i| i.tensor).collect();
+        let mut importance = self.imatrix_importance(source, &tensors)?;
+        if let (Some(calibration), Some((_, shaping))) = (calibration, &self.calib) {
+            let sha256 = source.sha256(&reporter, &interrupt)?;
+            calibration.check_model(&source.model_id(sha256)?)?;
+            let watch = (&reporter, &interrupt);
+            importance = Some(read_importance(calibration, source, &tensors, *shaping, watch)?);
+        }
+        let survey = Survey {
+            source,
+            plan,
+            importance: importance.as_ref(),
+            calibration,
+            options: &self.options,
+            mul_mat: &self.use_threads(),
+            reporter: &reporter,
+            interrupt: &interrupt,
+        };
+        let allocation = self.method.allocate(&survey);
+        reporter.finish();
+        allocation
+    }
+
+    fn imatrix_importance(
+        &self,
+        source: &Source,
+        tensors: &[FfnTensor],
+    ) -> Result<Option<BTreeMap<FfnTensor, Importance>>, Error> {
+        let imatrix = self.imatrix.as_ref();
+        imatrix
+            .map(|(path, shaping)| crate::read_importance(path, source, tensors, *shaping))
+            .transpose()
     }
 
     /// Builds the output and prints the report.
@@ -141,6 +191,10 @@ impl Job {
         session.identify_input()?;
         session.read_calibration()?;
         prepare::check_weights(&source, &session.plan, &session.reporter, &session.interrupt)?;
+        if self.method.has_budget() && session.allocated.is_none() {
+            session.allocate()?;
+            prepare::check_room(output, &source, &session.plan, self.options.keep_dense)?;
+        }
         session.build()
     }
 
@@ -208,18 +262,25 @@ impl<'a> Session<'a> {
             tensors.retain(|t| available.contains(t));
         }
         let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
-        let plan = Plan::new(source, &tensors, &*job.method, job.seed)?;
-        let importance = job
-            .imatrix
-            .as_ref()
-            .map(|(path, shaping)| crate::read_importance(path, source, &tensors, *shaping))
-            .transpose()?;
+        let importance = job.imatrix_importance(source, &tensors)?;
         let calibration = job
             .calib
             .as_ref()
             .map(|(path, _)| open_calibration(path, source, &tensors))
             .transpose()?;
-        let record = job.record(source)?;
+        let mut record = job.record(source)?;
+        let mut allocated = None;
+        if job.method.has_budget() && job.existing == Existing::Resume {
+            let earlier = existing.as_ref().map(|e| e.record().clone());
+            let earlier = earlier.or_else(|| WorkFolder::record_in(&work));
+            if let Some(allocation) = Allocation::of(earlier.as_ref()) {
+                allocation.check_covers(&tensors, output)?;
+                allocation.record(&mut record);
+                allocated = Some(job.method.with_allocation(&allocation));
+            }
+        }
+        let method = allocated.as_deref().unwrap_or(&*job.method);
+        let plan = Plan::new(source, &tensors, method, job.seed)?;
         if let Some(earlier) = &existing {
             job.check_arguments(&record, earlier.record(), output)?;
         }
@@ -232,6 +293,7 @@ impl<'a> Session<'a> {
             source,
             output,
             existing,
+            allocated,
             plan,
             importance,
             calibration,
@@ -265,6 +327,32 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// The method, with its share of the budget for every tensor if there is one.
+    fn method(&self) -> &dyn Method {
+        self.allocated.as_deref().unwrap_or(&*self.job.method)
+    }
+
+    /// Shares out the budget and plans anew.
+    fn allocate(&mut self) -> Result<(), Error> {
+        let survey = Survey {
+            source: self.source,
+            plan: &self.plan,
+            importance: self.importance.as_ref(),
+            calibration: self.calibration.as_ref(),
+            options: &self.job.options,
+            mul_mat: &self.job.use_threads(),
+            reporter: &self.reporter,
+            interrupt: &self.interrupt,
+        };
+        let allocation = self.job.method.allocate(&survey)?;
+        allocation.record(&mut self.record);
+        let method = self.job.method.with_allocation(&allocation);
+        let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
+        self.plan = Plan::new(self.source, &tensors, &*method, self.job.seed)?;
+        self.allocated = Some(method);
+        Ok(())
+    }
+
     fn build(&self) -> Result<(), Error> {
         let job = self.job;
         let path = WorkFolder::path_for(self.output, job.kind);
@@ -273,13 +361,13 @@ impl<'a> Session<'a> {
             job.existing,
             job.checkpoint_every,
             &self.record,
-            &*job.method,
+            self.method(),
         )?;
         let mul_mat = job.use_threads();
         let build = Build {
             source: self.source,
             plan: &self.plan,
-            method: &*job.method,
+            method: self.method(),
             options: &job.options,
             importance: self.importance.as_ref(),
             calibration: self.calibration.as_ref(),

@@ -5,6 +5,7 @@
 //! knows nothing about single codecs. A finished output is always complete: everything is written to a
 //! work folder beside it ([`WorkFolder`]) and moved in place in one step.
 
+mod allocation;
 mod assemble;
 mod build;
 mod calibrated;
@@ -32,6 +33,7 @@ mod summary;
 pub mod table;
 mod work;
 
+pub use allocation::{Allocation, Survey};
 pub use assemble::{Assembly, publish};
 pub use build::{Build, BuildOptions, Finished, open_work_folder};
 pub use calibrated::open_calibration;

@@ -6,7 +6,7 @@ use calibration::CalibratedInput;
 use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
 
-use crate::{PlanItem, Settings};
+use crate::{Allocation, Error, PlanItem, Settings, Survey};
 
 /// A matrix to be coded, and what is known about it.
 pub struct Encoding<'a> {
@@ -40,6 +40,30 @@ pub trait Method: Sync {
 
     /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
     fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings;
+
+    /// Whether [`Self::allocate`] must be asked before a plan is final.
+    fn has_budget(&self) -> bool {
+        false
+    }
+
+    /// Shares out a budget among the tensors of a provisional plan. The same for the same survey.
+    ///
+    /// # Errors
+    /// [`Error`] if the budget cannot be kept.
+    ///
+    /// # Panics
+    /// If there is no budget.
+    fn allocate(&self, _survey: &Survey<'_>) -> Result<Allocation, Error> {
+        unreachable!("{} has no budget to share out", self.scheme())
+    }
+
+    /// The method with what each tensor got.
+    ///
+    /// # Panics
+    /// If there is no budget.
+    fn with_allocation(&self, _allocation: &Allocation) -> Box<dyn Method> {
+        unreachable!("{} has no budget to share out", self.scheme())
+    }
 
     /// Learns and encodes a matrix.
     ///

@@ -96,6 +96,12 @@ impl WorkFolder {
         names.filter_map(|e| checkpoint_tensor(e.file_name().to_str()?)).collect()
     }
 
+    /// The record of the run that made the folder at `path`; `None` if there is none that can be read.
+    #[must_use]
+    pub fn record_in(path: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(path.join(MANIFEST)).ok()?).ok()
+    }
+
     /// Number of checkpoints in the folder.
     #[must_use]
     pub fn n_kept(&self) -> usize {

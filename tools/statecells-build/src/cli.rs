@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use builder::LayerList;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use codec::Target;
 use statecells::sections::{SectionsParams, Shrink};
@@ -30,6 +31,8 @@ Examples:
   Fit to real activations, for the best quality at this size:
     statecells-calib -m model.gguf -f text.txt -o calib.gguf
     statecells-build -i model.gguf -o coded.gguf --scheme sections --calib calib.gguf
+  The same at 40 % less than Q5_K_M takes, shared out by what each tensor needs:
+    statecells-build -i model.gguf -o coded.gguf --scheme sections --calib calib.gguf --target-saving 0.4
   Try three layers first, then grow the same file to all of them:
     statecells-build -i model.gguf -o coded.gguf --layers 6-8
     statecells-build -i model.gguf -o coded.gguf --resume
@@ -179,8 +182,28 @@ pub struct Dict {
 #[derive(Debug, Args)]
 pub struct SectionsFlags {
     /// Sections of the dictionary, 1 to 16: a weight takes S/2 bits
-    #[arg(long = "S", value_name = "SECTIONS", default_value_t = SECTIONS.sections)]
+    #[arg(
+        long = "S",
+        value_name = "SECTIONS",
+        default_value_t = SECTIONS.sections,
+        conflicts_with = "budget"
+    )]
     pub sections: usize,
+
+    /// Instead of --S: bits per weight of all tensors together, everything included. Each tensor gets the
+    /// sections, 4 to 10, with which the sum of all tensors' errors (by token, on the hold-out of --calib;
+    /// without --calib those of the weights) is least
+    #[arg(long, value_name = "BITS", value_parser = positive_f64, group = "budget")]
+    pub bpw: Option<f64>,
+
+    /// The same with a size that is this share, below 1, less than Q5_K_M's types take for these tensors
+    #[arg(long, value_name = "SHARE", value_parser = below_one, group = "budget")]
+    pub target_saving: Option<f64>,
+
+    /// Factors of single tensors' errors when sections are shared out, 1 for those left out: a JSON file such
+    /// as {"blk.0.ffn_down": 2.5}
+    #[arg(long, value_name = "FILE", requires = "budget")]
+    pub sensitivity: Option<PathBuf>,
 
     /// Partial sums that survive each section of the search, 1 to 64: better and slower
     #[arg(long, value_name = "SUMS", default_value_t = SECTIONS.beam)]
@@ -339,6 +362,16 @@ fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, S
     number.ok_or_else(|| format!("use {wanted}"))
 }
 
+fn positive_f64(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
+    number.ok_or_else(|| "use a number above 0".to_owned())
+}
+
+fn below_one(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n < 1.0);
+    number.ok_or_else(|| "use a number below 1".to_owned())
+}
+
 fn positive(text: &str) -> Result<f32, String> {
     number(text, "a number above 0", |n| n > 0.0)
 }
@@ -351,10 +384,27 @@ fn unit_interval(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
 }
 
+impl Cli {
+    /// What clap cannot check: flags that only one scheme has.
+    ///
+    /// # Errors
+    /// A usage error that names the flag.
+    pub fn check(&self) -> Result<(), clap::Error> {
+        let flags = &self.sections;
+        let is_sections = !self.scheme.vals && self.scheme.scheme == Scheme::Sections;
+        let given = [("--bpw", flags.bpw), ("--target-saving", flags.target_saving)];
+        match given.into_iter().find(|(_, value)| value.is_some()) {
+            Some((flag, _)) if !is_sections => Err(Self::command().error(
+                ErrorKind::MissingRequiredArgument,
+                format!("{flag} shares out sections: add --scheme sections"),
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

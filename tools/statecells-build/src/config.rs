@@ -1,23 +1,28 @@
 //! From flags to a build: the second step of parsing.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use builder::{BuildOptions, Existing, Job, Method, Selection, Shaping};
+use builder::{BuildOptions, Error, Existing, Job, Method, Selection, Shaping, prepare};
 use codec::Target;
 use statecells::sections::SectionsParams;
 use statecells::{GlobalParams, Scheme};
 
 use crate::NAME;
+use crate::budget::{Budget, Sensitivity};
 use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
 use crate::sections_method::{Moments, SectionsMethod};
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
+/// # Errors
+/// Those of the file behind `--sensitivity`.
+///
 /// # Panics
 /// If there is no input.
-#[must_use]
-pub fn job(cli: Cli) -> Job {
+pub fn job(cli: Cli) -> Result<Job, Error> {
+    check_sensitivity(&cli)?;
     let existing = match (cli.running.resume, cli.running.force) {
         (true, _) => Existing::Resume,
         (_, true) => Existing::Replace,
@@ -25,14 +30,15 @@ pub fn job(cli: Cli) -> Job {
     };
     let shaping = Shaping { eps: cli.imatrix.imatrix_eps, power: cli.imatrix.imatrix_power };
     let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    Job {
+    let calibrated = cli.imatrix.calib.is_some();
+    Ok(Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
         kind: "statecells",
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: method(&cli.scheme, &cli.dict, &cli.sections, cli.imatrix.calib.is_some()),
+        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated)?,
         selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         calib: cli.imatrix.calib.map(|path| (path, shaping)),
@@ -46,7 +52,16 @@ pub fn job(cli: Cli) -> Job {
         seed: cli.running.seed,
         existing,
         checkpoint_every: cli.running.checkpoint_every as usize,
-    }
+    })
+}
+
+/// Checks that the file of `--sensitivity` will not be overwritten.
+fn check_sensitivity(cli: &Cli) -> Result<(), Error> {
+    let Some(path) = &cli.sections.sensitivity else { return Ok(()) };
+    let outputs = [("-o", &cli.files.output), ("--report-json", &cli.files.report_json)];
+    let written: Vec<(&str, &Path)> =
+        outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))).collect();
+    prepare::check_distinct(&[("--sensitivity", path)], &written)
 }
 
 fn method(
@@ -54,8 +69,8 @@ fn method(
     dict: &Dict,
     sections: &SectionsFlags,
     calibrated: bool,
-) -> Box<dyn Method> {
-    match scheme(flags) {
+) -> Result<Box<dyn Method>, Error> {
+    Ok(match scheme(flags) {
         Scheme::Sections => {
             let params = SectionsParams {
                 sections: sections.sections,
@@ -66,10 +81,18 @@ fn method(
                 ..SectionsParams::default()
             };
             let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
-            Box::new(SectionsMethod::new(params, calibrated.then_some(moments)))
+            let budget = budget(sections)?;
+            Box::new(SectionsMethod::new(params, calibrated.then_some(moments), budget))
         }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),
-    }
+    })
+}
+
+fn budget(flags: &SectionsFlags) -> Result<Option<(Budget, Sensitivity)>, Error> {
+    let bits = flags.bpw.map(Budget::BitsPerWeight);
+    let Some(budget) = bits.or(flags.target_saving.map(Budget::Saving)) else { return Ok(None) };
+    let sensitivity = flags.sensitivity.as_deref().map(Sensitivity::read).transpose()?;
+    Ok(Some((budget, sensitivity.unwrap_or_default())))
 }
 
 /// The scheme behind `--scheme` and its shorthands.
@@ -114,7 +137,7 @@ mod tests {
 
     fn parse(flags: &str) -> Result<Job, clap::Error> {
         let args = format!("statecells-build -i in -o out {flags}");
-        Cli::try_parse_from(args.split_whitespace()).map(job)
+        Cli::try_parse_from(args.split_whitespace()).map(|cli| job(cli).unwrap())
     }
 
     #[test]

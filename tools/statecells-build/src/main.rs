@@ -1,5 +1,6 @@
 //! `statecells-build`: compresses the FFN weights of a GGUF model with learned dictionaries.
 
+mod budget;
 mod cli;
 mod config;
 mod method;
@@ -22,8 +23,11 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let is_dry_run = cli.running.dry_run;
-    let job = config::job(cli);
-    match if is_dry_run { job.dry_run() } else { job.run() } {
+    if let Err(usage) = cli.check() {
+        usage.exit();
+    }
+    let done = config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(stop @ (Error::Interrupted { .. } | Error::Stopped)) => {
             eprintln!("{NAME}: {stop}");

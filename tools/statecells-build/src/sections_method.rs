@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use builder::{Encoded, Encoding, Method, PlanItem, Settings};
+use builder::{Allocation, Encoded, Encoding, Error, Method, PlanItem, Settings, Survey};
 use calibration::CalibratedInput;
 use codec::{
     Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
@@ -13,11 +13,16 @@ use statecells::sections::{
     HeldOut, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink, shrunk,
 };
 
-/// Sections with the same parameters for every tensor.
-#[derive(Debug)]
+use crate::budget::{Budget, Sensitivity};
+
+/// Sections with the same parameters for every tensor, except their number where a budget is shared out.
+#[derive(Clone, Debug)]
 pub struct SectionsMethod {
     params: SectionsParams,
     moments: Option<Moments>,
+    budget: Option<(Budget, Sensitivity)>,
+    /// Sections of each tensor, once the budget has been shared out.
+    allocation: Allocation,
 }
 
 /// How the second moments of a calibration are used.
@@ -30,20 +35,31 @@ pub struct Moments {
 }
 
 impl SectionsMethod {
-    /// The method with `params` for every tensor; `moments` if there is a calibration.
+    /// The method with `params` for every tensor; `moments` if there is a calibration. A `budget` takes the
+    /// place of the number of sections.
     #[must_use]
-    pub fn new(params: SectionsParams, moments: Option<Moments>) -> Self {
-        Self { params, moments }
+    pub fn new(
+        params: SectionsParams,
+        moments: Option<Moments>,
+        budget: Option<(Budget, Sensitivity)>,
+    ) -> Self {
+        Self { params, moments, budget, allocation: Allocation::default() }
     }
 
-    fn codec_for(&self, _tensor: FfnTensor) -> SectionsCodec {
-        SectionsCodec::new(self.params.clone())
+    fn params_for(&self, tensor: FfnTensor) -> SectionsParams {
+        let allocated = self.allocation.0.get(&tensor).map(|s| *s as usize);
+        let sections = allocated.unwrap_or(self.params.sections);
+        SectionsParams { sections, ..self.params.clone() }
+    }
+
+    fn codec_for(&self, tensor: FfnTensor) -> SectionsCodec {
+        SectionsCodec::new(self.params_for(tensor))
     }
 }
 
 impl Moments {
     /// E[x x^T] of `input`, [d, d], unless that is too large.
-    fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
+    pub fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
         if input.d() > self.max_dim {
             return None;
         }
@@ -88,6 +104,19 @@ impl Method for SectionsMethod {
         Box::new(self.codec_for(tensor))
     }
 
+    fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
+    fn allocate(&self, survey: &Survey<'_>) -> Result<Allocation, Error> {
+        let (budget, sensitivity) = self.budget.as_ref().expect("only asked with a budget");
+        budget.share_out(survey, &self.params, self.moments, sensitivity)
+    }
+
+    fn with_allocation(&self, allocation: &Allocation) -> Box<dyn Method> {
+        Box::new(Self { allocation: allocation.clone(), ..self.clone() })
+    }
+
     fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
         let Encoding { item, weights, calibrated, context } = encoding;
         let codec = self.codec_for(item.tensor);
@@ -105,8 +134,9 @@ impl Method for SectionsMethod {
         Ok(Encoded { sidecars, shrink: Some(share) })
     }
 
-    fn settings(&self, _tensor: FfnTensor, shape: MatrixShape) -> Settings {
-        let mut settings = Settings::from([("S".to_owned(), self.params.sections as u64)]);
+    fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings {
+        let sections = self.params_for(tensor).sections;
+        let mut settings = Settings::from([("S".to_owned(), sections as u64)]);
         if self.params.outlier_share > 0.0 {
             settings.insert("exact".to_owned(), self.params.n_outliers(shape) as u64);
         }
@@ -117,17 +147,27 @@ impl Method for SectionsMethod {
         let params = &self.params;
         let mut arguments: BTreeMap<String, String> = [
             ("--scheme", self.scheme().to_owned()),
-            ("--S", params.sections.to_string()),
             ("--beam", params.beam.to_string()),
             ("--rounds", params.rounds.to_string()),
             ("--outliers", params.outlier_share.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
+        let mut set = |name: &str, value| arguments.insert(name.to_owned(), value);
+        match &self.budget {
+            None => _ = set("--S", params.sections.to_string()),
+            Some((budget, sensitivity)) => {
+                let (flag, value) = budget.argument();
+                set(flag, value.to_string());
+                if let Some(sha256) = &sensitivity.sha256 {
+                    set("--sensitivity", format!("sha256:{sha256}"));
+                }
+            }
+        }
         if let Some(moments) = &self.moments {
-            arguments.insert("--damping".to_owned(), params.damping.to_string());
-            arguments.insert("--shrink".to_owned(), moments.shrink.to_string());
-            arguments.insert("--max-h-dim".to_owned(), moments.max_dim.to_string());
+            set("--damping", params.damping.to_string());
+            set("--shrink", moments.shrink.to_string());
+            set("--max-h-dim", moments.max_dim.to_string());
         }
         arguments
     }

@@ -7,6 +7,7 @@
 //! The winners of a block are found by a beam search. With a second moment H of the inputs the error of a
 //! finished block is made up for by the blocks to its right, and scales and atoms are refitted under H.
 
+mod allocate;
 mod beam;
 mod encode;
 mod layout;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec, check_finite};
 
+pub use allocate::{Choice, SHARED_SECTIONS, allocate, errors_by_sections};
 pub use layout::{
     ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
 };

@@ -87,9 +87,17 @@ impl Probe {
             Some(moment) => self.codec.clone().with_second_moment(moment),
             None => self.codec.clone(),
         };
-        let metric = codec.metric(self.shape, context.importance)?;
-        let sidecars = self.job(&metric, context).run_with(self.atoms.clone())?;
-        let mut error = codec.decode(&sidecars, self.shape)?;
+        self.error_in(&codec.metric(self.shape, context.importance)?, context)
+    }
+
+    /// The same for a metric that is known.
+    pub(crate) fn error_in(
+        &self,
+        metric: &super::Metric,
+        context: &EncodeContext<'_>,
+    ) -> Result<Vec<f32>, CodecError> {
+        let sidecars = self.job(metric, context).run_with(self.atoms.clone())?;
+        let mut error = self.codec.decode(&sidecars, self.shape)?;
         error.iter_mut().zip(&self.rows).for_each(|(e, w)| *e = w - *e);
         Ok(error)
     }

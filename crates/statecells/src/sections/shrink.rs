@@ -58,7 +58,7 @@ pub enum HeldOut<'a> {
 }
 
 impl HeldOut<'_> {
-    /// Error of the outputs of the rows of `probe` on these inputs, as a ratio of sums, if `error` is
+    /// Error of the outputs of the rows of `probe` on these inputs, a ratio of sums, if `error` is
     /// left of the rows.
     #[must_use]
     pub fn error(self, error: &[f32], probe: &Probe, context: &EncodeContext<'_>) -> f64 {
