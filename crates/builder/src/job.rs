@@ -1,9 +1,10 @@
 //! A build from start to end, as a program asks for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod session;
+
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use calibration::Calibration;
 use codec::FfnTensor;
@@ -11,14 +12,12 @@ use ggml::MulMat;
 
 use crate::calibrated::{open_calibration, read_importance};
 use crate::error::io;
-use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::table::{bytes, percent, print_line};
 use crate::{
-    Allocation, Assembly, Build, BuildOptions, Error, Existing, ExistingOutput, Finished,
-    Importance, Interrupt, Method, Origin, Plan, RECORD_VERSION, Record, Reporter, Selection,
-    Shaping, Source, Survey, WorkFolder, explain_bus_errors, files, open_work_folder, prepare,
-    publish, saved,
+    Allocation, BuildOptions, Error, Existing, ExistingOutput, Importance, Interrupt, Method, Plan,
+    RECORD_VERSION, Record, Reporter, Selection, Shaping, Source, Survey, files, prepare, saved,
 };
+use session::Session;
 
 /// What to build, checked flag by flag.
 pub struct Job {
@@ -53,23 +52,6 @@ pub struct Job {
     pub existing: Existing,
     /// Tensors between two commits of the work folder.
     pub checkpoint_every: usize,
-}
-
-/// What a running job has opened.
-struct Session<'a> {
-    job: &'a Job,
-    source: &'a Source,
-    output: &'a Path,
-    existing: Option<ExistingOutput>,
-    /// Takes the place of the job's method once a budget has been shared out.
-    allocated: Option<Box<dyn Method>>,
-    plan: Plan,
-    importance: Option<BTreeMap<FfnTensor, Importance>>,
-    calibration: Option<Calibration>,
-    record: Record,
-    reporter: Reporter,
-    interrupt: Interrupt,
-    start: Instant,
 }
 
 impl Job {
@@ -244,222 +226,7 @@ impl Job {
             tensors: BTreeMap::new(),
         })
     }
-}
 
-impl<'a> Session<'a> {
-    /// Opens everything and refuses what cannot work, before anything takes long.
-    fn open(job: &'a Job, source: &'a Source, output: &'a Path) -> Result<Self, Error> {
-        let start = Instant::now();
-        job.check_files(output)?;
-        let work = WorkFolder::path_for(output, job.kind);
-        let existing = job.existing_output(output, &work)?;
-        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
-        let mut tensors: BTreeSet<FfnTensor> =
-            job.selection.resolve(&available, source.n_layers())?.into_iter().collect();
-        if job.existing == Existing::Resume {
-            tensors.extend(existing.iter().flat_map(ExistingOutput::tensors));
-            tensors.extend(WorkFolder::tensors_in(&work));
-            tensors.retain(|t| available.contains(t));
-        }
-        let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
-        let importance = job.imatrix_importance(source, &tensors)?;
-        let calibration = job
-            .calib
-            .as_ref()
-            .map(|(path, _)| open_calibration(path, source, &tensors))
-            .transpose()?;
-        let mut record = job.record(source)?;
-        let mut allocated = None;
-        if job.method.has_budget() && job.existing == Existing::Resume {
-            let earlier = existing.as_ref().map(|e| e.record().clone());
-            let earlier = earlier.or_else(|| WorkFolder::record_in(&work));
-            if let Some(allocation) = Allocation::of(earlier.as_ref()) {
-                allocation.check_covers(&tensors, output)?;
-                allocation.record(&mut record);
-                allocated = Some(job.method.with_allocation(&allocation));
-            }
-        }
-        let method = allocated.as_deref().unwrap_or(&*job.method);
-        let plan = Plan::new(source, &tensors, method, job.seed)?;
-        if let Some(earlier) = &existing {
-            job.check_arguments(&record, earlier.record(), output)?;
-        }
-        let notice = format!("{}: stopping after the tensor in hand", job.tool);
-        let interrupt = Interrupt::install(notice).map_err(io(output, "watch for signals"))?;
-        let reason = format!("{}: error: {}", job.tool, Error::changed(&job.input));
-        explain_bus_errors(reason + "\n").map_err(io(output, "watch for signals"))?;
-        Ok(Self {
-            job,
-            source,
-            output,
-            existing,
-            allocated,
-            plan,
-            importance,
-            calibration,
-            record,
-            reporter: Reporter::new(),
-            interrupt,
-            start,
-        })
-    }
-
-    /// Reads the input once to know its hash, and checks that the calibration and earlier work belong to it.
-    fn identify_input(&mut self) -> Result<(), Error> {
-        self.record.input_sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
-        if let Some(calibration) = &self.calibration {
-            calibration.check_model(&self.source.model_id(self.record.input_sha256.clone())?)?;
-        }
-        match &self.existing {
-            Some(earlier) => self.record.check_input(earlier.record(), self.output),
-            None => Ok(()),
-        }
-    }
-
-    /// Reads and checks the calibration, if there is one.
-    fn read_calibration(&mut self) -> Result<(), Error> {
-        if let (Some(calibration), Some((_, shaping))) = (&self.calibration, &self.job.calib) {
-            let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
-            let watch = (&self.reporter, &self.interrupt);
-            self.importance =
-                Some(read_importance(calibration, self.source, &tensors, *shaping, watch)?);
-        }
-        Ok(())
-    }
-
-    /// The method, with its share of the budget for every tensor if there is one.
-    fn method(&self) -> &dyn Method {
-        self.allocated.as_deref().unwrap_or(&*self.job.method)
-    }
-
-    /// Shares out the budget and plans anew.
-    fn allocate(&mut self) -> Result<(), Error> {
-        let survey = Survey {
-            source: self.source,
-            plan: &self.plan,
-            importance: self.importance.as_ref(),
-            calibration: self.calibration.as_ref(),
-            options: &self.job.options,
-            mul_mat: &self.job.use_threads(),
-            reporter: &self.reporter,
-            interrupt: &self.interrupt,
-        };
-        let allocation = self.job.method.allocate(&survey)?;
-        allocation.record(&mut self.record);
-        let method = self.job.method.with_allocation(&allocation);
-        let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
-        self.plan = Plan::new(self.source, &tensors, &*method, self.job.seed)?;
-        self.allocated = Some(method);
-        Ok(())
-    }
-
-    fn build(&self) -> Result<(), Error> {
-        let job = self.job;
-        let path = WorkFolder::path_for(self.output, job.kind);
-        let mut work = open_work_folder(
-            &path,
-            job.existing,
-            job.checkpoint_every,
-            &self.record,
-            self.method(),
-        )?;
-        let mul_mat = job.use_threads();
-        let build = Build {
-            source: self.source,
-            plan: &self.plan,
-            method: self.method(),
-            options: &job.options,
-            importance: self.importance.as_ref(),
-            calibration: self.calibration.as_ref(),
-            mul_mat: &mul_mat,
-            reporter: &self.reporter,
-            interrupt: &self.interrupt,
-        };
-        let made = self.make(&build, &mut work);
-        self.reporter.finish();
-        let finished = match made {
-            Ok(finished) => finished,
-            Err(error) => return Err(self.abandon(error, work)),
-        };
-        work.remove()?;
-        self.report(&build, &finished)
-    }
-
-    /// Finishes all tensors and puts the output in place.
-    fn make(
-        &self,
-        build: &Build<'_>,
-        work: &mut WorkFolder,
-    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
-        let existing = self.existing.as_ref();
-        let finished = build.encode_all(work, existing)?;
-        if finished.values().all(|f| f.origin == Origin::Output) {
-            self.reporter.line("the output holds all of these tensors already");
-            return Ok(finished);
-        }
-        let assembly = Assembly::new(build, &finished, work, existing, &self.record)?;
-        assembly.write_part()?;
-        self.source.check_unchanged(&self.record.input_sha256, &self.reporter, &self.interrupt)?;
-        publish(work, self.output)?;
-        Ok(finished)
-    }
-
-    /// Leaves no trace of a build that finished nothing; else says how to go on.
-    fn abandon(&self, error: Error, work: WorkFolder) -> Error {
-        let (path, n_kept) = (work.path().to_owned(), work.n_kept());
-        if n_kept == 0 {
-            // The first error is the one to report.
-            let _ = work.remove();
-            return if self.interrupt.is_set() { Error::Stopped } else { error };
-        }
-        let _ = std::fs::remove_file(work.part());
-        match error {
-            Error::Stopped => {
-                let total = self.plan.items.len();
-                Error::Interrupted { path, finished: n_kept, total }
-            }
-            other => other,
-        }
-    }
-
-    fn report(
-        &self,
-        build: &Build<'_>,
-        finished: &BTreeMap<FfnTensor, Finished>,
-    ) -> Result<(), Error> {
-        let n_bytes = std::fs::metadata(self.output).map_err(io(self.output, "read"))?.len();
-        let file = |path: &Path, bytes, sha256| FileReport {
-            path: path.display().to_string(),
-            bytes,
-            sha256,
-        };
-        let report = BuildReport {
-            schema_version: SCHEMA_VERSION,
-            tool: self.record.tool.clone(),
-            tool_version: self.record.tool_version.clone(),
-            llama_cpp: self.record.llama_cpp.clone(),
-            input: file(
-                &self.job.input,
-                self.source.n_bytes(),
-                Some(self.record.input_sha256.clone()),
-            ),
-            output: file(self.output, n_bytes, None),
-            arguments: self.record.arguments.clone(),
-            threads: self.job.n_threads,
-            resumed: finished.values().any(|f| f.origin != Origin::Built),
-            seconds: self.start.elapsed().as_secs_f64(),
-            tensors: build.tensor_reports(finished),
-            totals: build.totals(finished),
-        };
-        if let Some(path) = &self.job.report_json {
-            let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
-            files::write_atomically(path, (text + "\n").as_bytes())?;
-        }
-        print_line(&report.text()).map_err(io(Path::new("stdout"), "write"))
-    }
-}
-
-impl Job {
     fn check_arguments(&self, record: &Record, earlier: &Record, path: &Path) -> Result<(), Error> {
         record.check_arguments(earlier, path, |n, r, g| self.method.may_change(n, r, g))
     }

@@ -5,8 +5,7 @@ use std::sync::LazyLock;
 
 use builder::LayerList;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use clap_complete::Shell;
 use codec::Target;
 use statecells::sections::{SectionsParams, Shrink};
@@ -384,27 +383,10 @@ fn unit_interval(text: &str) -> Result<f32, String> {
     number(text, "a number from 0 to 1", |n| (0.0..=1.0).contains(&n))
 }
 
-impl Cli {
-    /// What clap cannot check: flags that only one scheme has.
-    ///
-    /// # Errors
-    /// A usage error that names the flag.
-    pub fn check(&self) -> Result<(), clap::Error> {
-        let flags = &self.sections;
-        let is_sections = !self.scheme.vals && self.scheme.scheme == Scheme::Sections;
-        let given = [("--bpw", flags.bpw), ("--target-saving", flags.target_saving)];
-        match given.into_iter().find(|(_, value)| value.is_some()) {
-            Some((flag, _)) if !is_sections => Err(Self::command().error(
-                ErrorKind::MissingRequiredArgument,
-                format!("{flag} shares out sections: add --scheme sections"),
-            )),
-            _ => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]

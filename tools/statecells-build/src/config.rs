@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use builder::{BuildOptions, Error, Existing, Job, Method, Selection, Shaping, prepare};
+use clap::CommandFactory;
+use clap::error::ErrorKind;
 use codec::Target;
 use statecells::sections::SectionsParams;
 use statecells::{GlobalParams, Scheme};
@@ -62,6 +64,23 @@ fn check_sensitivity(cli: &Cli) -> Result<(), Error> {
     let written: Vec<(&str, &Path)> =
         outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))).collect();
     prepare::check_distinct(&[("--sensitivity", path)], &written)
+}
+
+/// What clap cannot check: flags that only one scheme has.
+///
+/// # Errors
+/// A usage error that names the flag.
+pub fn check(cli: &Cli) -> Result<(), clap::Error> {
+    let flags = &cli.sections;
+    let is_sections = !cli.scheme.vals && cli.scheme.scheme == Scheme::Sections;
+    let given = [("--bpw", flags.bpw), ("--target-saving", flags.target_saving)];
+    match given.into_iter().find(|(_, value)| value.is_some()) {
+        Some((flag, _)) if !is_sections => Err(Cli::command().error(
+            ErrorKind::MissingRequiredArgument,
+            format!("{flag} shares out sections: add --scheme sections"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn method(

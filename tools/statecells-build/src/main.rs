@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let is_dry_run = cli.running.dry_run;
-    if let Err(usage) = cli.check() {
+    if let Err(usage) = config::check(&cli) {
         usage.exit();
     }
     let done = config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
