@@ -138,6 +138,28 @@ proptest! {
     }
 }
 
+/// Rows are found by a product with an inverse: wrong first at the ends of rows and for large positions.
+#[test]
+fn ends_of_rows_are_found_up_to_the_largest_position() {
+    for (d_in, d_out) in [(100_003, 21_474), (4096, 524_287), (2, 70_000), (1, 5000), (3, 5000)] {
+        let ends = |r: i32| [r * d_in, r * d_in + d_in - 1];
+        let mut positions: Vec<i32> =
+            (0..d_out).step_by(11).chain([d_out - 1]).flat_map(ends).collect();
+        positions.sort_unstable();
+        positions.dedup();
+        let vals = (0..positions.len()).map(|i| f16::from_f32(1.0 + i as f32 / 65536.0)).collect();
+        let [d_in, d_out] = [d_in as usize, d_out as usize];
+        let x = (0..d_in).map(|i| i as f32 - 0.5).collect();
+        let form = Form::Flat(positions);
+        let case = Case { d_in, d_out, form, vals, n_tokens: 1, x, former: vec![1.0; d_out] };
+        for isa in Isa::available() {
+            for nth in [1, 3] {
+                assert_eq!(bits(&case.run(isa, nth, true)), bits(&case.run(Isa::SCALAR, 1, true)));
+            }
+        }
+    }
+}
+
 fn refused(d_in: usize, d_out: usize, positions: &[i32]) -> String {
     let vals = vec![f16::ONE; positions.len()];
     SparseMatrix::from_flat(d_in, d_out, positions, &vals).unwrap_err().to_string()

@@ -48,6 +48,7 @@ pub(super) struct Nodes<'a> {
     pub arena: &'a mut Arena,
     pub x: *mut sys::ggml_tensor,
     /// Memory for each intermediate step, large enough for every factor.
+    #[cfg_attr(not(feature = "hook"), allow(dead_code, reason = "dense products have one step"))]
     pub scratch: &'a [Buffer],
 }
 

@@ -211,12 +211,14 @@ unsafe fn strip<L: Lookup, const C: usize, const N: usize>(
 }
 
 /// The rows of one tile and where they are in the totals: [vector], [row in vector].
+#[inline(always)]
 fn tile_rows<L: Lookup>(first: usize, i: usize, y: &Output<'_>) -> (Range<usize>, usize, usize) {
     let begin = (first + i) * ROW_TILE;
     (begin..y.rows().end.min(begin + ROW_TILE), i / L::TILES, i % L::TILES * ROW_TILE)
 }
 
 /// Fetches the totals of the panels before this one.
+#[inline(always)]
 fn load_totals<L: Lookup, const C: usize, const N: usize>(
     panel: &Panel<'_>,
     first: usize,
@@ -235,6 +237,7 @@ fn load_totals<L: Lookup, const C: usize, const N: usize>(
 }
 
 /// Writes totals, after the last panel times the scales of the rows.
+#[inline(always)]
 fn store_totals<L: Lookup, const C: usize, const N: usize>(
     panel: &Panel<'_>,
     first: usize,

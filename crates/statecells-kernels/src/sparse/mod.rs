@@ -200,6 +200,9 @@ impl<'a> SparseMatrix<'a> {
     /// Number of the first entry of row `r` or a later one.
     fn first_entry(&self, r: usize) -> usize {
         match self.entries {
+            // Searching touches cold memory at every step; most threads need no or one search.
+            Entries::Flat(_) if r == 0 => 0,
+            Entries::Flat(positions) if r >= self.d_out => positions.len(),
             Entries::Flat(positions) => {
                 positions.partition_point(|&p| (p as usize) < r * self.d_in)
             }

@@ -86,6 +86,41 @@ unsafe fn flat<const T: usize>(
     out[row] = sum;
 }
 
+/// One token, entries at any places: adds each entry to the sum of its row, `sums[row - first]`. Rows have
+/// none or a few entries each, so a loop that follows the rows mispredicts about once per entry; this one has
+/// no branches. The order within a row is that of the entries, as everywhere.
+///
+/// # Safety
+/// All positions are of the rows `first..first + sums.len()` of a matrix of `x.len()` columns, `vals` is as long
+/// as `positions`, and `x` has at least two elements.
+#[inline(always)]
+pub(super) unsafe fn scatter(
+    positions: &[i32],
+    vals: &[f16],
+    x: &[f32],
+    first: usize,
+    sums: &mut [f32],
+) {
+    let d_in = x.len() as u64;
+    // Division by a product (Lemire, Kaser and Kurz, "Faster remainder by direct computation", 2019): exact
+    // for numerators and divisors below 2^32.
+    let inverse = u64::MAX / d_in + 1;
+    let mut val = [0.0f32; CHUNK];
+    for (positions, vals) in positions.chunks(CHUNK).zip(vals.chunks(CHUNK)) {
+        unpack(vals, &mut val);
+        for (&position, &val) in positions.iter().zip(&val) {
+            let position = u64::from(position as u32);
+            let row = ((u128::from(inverse) * u128::from(position)) >> 64) as u64;
+            // SAFETY: the caller's promise: the row is one of those of `sums`, the rest a column.
+            unsafe {
+                let x = *x.get_unchecked((position - row * d_in) as usize);
+                let sum = sums.get_unchecked_mut(row as usize - first);
+                *sum = val.mul_add(x, *sum);
+            }
+        }
+    }
+}
+
 /// Rows of `k` entries each, four side by side, so that the additions of one row hide behind those of
 /// the others.
 ///

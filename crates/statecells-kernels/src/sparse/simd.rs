@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{SparseMatrix, Store, rows};
+use super::{Entries, SparseMatrix, Store};
 use crate::common::{Batch, NARROW, WIDE, interleave};
 use crate::isa::Level;
 use crate::{Columns, Output, ROW_TILE, Scratch};
@@ -10,19 +10,45 @@ use crate::{Columns, Output, ROW_TILE, Scratch};
 /// The loops of [`super::rows`] with the instructions of one set.
 macro_rules! compiled {
     ($name:ident, $arch:literal, $features:literal) => {
-        /// # Safety
-        /// As [`rows::tokens`]; and the machine has the instructions.
         #[cfg(target_arch = $arch)]
-        #[target_feature(enable = $features)]
-        unsafe fn $name<const T: usize>(
-            matrix: &SparseMatrix<'_>,
-            table: &[[f32; T]],
-            first: usize,
-            at: &mut usize,
-            out: &mut [[f32; T]],
-        ) {
-            // SAFETY: the caller's promise, passed on.
-            unsafe { rows::tokens(matrix, table, first, at, out) }
+        mod $name {
+            use half::f16;
+
+            use super::super::{SparseMatrix, Store, rows};
+
+            /// # Safety
+            /// As [`rows::tokens`]; and the machine has the instructions.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn tokens<const T: usize>(
+                matrix: &SparseMatrix<'_>,
+                table: &[[f32; T]],
+                first: usize,
+                at: &mut usize,
+                out: &mut [[f32; T]],
+            ) {
+                // SAFETY: the caller's promise, passed on.
+                unsafe { rows::tokens(matrix, table, first, at, out) }
+            }
+
+            /// The product of rows `first..first + y.len()` with one token, by way of `sums`, as long as y.
+            ///
+            /// # Safety
+            /// As [`rows::scatter`]; and the machine has the instructions.
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn scatter(
+                (positions, vals): (&[i32], &[f16]),
+                x: &[f32],
+                first: usize,
+                sums: &mut [f32],
+                (store, y): (Store, &mut [f32]),
+            ) {
+                sums.fill(0.0);
+                // SAFETY: the caller's promise, passed on.
+                unsafe { rows::scatter(positions, vals, x, first, sums) }
+                for (y, sum) in y.iter_mut().zip(sums) {
+                    store.store(y, *sum);
+                }
+            }
         }
     };
 }
@@ -48,15 +74,15 @@ pub(super) fn product(
 ) {
     let product = Product { level, matrix, store };
     let rows = y.rows();
-    let n_entries = matrix.first_entry(rows.end) - matrix.first_entry(rows.start);
+    let entries = matrix.first_entry(rows.start)..matrix.first_entry(rows.end);
     // With few entries interleaving the inputs would cost more than it saves.
-    let interleaving_pays = n_entries >= matrix.d_in / 2;
+    let interleaving_pays = entries.len() >= matrix.d_in / 2;
     let n_tokens = x.n_tokens();
     let mut t = 0;
     while t < n_tokens {
         let batch = Batch::next(n_tokens - t, matrix.d_in);
         t += match if interleaving_pays { batch } else { Batch::One } {
-            Batch::One => product.tokens::<1>(x.token(t).as_chunks().0, t..t + 1, y),
+            Batch::One => product.one_token(x.token(t), t, entries.clone(), y, scratch),
             Batch::Narrow => product.interleaved::<NARROW>(x, t, y, scratch),
             Batch::Wide => product.interleaved::<WIDE>(x, t, y, scratch),
         };
@@ -64,6 +90,41 @@ pub(super) fn product(
 }
 
 impl Product<'_> {
+    /// This thread's rows, which have the `entries`, of token `t`; returns how many tokens, 1.
+    fn one_token(
+        &self,
+        x: &[f32],
+        t: usize,
+        entries: Range<usize>,
+        y: &mut Output<'_>,
+        scratch: &mut Scratch,
+    ) -> usize {
+        // The quick division by the number of columns needs two at least.
+        let (Entries::Flat(positions), 2..) = (self.matrix.entries, x.len()) else {
+            return self.tokens::<1>(x.as_chunks().0, t..t + 1, y);
+        };
+        assert_eq!(x.len(), self.matrix.d_in);
+        let entries = (&positions[entries.clone()], &self.matrix.vals[entries]);
+        let rows = y.rows();
+        let sums = scratch.floats(rows.len());
+        let out = (self.store, y.token_rows(t, rows.clone()));
+        // SAFETY: a `Level` stands for instructions this machine has; the entries are those of the rows, whose
+        // positions were checked when the matrix was made, and as many sums; x has d_in elements (asserted),
+        // at least two.
+        unsafe {
+            match self.level {
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => avx2::scatter(entries, x, rows.start, sums, out),
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => avx512::scatter(entries, x, rows.start, sums, out),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon => neon::scatter(entries, x, rows.start, sums, out),
+                Level::Scalar => unreachable!("the reference has its own product"),
+            }
+        }
+        1
+    }
+
     /// This thread's rows of up to `T` tokens from `t` on; returns how many tokens.
     fn interleaved<const T: usize>(
         &self,
@@ -98,11 +159,11 @@ impl Product<'_> {
             unsafe {
                 match self.level {
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx2 => avx2(self.matrix, table, first, &mut at, sums),
+                    Level::Avx2 => avx2::tokens(self.matrix, table, first, &mut at, sums),
                     #[cfg(target_arch = "x86_64")]
-                    Level::Avx512 => avx512(self.matrix, table, first, &mut at, sums),
+                    Level::Avx512 => avx512::tokens(self.matrix, table, first, &mut at, sums),
                     #[cfg(target_arch = "aarch64")]
-                    Level::Neon => neon(self.matrix, table, first, &mut at, sums),
+                    Level::Neon => neon::tokens(self.matrix, table, first, &mut at, sums),
                     Level::Scalar => unreachable!("the reference has its own product"),
                 }
             }
