@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# From a fresh checkout to a real model with dictionary-coded FFN weights, in six steps:
+# From a fresh checkout to a real model with dictionary-coded FFN weights, in seven steps:
 #
-#   1 tools    cmake, ninja and libclang into .tools
-#   2 source   the pinned llama.cpp, checked (or yours: LLAMA_CPP_DIR)
-#   3 build    the patched llama.cpp and the workspace; every program into bin
-#   4 model    SmolLM2-135M-Instruct and texts into models
-#   5 encode   bin/statecells-build: models/smollm2-statecells.gguf
-#   6 compare  both models side by side: bytes, memory, perplexity, speed, text
+#   1 tools      cmake, ninja and libclang into .tools
+#   2 source     the pinned llama.cpp, checked (or yours: LLAMA_CPP_DIR)
+#   3 build      the patched llama.cpp and the workspace; every program into bin
+#   4 model      SmolLM2-135M-Instruct and texts into models
+#   5 calibrate  bin/statecells-calib: what the FFN matrices see on the calibration text
+#   6 encode     bin/statecells-build: models/smollm2-statecells.gguf
+#   7 compare    both models side by side: bytes, memory, perplexity, speed, text
 #
 # usage: scripts/quickstart.sh [--threads N] [--to STEP | --only STEP] [--skip-eval]
 #
-#   --threads N   for steps 5 and 6 (default: one per core)
+#   --threads N   for steps 5 to 7 (default: one per core)
 #   --to STEP     stop after this step, by number or name
 #   --only STEP   run this step only
-#   --skip-eval   leave out step 6
+#   --skip-eval   leave out step 7
 #   --help        this text
 #
 # Needs a Rust toolchain, git, a C++ compiler and Python 3.10+ with venv and pip, and no root.
@@ -23,7 +24,8 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-STEPS=(tools source build model encode compare)
+STEPS=(tools source build model calibrate encode compare)
+CALIBRATION=$MODELS_DIR/smollm2-calibration.gguf
 CODED=$MODELS_DIR/smollm2-statecells.gguf
 REPORT=$RESULTS_DIR/quickstart-build.json
 COMPARISON=$RESULTS_DIR/quickstart-compare.json
@@ -72,24 +74,60 @@ build_all() {
   "$SCRIPTS/build-workspace.sh"
 }
 
-encode_options() { printf '%s\n' --scheme sections --S 8 --outliers 0.001 --report-json "$REPORT"; }
+# A quarter of what statecells-calib takes by default: enough for this model, and a quarter of the time.
+calibrate_options() { printf '%s\n' --tokens 32768; }
+encode_options() {
+  printf '%s\n' --scheme sections --S 8 --outliers 0.001 --calib "$CALIBRATION" --report-json "$REPORT"
+}
 
-# What the coded file depends on. The number of threads is not among it.
+# What the outputs depend on. The number of threads is not among it.
+calibrate_stamp() {
+  {
+    echo "$MODEL_SHA256"
+    calibrate_options
+    sha256_of "$BIN_DIR/statecells-calib"
+    sha256_of "$MODELS_DIR/text/calibration.txt"
+  } | sha256_of_stdin
+}
 encode_stamp() {
-  { echo "$MODEL_SHA256"; encode_options; sha256_of "$BIN_DIR/statecells-build"; } | sha256_of_stdin
+  { calibrate_stamp && encode_options && sha256_of "$BIN_DIR/statecells-build"; } | sha256_of_stdin
+}
+
+need_program() {
+  [[ -x $BIN_DIR/$1 ]] || die "bin/$1 is missing; run ./scripts/quickstart.sh --to build"
+}
+
+# stamp_of FILE: where it is noted what FILE was made from: "done STAMP", or "begun STAMP".
+stamp_of() { echo "$MODELS_DIR/.$(basename "$1" .gguf).stamp"; }
+
+is_made() {
+  if [[ -f $1 && -f $(stamp_of "$1") && $(<"$(stamp_of "$1")") == "done $2" ]]; then
+    say "   ${1#"$ROOT/"}: already made by this program"
+    return
+  fi
+  return 1
+}
+
+calibrate() {
+  local stamp options
+  need_program statecells-calib
+  stamp=$(calibrate_stamp)
+  if is_made "$CALIBRATION" "$stamp"; then return; fi
+  mapfile -t options < <(calibrate_options)
+  "$BIN_DIR/statecells-calib" -m "$MODELS_DIR/$MODEL_FILE" -f "$MODELS_DIR/text/calibration.txt" \
+    -o "$CALIBRATION" -t "$THREADS" --force "${options[@]}"
+  say "done $stamp" | write_file "$(stamp_of "$CALIBRATION")"
 }
 
 # A file of another program or other options is made anew; an interrupted run goes on.
 encode() {
-  local stamp_file=$MODELS_DIR/.smollm2-statecells.stamp state=() stamp options mode=--force
-  [[ -x $BIN_DIR/statecells-build ]] || die "bin/statecells-build is missing; run ./scripts/quickstart.sh --to build"
+  local stamp_file stamp options mode=--force
+  need_program statecells-build
+  [[ -f $CALIBRATION ]] || die "${CALIBRATION#"$ROOT/"} is missing; run ./scripts/quickstart.sh --to calibrate"
   stamp=$(encode_stamp)
-  if [[ -f $stamp_file ]]; then read -ra state <"$stamp_file"; fi
-  if [[ ${state[*]:-} == "done $stamp" && -f $CODED ]]; then
-    say "   ${CODED#"$ROOT/"}: already made by this program"
-    return
-  fi
-  if [[ ${state[*]:-} == "begun $stamp" ]]; then mode=--resume; fi
+  if is_made "$CODED" "$stamp"; then return; fi
+  stamp_file=$(stamp_of "$CODED")
+  if [[ -f $stamp_file && $(<"$stamp_file") == "begun $stamp" ]]; then mode=--resume; fi
   mkdir -p "$RESULTS_DIR"
   say "begun $stamp" | write_file "$stamp_file"
   mapfile -t options < <(encode_options)
@@ -115,9 +153,11 @@ run_step() {
       "mend what the message above names, $again" build_all ;;
     model) step "4 model: SmolLM2-135M-Instruct and texts into models" \
       "read the message above (the network is needed once), $again" "$SCRIPTS/fetch-model.sh" ;;
-    encode) step "5 encode: dictionaries and codes for every FFN matrix" \
+    calibrate) step "5 calibrate: what the FFN matrices see on the calibration text" \
+      "read the message above, $again" calibrate ;;
+    encode) step "6 encode: dictionaries and codes for every FFN matrix" \
       "read the message above, $again" encode ;;
-    compare) step "6 compare: base and coded model side by side" \
+    compare) step "7 compare: base and coded model side by side" \
       "read the message above, then ./scripts/quickstart.sh --only compare" compare ;;
   esac
 }

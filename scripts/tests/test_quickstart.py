@@ -1,4 +1,4 @@
-"""Step 5 of the quickstart with a stand-in for the builder: what is skipped, resumed, made anew."""
+"""Steps 5 and 6 of the quickstart with stand-ins for their programs: what is skipped, resumed, made anew."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ import pytest
 from conftest import SCRIPTS
 
 # Notes its arguments; makes the output unless told to die half-way.
-BUILDER = """#!/bin/sh
+PROGRAM = """#!/bin/sh
 # {mark}
-echo "$@" >>"{log}"
-if [ -n "$DIE" ]; then echo "statecells-build: no space left" >&2; exit 1; fi
+echo "$(basename "$0") $@" >>"{log}"
+if [ "$DIE" = "$(basename "$0")" ]; then echo "$DIE: no space left" >&2; exit 1; fi
 while [ "$1" != -o ]; do shift; done
 echo coded >"$2"
 """
@@ -22,7 +22,8 @@ def checkout(tmp_path):
     folder = tmp_path / "a checkout"
     shutil.copytree(SCRIPTS, folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "bin").mkdir()
-    (folder / "models").mkdir()
+    (folder / "models/text").mkdir(parents=True)
+    (folder / "models/text/calibration.txt").write_text("what is said here matters")
     return folder
 
 
@@ -32,65 +33,103 @@ def log(tmp_path):
 
 
 @pytest.fixture
-def builder(checkout, log):
-    def make(mark):
-        program = checkout / "bin/statecells-build"
-        program.write_text(BUILDER.format(mark=mark, log=log))
-        program.chmod(0o755)
+def programs(checkout, log):
+    def make(mark, names=("statecells-calib", "statecells-build")):
+        for name in names:
+            program = checkout / "bin" / name
+            program.write_text(PROGRAM.format(mark=mark, log=log))
+            program.chmod(0o755)
 
     make("first")
     return make
 
 
-def encode(checkout, **environment):
+def run_step(checkout, step, **environment):
     return subprocess.run(
-        [checkout / "scripts/quickstart.sh", "--only", "encode", "--threads", "3"],
+        [checkout / "scripts/quickstart.sh", "--only", step, "--threads", "3"],
         env={**os.environ, **environment}, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
-def calls(log):
-    return log.read_text().splitlines() if log.exists() else []
+def both(checkout):
+    results = [run_step(checkout, "calibrate"), run_step(checkout, "encode")]
+    assert [r.returncode for r in results] == [0, 0], results
+    return results
 
 
-def test_done_work_is_skipped(checkout, builder, log):
-    first = encode(checkout)
-    assert first.returncode == 0, first.stderr
+def calls(log, program):
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split()[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+def test_done_work_is_skipped(checkout, programs, log):
+    both(checkout)
     assert (checkout / "models/smollm2-statecells.gguf").exists()
-    assert "-t 3" in calls(log)[0]
-    second = encode(checkout)
-    assert second.returncode == 0
-    assert "already made" in second.stdout
-    assert len(calls(log)) == 1
+    for result in both(checkout):
+        assert "already made" in result.stdout
+    for name in ("statecells-calib", "statecells-build"):
+        assert len(calls(log, name)) == 1
+        assert calls(log, name)[0][calls(log, name)[0].index("-t") + 1] == "3"
 
 
-def test_another_program_makes_it_anew(checkout, builder, log):
-    encode(checkout)
-    builder("second")
-    assert encode(checkout).returncode == 0
-    assert len(calls(log)) == 2
-    assert "--force" in calls(log)[1].split()
+def test_another_builder_makes_the_model_anew(checkout, programs, log):
+    both(checkout)
+    programs("second", ["statecells-build"])
+    both(checkout)
+    assert len(calls(log, "statecells-calib")) == 1
+    assert len(calls(log, "statecells-build")) == 2
+    assert "--force" in calls(log, "statecells-build")[1]
 
 
-def test_a_lost_output_is_made_again(checkout, builder, log):
-    encode(checkout)
+@pytest.mark.parametrize("change", ["program", "text"])
+def test_another_calibration_makes_both_anew(checkout, programs, log, change):
+    both(checkout)
+    if change == "program":
+        programs("second", ["statecells-calib"])
+    else:
+        (checkout / "models/text/calibration.txt").write_text("another text")
+    both(checkout)
+    assert len(calls(log, "statecells-calib")) == 2
+    assert len(calls(log, "statecells-build")) == 2
+
+
+def test_a_lost_output_is_made_again(checkout, programs, log):
+    both(checkout)
     (checkout / "models/smollm2-statecells.gguf").unlink()
-    assert encode(checkout).returncode == 0
-    assert len(calls(log)) == 2
+    both(checkout)
+    assert len(calls(log, "statecells-calib")) == 1
+    assert len(calls(log, "statecells-build")) == 2
 
 
-def test_an_interrupted_run_goes_on(checkout, builder, log):
-    failed = encode(checkout, DIE="1")
+def test_an_interrupted_build_goes_on(checkout, programs, log):
+    run_step(checkout, "calibrate")
+    failed = run_step(checkout, "encode", DIE="statecells-build")
     assert failed.returncode == 1
     assert "no space left" in failed.stderr
-    assert "failed at step: 5 encode" in failed.stderr
+    assert "failed at step: 6 encode" in failed.stderr
     assert "./scripts/quickstart.sh again" in failed.stderr.splitlines()[-1]
-    assert encode(checkout).returncode == 0
-    assert "--resume" in calls(log)[1].split()
-    assert "--resume" not in calls(log)[0].split()
+    assert run_step(checkout, "encode").returncode == 0
+    first, second = calls(log, "statecells-build")
+    assert "--resume" in second
+    assert "--resume" not in first
 
 
-def test_without_the_program_the_step_to_run_is_named(checkout):
-    result = encode(checkout)
+def test_an_interrupted_calibration_starts_again(checkout, programs, log):
+    failed = run_step(checkout, "calibrate", DIE="statecells-calib")
+    assert failed.returncode == 1
+    assert "failed at step: 5 calibrate" in failed.stderr
+    both(checkout)
+    assert len(calls(log, "statecells-calib")) == 2
+
+
+@pytest.mark.parametrize("step", ["calibrate", "encode"])
+def test_without_the_program_the_step_to_run_is_named(checkout, step):
+    result = run_step(checkout, step)
     assert result.returncode == 1
     assert "--to build" in result.stderr
+
+
+def test_without_a_calibration_the_step_to_run_is_named(checkout, programs):
+    result = run_step(checkout, "encode")
+    assert result.returncode == 1
+    assert "--to calibrate" in result.stderr
