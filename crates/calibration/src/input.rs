@@ -7,9 +7,9 @@ use crate::{Samples, SecondMoment};
 /// Which of the inputs of a layer's FFN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InputKind {
-    /// What `ffn_gate` and `ffn_up` see: [n_embd].
+    /// What `ffn_gate` and `ffn_up` see: `[n_embd]`.
     GateUp,
-    /// What `ffn_down` sees: [n_ff].
+    /// What `ffn_down` sees: `[n_ff]`.
     Down,
 }
 
