@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGBUS, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Whether someone asked the program to stop.
@@ -47,20 +47,4 @@ impl Interrupt {
     pub fn check(&self) -> std::io::Result<()> {
         if self.is_set() { Err(std::io::ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
-}
-
-/// Says `message` on stderr and exits with 1 when a mapped file is cut short by someone else, which the
-/// system reports as SIGBUS at the next access.
-///
-/// # Errors
-/// Those of the system.
-pub fn explain_bus_errors(message: String) -> std::io::Result<()> {
-    let action = move || {
-        let _ = rustix::io::write(rustix::stdio::stderr(), message.as_bytes());
-        signal_hook::low_level::exit(1);
-    };
-    // SAFETY: the action only calls `write` and `_exit`, which are async-signal-safe; it neither
-    // allocates (the message was made before) nor takes locks nor returns.
-    unsafe { signal_hook::low_level::register(SIGBUS, action) }?;
-    Ok(())
 }
