@@ -91,6 +91,12 @@ impl Budget {
         let smallest = choices.iter().map(|c| c.first().map_or(0, |c| c.n_bytes)).sum();
         let allocated = allocate(&choices, self.n_bytes(survey.plan))
             .ok_or_else(|| self.too_small(survey.plan, smallest))?;
+        if sensitivity.sha256.is_none() {
+            survey.reporter.line(
+                "note: without --sensitivity every tensor's error counts alike, and text can come out worse than \
+                 with the same --S for all; scripts/measure_sensitivity.py measures what they count",
+            );
+        }
         let tensors = survey.plan.items.iter().map(|item| item.tensor);
         Ok(Allocation(tensors.zip(allocated.iter().map(|c| c.sections as u64)).collect()))
     }

@@ -200,7 +200,7 @@ pub struct SectionsFlags {
     pub target_saving: Option<f64>,
 
     /// Factors of single tensors' errors when sections are shared out, 1 for those left out: a JSON file such
-    /// as {"blk.0.ffn_down": 2.5}
+    /// as {"blk.0.ffn_down": 2.5}. scripts/measure_sensitivity.py measures them
     #[arg(long, value_name = "FILE", requires = "budget")]
     pub sensitivity: Option<PathBuf>,
 
