@@ -155,12 +155,16 @@ def generations(models: list[Model], args: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def write_json(path: Path, models: list[Model]) -> None:
-    record = {"version": 1, "models": {m.label: {**m.result, "commands": m.commands} for m in models}}
+def write_json(path: Path, value: object) -> None:
+    """The file appears under its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def record(models: list[Model]) -> dict:
+    return {"version": 1, "models": {m.label: {**m.result, "commands": m.commands} for m in models}}
 
 
 def positive(text: str) -> int:
@@ -196,7 +200,7 @@ def main(arguments: list[str]) -> int:
         print(table(models, args))
         print(generations(models, args))
         if args.json:
-            write_json(args.json, models)
+            write_json(args.json, record(models))
     except (CompareError, GgufError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import ROOT, CompareError, positive, run
+from compare import ROOT, CompareError, positive, run, write_json
 from gguf_header import GgufError, read_tensors
 
 WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down)\.weight$")
@@ -91,10 +91,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        text = json.dumps(measure(args), indent=2) + "\n"
-        temporary = args.output.with_name(f".{args.output.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(args.output)
+        write_json(args.output, measure(args))
     except (CompareError, GgufError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
