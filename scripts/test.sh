@@ -5,7 +5,7 @@
 #
 #   --help   this text
 #
-# Arguments go to cargo test (a test's name, -p CRATE); with arguments, the tests of the scripts
+# Arguments go to cargo test (a test's name, -p CRATE); with arguments, the tests in Python
 # are left out. The tests find programs and models in bin and models. Ends with the summaries of
 # the test runners and fails if one test does.
 
@@ -18,9 +18,14 @@ rust_tests() {
     cargo test --release --locked "${what[@]}")
 }
 
-script_tests() {
+# A run for each folder: both have a conftest.py.
+python_tests() {
+  local folder
   "$VENV/bin/shellcheck" --external-sources --source-path=SCRIPTDIR "$SCRIPTS"/*.sh "$ROOT/.ci/run"
-  (cd "$ROOT" && STATECELLS_MODELS_DIR=$MODELS_DIR "$VENV/bin/python" -m pytest -q -p no:cacheprovider scripts/tests tests/python)
+  for folder in scripts/tests tests/python; do
+    (cd "$ROOT" && STATECELLS_BIN_DIR=$BIN_DIR STATECELLS_MODELS_DIR=$MODELS_DIR \
+      "$VENV/bin/python" -m pytest -q -p no:cacheprovider "$folder")
+  done
 }
 
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit 0; fi
@@ -29,5 +34,5 @@ step "tools" "$again" "$SCRIPTS/setup-tools.sh" --test
 step "llama.cpp" "$again" "$SCRIPTS/build-llama.sh"
 step "workspace" "$again" "$SCRIPTS/build-workspace.sh"
 step "model" "$again" "$SCRIPTS/fetch-model.sh"
-if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" script_tests; fi
+if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" python_tests; fi
 step "tests of the workspace" "the failed test is named above; run it alone with ./scripts/test.sh NAME" rust_tests "$@"
