@@ -213,16 +213,8 @@ impl Sidecars<'_> {
     }
 
     fn load(&self, item: &PlanItem) -> Result<Vec<Sidecar>, Error> {
-        let assembly = self.assembly;
-        match assembly.existing {
-            Some(output) if assembly.finished[&item.tensor].in_output => {
-                output.sidecars(item.tensor, &item.sidecars).ok_or_else(|| Error::Resume {
-                    path: output.file().path().to_owned(),
-                    reason: format!("{} changed while it was being read", item.tensor),
-                })
-            }
-            _ => assembly.work.load(item.tensor, &item.sidecars),
-        }
+        let Assembly { build, finished, work, existing, .. } = self.assembly;
+        build.stored(item, &finished[&item.tensor], work, *existing)
     }
 }
 

@@ -8,10 +8,11 @@ use codec::{FfnTensor, MatMul};
 
 use crate::existing::ExistingOutput;
 use crate::progress::Eta;
+use crate::recapturing::Recapturing;
 use crate::work::Existing;
 use crate::{
-    Encoder, Error, Importance, Interrupt, Method, Origin, Plan, PlanItem, Record, Reporter,
-    Source, TensorResult, WorkFolder,
+    Encoder, Error, Importance, Inputs, Interrupt, Method, Origin, Plan, PlanItem, Record,
+    Reporter, Source, TensorResult, WorkFolder,
 };
 
 /// What decides the outcome besides the method, see the flags of the same names.
@@ -77,11 +78,14 @@ impl Build<'_> {
         let layers: BTreeSet<usize> = todo.iter().map(|i| i.tensor.layer).collect();
         self.reporter.start(layers.len(), todo.len());
         let mut eta = Eta::new(todo.iter().map(|i| i.shape.n_weights() as u64).sum());
+        let mut recapture = Recapturing::new(self)?;
         for (n, item) in todo.iter().enumerate() {
             self.stop_if_asked(work, finished.len())?;
+            let inputs = recapture.inputs(item, work, existing, &finished)?;
             let layers_done = layers.iter().position(|l| *l == item.tensor.layer).unwrap_or(0);
             self.reporter.tensor(item.tensor.layer, layers_done, &item.tensor.stem());
-            let (result, sidecars) = self.encoder().encode(item, self.importance(item))?;
+            let encoder = self.encoder(inputs);
+            let (result, sidecars) = encoder.encode(item, self.importance(item))?;
             work.save(item.tensor, &result, &sidecars)?;
             let left = eta.advance(item.shape.n_weights() as u64);
             self.reporter.tensor_done(&done_line(item, &result, n + 1, todo.len(), &left));
@@ -92,18 +96,18 @@ impl Build<'_> {
         Ok(finished)
     }
 
-    fn encoder(&self) -> Encoder<'_> {
+    pub(crate) fn encoder<'a>(&'a self, inputs: Option<&'a dyn Inputs>) -> Encoder<'a> {
         Encoder {
             source: self.source,
             method: self.method,
             options: self.options,
-            calibration: self.calibration,
+            inputs,
             mul_mat: self.mul_mat,
             progress: self.reporter,
         }
     }
 
-    fn importance(&self, item: &PlanItem) -> Option<&Importance> {
+    pub(crate) fn importance(&self, item: &PlanItem) -> Option<&Importance> {
         self.importance.map(|all| &all[&item.tensor])
     }
 
@@ -127,7 +131,7 @@ impl Build<'_> {
         existing: Option<&ExistingOutput>,
     ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
         let mut finished = BTreeMap::new();
-        let checkpoints = work.finished()?;
+        let checkpoints = self.usable_checkpoints(work.finished()?);
         for item in &self.plan.items {
             self.stop_if_asked(work, finished.len())?;
             let taken = match checkpoints.get(&item.tensor) {
@@ -143,6 +147,20 @@ impl Build<'_> {
             }
         }
         Ok(finished)
+    }
+
+    /// Tuned tensors belong together: a run killed while it stored them starts from the untuned ones, and
+    /// makes those again that it had replaced.
+    fn usable_checkpoints(
+        &self,
+        mut checkpoints: BTreeMap<FfnTensor, TensorResult>,
+    ) -> BTreeMap<FfnTensor, TensorResult> {
+        let settled = |r: &TensorResult| r.scheme.is_none() || r.tuned.is_some();
+        let all = self.plan.items.iter().all(|i| checkpoints.get(&i.tensor).is_some_and(settled));
+        if !all {
+            checkpoints.retain(|_, result| result.tuned.is_none());
+        }
+        checkpoints
     }
 
     /// The tensor from the work folder, completed if its scheme grew; `None` if it must be done again.
@@ -181,7 +199,8 @@ impl Build<'_> {
                 return Ok(None);
             };
             self.reporter.line(&format!("{}: taken from the output", item.tensor));
-            let result = self.encoder().measure(item, self.importance(item), sidecars)?;
+            let result =
+                self.encoder(self.calibrated()).measure(item, self.importance(item), sidecars)?;
             return Ok(Some(Finished { in_output: true, ..Finished::new(result, Origin::Output) }));
         }
         let specs = self.method.earlier_sidecars(item, &scheme);
@@ -198,7 +217,8 @@ impl Build<'_> {
         sidecars: Vec<codec::Sidecar>,
     ) -> Result<Finished, Error> {
         self.reporter.line(&format!("{}: completed to {}", item.tensor, item.codec.scheme()));
-        let (result, sidecars) = self.encoder().complete(item, self.importance(item), sidecars)?;
+        let encoder = self.encoder(self.calibrated());
+        let (result, sidecars) = encoder.complete(item, self.importance(item), sidecars)?;
         work.save(item.tensor, &result, &sidecars)?;
         Ok(Finished::new(result, Origin::Completed))
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use calibration::{CalibratedInput, Calibration};
+use calibration::CalibratedInput;
 use codec::metrics::Metrics;
 use codec::{CodecError, EncodeContext, MatMul, Progress, Sidecar, check_finite};
 
@@ -10,7 +10,7 @@ use crate::random_gap::random_gap;
 use crate::work::sidecars_sha256;
 use crate::{
     BuildOptions, Encoded, Encoding, Error, ErrorMetrics, FunctionalErrors, FunctionalMetrics,
-    Importance, Method, PlanItem, Source, StoredSpec, TensorResult,
+    Importance, Inputs, Method, PlanItem, Source, StoredSpec, TensorResult,
 };
 
 /// Mixed into a tensor's seed for the random inputs, which must not repeat those of the codec.
@@ -25,8 +25,8 @@ pub struct Encoder<'a> {
     pub method: &'a dyn Method,
     /// What to do with the result.
     pub options: &'a BuildOptions,
-    /// Activations of every tensor's input; `None` without a calibration.
-    pub calibration: Option<&'a Calibration>,
+    /// Activations of the tensors' inputs; `None` without a calibration.
+    pub inputs: Option<&'a dyn Inputs>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
     /// Where progress goes.
@@ -88,7 +88,7 @@ impl Encoder<'_> {
         let weights = self.source.file().to_f32(info)?;
         self.source.file().release(info);
         check_finite(&weights, item.shape).map_err(codec_error)?;
-        let calibrated = self.calibration.map(|c| c.input(item.tensor)).transpose()?;
+        let calibrated = self.inputs.map(|i| i.input(item.tensor)).transpose()?;
         let calibrated = calibrated.as_ref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
         let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
@@ -118,6 +118,7 @@ impl Encoder<'_> {
             seconds: start.elapsed().as_secs_f64(),
             sidecars: sidecars.iter().map(|s| StoredSpec::from(&s.spec)).collect(),
             sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
+            tuned: None,
         };
         Ok((result, sidecars))
     }

@@ -83,6 +83,14 @@ pub enum Error {
         /// The codec's reason.
         source: CodecError,
     },
+    /// A step of the method cannot be done with this model or calibration.
+    #[error("{flag}: {reason}")]
+    Method {
+        /// The flag that asks for it.
+        flag: &'static str,
+        /// Why not, and the way out.
+        reason: String,
+    },
     /// Two flags name the same file.
     #[error("{first} and {second} are the same file ({}): choose another {second}", path.display())]
     SameFile {

@@ -2,11 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use calibration::CalibratedInput;
+use calibration::{CalibratedInput, Calibration};
 use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
 
-use crate::{Allocation, Error, PlanItem, Settings, Survey};
+use crate::{
+    Allocation, Error, Interrupt, PlanItem, Recapture, Reporter, Settings, Source, Survey, Tunable,
+    Tuned,
+};
 
 /// A matrix to be coded, and what is known about it.
 pub struct Encoding<'a> {
@@ -105,6 +108,42 @@ pub trait Method: Sync {
         _context: &EncodeContext<'_>,
     ) -> Result<Vec<Sidecar>, CodecError> {
         unreachable!("{tensor}: no other scheme grows into {}", self.scheme())
+    }
+
+    /// How to see what later layers see while earlier ones are coded; `None` to fit every layer to the
+    /// calibration as it is.
+    ///
+    /// # Errors
+    /// [`Error::Method`] if the model or the calibration does not allow it.
+    fn recapture<'a>(
+        &'a self,
+        _source: &'a Source,
+        _calibration: &'a Calibration,
+        _interrupt: &'a Interrupt,
+    ) -> Result<Option<Box<dyn Recapture + 'a>>, Error> {
+        Ok(None)
+    }
+
+    /// Whether [`Self::tune`] follows once everything is coded.
+    fn tunes(&self) -> bool {
+        false
+    }
+
+    /// Tunes all coded tensors together; they come back with the same types and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Method`] if the model or the calibration does not allow it, [`Error::Stopped`].
+    ///
+    /// # Panics
+    /// If the method does not tune.
+    fn tune(
+        &self,
+        _source: &Source,
+        _calibration: &Calibration,
+        _tensors: BTreeMap<FfnTensor, Tunable>,
+        _watch: (&Reporter, &Interrupt),
+    ) -> Result<Tuned, Error> {
+        unreachable!("{} does not tune", self.scheme())
     }
 
     /// Further metadata for a file with these coded tensors, in the order in which it is written.

@@ -6,7 +6,7 @@ use codec::metrics::{Metrics, ratio};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FunctionalErrors, FunctionalMetrics, Settings};
+use crate::{FunctionalErrors, FunctionalMetrics, Settings, TuningReport};
 
 /// Version of [`BuildReport`]; it grows when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -34,6 +34,9 @@ pub struct BuildReport {
     pub resumed: bool,
     /// Seconds from start to end of this run.
     pub seconds: f64,
+    /// What `--tune` brought; `null` without it, and where all tensors were taken from an existing output.
+    #[serde(default)]
+    pub tuning: Option<TuningReport>,
     /// Every selected tensor, by layer and target.
     pub tensors: Vec<TensorReport>,
     /// Sums and means over `tensors`.

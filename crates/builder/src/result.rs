@@ -6,7 +6,7 @@ use codec::metrics::Metrics;
 use codec::{ElementType, SidecarSpec};
 use serde::{Deserialize, Serialize};
 
-use crate::FunctionalMetrics;
+use crate::{FunctionalMetrics, TuningReport};
 
 /// A finished tensor without its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct TensorResult {
     pub sidecars: Vec<StoredSpec>,
     /// SHA-256 over the data of all sidecars, in file order.
     pub sidecars_sha256: String,
+    /// What tuning brought, if the tensor has been tuned together with all others.
+    #[serde(default)]
+    pub tuned: Option<TuningReport>,
 }
 
 impl TensorResult {
@@ -38,6 +41,7 @@ impl TensorResult {
             seconds: 0.0,
             sidecars: Vec::new(),
             sidecars_sha256: String::new(),
+            tuned: None,
         }
     }
 }

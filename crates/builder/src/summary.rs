@@ -11,7 +11,19 @@ use crate::report::{
     ActivationErrors, BuildReport, Errors, FunctionalReport, TensorReport, Totals, total_metrics,
 };
 use crate::table::{Align, Table, bytes, percent};
-use crate::{ErrorMetrics, PlanItem};
+use crate::{ErrorMetrics, PlanItem, TuningReport};
+
+/// What tuning brought, in a sentence.
+fn tuning_text(t: TuningReport) -> String {
+    let (before, after) = (t.divergence_before, t.divergence_after);
+    let outcome =
+        if after < before { "" } else { "; that is no gain, the codes stay as they were" };
+    format!(
+        "\n\nTuned in {} steps: divergence from the source model on held-out text {before:.4} before, {after:.4} \
+         after (nats per token){outcome}.",
+        t.steps
+    )
+}
 
 /// Below the table of a calibrated build.
 const EXPLANATION: &str = "\n\nfitted, held out: error of the outputs on the calibration's activations, as a ratio of \
@@ -101,9 +113,10 @@ impl BuildReport {
         };
         let explanation = if Shown::of(self).functional { EXPLANATION } else { "" };
         format!(
-            "{}{explanation}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
+            "{}{explanation}{}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
              {}: {} bytes, the input has {}; {}.",
             self.table().render_for_stdout(),
+            self.tuning.map_or_else(String::new, tuning_text),
             t.n_coded,
             percent(t.saved_of_source),
             percent(t.saved_of_q5_k_m),

@@ -137,6 +137,9 @@ fn add_metadata(writer: &mut GgufWriter, record: &Record) -> Result<(), Calibrat
     writer.set(keys::N_FITTED, record.n_fitted)?;
     writer.set(keys::N_HELD_OUT, record.n_held_out)?;
     writer.set(keys::N_CTX, record.n_ctx)?;
+    if !record.tokens.is_empty() {
+        writer.set(keys::TOKENS, record.tokens.clone())?;
+    }
     writer.set(keys::SEED, record.seed)?;
     writer.set(keys::TOOL, &*record.tool)?;
     writer.set(keys::LLAMA_CPP, &*record.llama_cpp)?;

@@ -24,6 +24,8 @@ pub const TEXT_SHA256: &str = "calibration.text.sha256";
 pub const N_FITTED: &str = "calibration.tokens.fitted";
 /// UINT64: tokens that were held out.
 pub const N_HELD_OUT: &str = "calibration.tokens.held_out";
+/// ARRAY of INT32: all contexts, one after the other. Optional.
+pub const TOKENS: &str = "calibration.tokens.ids";
 /// UINT32: tokens per context.
 pub const N_CTX: &str = "calibration.n_ctx";
 /// UINT64: seed that chose the samples.

@@ -20,7 +20,7 @@
 //!
 //! Metadata `calibration.*`: `version`, `model.{sha256,architecture,n_layer,n_embd,n_ff}`,
 //! `text.{names,sha256}`, `text.{shingle_tokens,shingle_hashes}` (see [`TextSketch`]),
-//! `tokens.{fitted,held_out}`, `n_ctx`, `seed`, `tool` and `llama_cpp` (versions).
+//! `tokens.{fitted,held_out,ids}`, `n_ctx`, `seed`, `tool` and `llama_cpp` (versions).
 //!
 //! Shapes are in ggml order, innermost dimension first.
 #![forbid(unsafe_code)]
@@ -29,10 +29,12 @@
 pub mod capture;
 mod error;
 mod format;
+mod growing;
 mod input;
 mod keys;
 mod mix;
 mod moment;
+mod passage;
 mod reader;
 mod record;
 mod samples;
@@ -40,8 +42,10 @@ mod sketch;
 
 pub use error::CalibrationError;
 pub use format::{DEFAULT_MAX_MOMENT_DIM, planned_bytes, write};
+pub use growing::{GrowingInput, Sampling};
 pub use input::{CalibratedInput, FfnInput, Fitted, InputKind};
 pub use moment::{MomentScratch, SecondMoment};
+pub use passage::{HOLD_OUT_EVERY, PassageKind, passage_kind};
 pub use reader::Calibration;
 pub use record::{ModelId, Record, TextId};
 pub use samples::{SampleColumns, Samples, stratified};

@@ -10,8 +10,8 @@ use half::f16;
 use crate::format::{HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE, SAMPLES};
 use crate::input::{FfnInput, Fitted, InputKind};
 use crate::{
-    CalibratedInput, CalibrationError, ModelId, Record, Samples, SecondMoment, TextId, TextSketch,
-    keys,
+    CalibratedInput, CalibrationError, ModelId, PassageKind, Record, Samples, SecondMoment, TextId,
+    TextSketch, keys,
 };
 
 /// A calibration file. Data are read and checked input by input.
@@ -205,6 +205,11 @@ fn read_record(file: &GgufFile) -> Result<Record, String> {
         Some(Value::Array(Array::U64(hashes))) => TextSketch::from_hashes(hashes),
         _ => None,
     };
+    let tokens = match file.value(keys::TOKENS) {
+        None => Vec::new(),
+        Some(Value::Array(Array::I32(tokens))) => tokens,
+        Some(_) => return Err(missing(keys::TOKENS)),
+    };
     let (names, sums) = (strings(keys::TEXT_NAMES)?, strings(keys::TEXT_SHA256)?);
     if names.len() != sums.len() || u32(keys::SHINGLE_TOKENS)? as usize != crate::SHINGLE_TOKENS {
         return Err("the record of the text does not fit".to_owned());
@@ -223,6 +228,7 @@ fn read_record(file: &GgufFile) -> Result<Record, String> {
         n_fitted: u64(keys::N_FITTED)?,
         n_held_out: u64(keys::N_HELD_OUT)?,
         n_ctx: u32(keys::N_CTX)?,
+        tokens,
         seed: u64(keys::SEED)?,
         tool: string(keys::TOOL)?,
         llama_cpp: string(keys::LLAMA_CPP)?,
@@ -230,5 +236,19 @@ fn read_record(file: &GgufFile) -> Result<Record, String> {
     if record.n_fitted == 0 || record.n_held_out == 0 {
         return Err("it was made from no tokens".to_owned());
     }
+    check_tokens(&record)?;
     Ok(record)
+}
+
+/// The contexts, if the file holds them, must be the ones that were counted.
+fn check_tokens(record: &Record) -> Result<(), String> {
+    let count = |kind| record.contexts(kind).map(|c| c.len() as u64).sum::<u64>();
+    let counted = (count(PassageKind::Fitted), count(PassageKind::HeldOut));
+    let fits = counted == (record.n_fitted, record.n_held_out)
+        && record.tokens.len() as u64 == counted.0 + counted.1
+        && record.tokens.iter().all(|t| *t >= 0);
+    match fits || record.tokens.is_empty() {
+        true => Ok(()),
+        false => Err(format!("metadata key '{}' does not fit the others", keys::TOKENS)),
+    }
 }

@@ -1,6 +1,6 @@
 //! Where a calibration comes from.
 
-use crate::TextSketch;
+use crate::{PassageKind, TextSketch, passage_kind};
 
 /// What a model is known by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,10 +41,21 @@ pub struct Record {
     pub n_held_out: u64,
     /// Tokens per context.
     pub n_ctx: u32,
+    /// All contexts, one after the other in the order in which they were run, fitted and held out as
+    /// [`passage_kind`](crate::passage_kind) says; empty in files that do not hold them.
+    pub tokens: Vec<i32>,
     /// Seed that chose the samples.
     pub seed: u64,
     /// Program and version.
     pub tool: String,
     /// Version of llama.cpp.
     pub llama_cpp: String,
+}
+
+impl Record {
+    /// The contexts of `kind`.
+    pub fn contexts(&self, kind: PassageKind) -> impl Iterator<Item = &[i32]> {
+        let contexts = self.tokens.chunks_exact((self.n_ctx as usize).max(1)).enumerate();
+        contexts.filter(move |(i, _)| passage_kind(*i) == kind).map(|(_, context)| context)
+    }
 }

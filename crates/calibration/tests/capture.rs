@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use calibration::capture::{Capture, CaptureError, CaptureParams, PassageKind, Plan, Text};
+use calibration::PassageKind;
+use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Text};
 use calibration::{CalibratedInput, FfnInput, Fitted, InputKind};
 use ggml::Type;
 use ggml::llama::{

@@ -45,6 +45,7 @@ fn record() -> Record {
         n_fitted: 20,
         n_held_out: 4,
         n_ctx: 4,
+        tokens: (0..24).collect(),
         seed: 7,
         tool: "test 1".to_owned(),
         llama_cpp: "test 2".to_owned(),

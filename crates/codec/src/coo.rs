@@ -139,6 +139,15 @@ impl Coo {
         }
     }
 
+    /// Keeps the positions and takes `values`, one per entry, clamped as by [`Self::refit`].
+    ///
+    /// # Panics
+    /// If there are more or fewer values than entries.
+    pub fn set_values(&mut self, values: &[f32]) {
+        assert_eq!(values.len(), self.values.len());
+        self.values = values.iter().map(|v| f16_clamped(*v)).collect();
+    }
+
     /// Shape of the corrected matrix.
     #[must_use]
     pub fn shape(&self) -> MatrixShape {

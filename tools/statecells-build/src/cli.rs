@@ -10,6 +10,7 @@ use clap_complete::Shell;
 use codec::Target;
 use statecells::sections::{SectionsParams, Shrink};
 use statecells::{DictType, Encoder, GlobalParams, Scheme};
+use tuning::TuneParams;
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
 static VERSION: LazyLock<String> =
@@ -19,6 +20,7 @@ static VERSION: LazyLock<String> =
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
 
 /// The same for the scheme `sections`.
+static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
 static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 
 const EXAMPLES: &str = "\
@@ -231,6 +233,41 @@ pub struct SectionsFlags {
     /// 24 N^2 bytes of memory: 6.5 GB for 16384
     #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
     pub max_h_dim: usize,
+
+    /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see.
+    /// Takes about two forward passes over the calibration's text; llama architecture only
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        requires = "calib",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub sequential: Option<u16>,
+
+    /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
+    /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama
+    /// architecture only
+    #[arg(
+        long,
+        value_name = "STEPS",
+        requires = "calib",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub tune: Option<u32>,
+
+    /// Contexts of the calibration's text per step of --tune
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = TUNE.contexts as u16,
+        requires = "tune",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub tune_contexts: u16,
+
+    /// Change of a value in the first step of --tune, as a share of its size
+    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive, requires = "tune")]
+    pub tune_rate: f32,
 }
 
 /// What is coded.

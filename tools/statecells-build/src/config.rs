@@ -9,12 +9,13 @@ use clap::error::ErrorKind;
 use codec::Target;
 use statecells::sections::SectionsParams;
 use statecells::{GlobalParams, Scheme};
+use tuning::TuneParams;
 
 use crate::NAME;
 use crate::budget::{Budget, Sensitivity};
 use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
-use crate::sections_method::{Moments, SectionsMethod};
+use crate::sections_method::{ModelSteps, Moments, SectionsMethod};
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
@@ -40,7 +41,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated)?,
+        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.running.seed)?,
         selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         calib: cli.imatrix.calib.map(|path| (path, shaping)),
@@ -88,6 +89,7 @@ fn method(
     dict: &Dict,
     sections: &SectionsFlags,
     calibrated: bool,
+    seed: u64,
 ) -> Result<Box<dyn Method>, Error> {
     Ok(match scheme(flags) {
         Scheme::Sections => {
@@ -101,10 +103,21 @@ fn method(
             };
             let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
             let budget = budget(sections)?;
-            Box::new(SectionsMethod::new(params, calibrated.then_some(moments), budget))
+            let steps = ModelSteps {
+                sequential: sections.sequential.map(usize::from),
+                tune: tune_params(sections),
+                seed,
+            };
+            let method = SectionsMethod::new(params, calibrated.then_some(moments), budget);
+            Box::new(method.with_steps(steps))
         }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),
     })
+}
+
+fn tune_params(flags: &SectionsFlags) -> Option<TuneParams> {
+    let steps = flags.tune.map(|steps| steps as usize)?;
+    Some(TuneParams { steps, contexts: usize::from(flags.tune_contexts), rate: flags.tune_rate })
 }
 
 fn budget(flags: &SectionsFlags) -> Result<Option<(Budget, Sensitivity)>, Error> {

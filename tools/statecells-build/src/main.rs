@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod method;
 mod sections_method;
+mod tuning;
 
 use std::process::ExitCode;
 

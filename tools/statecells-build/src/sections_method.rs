@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use builder::{Allocation, Encoded, Encoding, Error, Method, PlanItem, Settings, Survey};
-use calibration::CalibratedInput;
+use builder::{
+    Allocation, Encoded, Encoding, Error, Interrupt, Method, PlanItem, Recapture, Reporter,
+    Settings, Source, Survey, Tunable, Tuned,
+};
+use calibration::{CalibratedInput, Calibration};
 use codec::{
     Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
 };
@@ -13,7 +16,10 @@ use statecells::sections::{
     HeldOut, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink, shrunk,
 };
 
+use ::tuning::TuneParams;
+
 use crate::budget::{Budget, Sensitivity};
+use crate::tuning::{self, Sequential};
 
 /// Sections with the same parameters for every tensor, except their number where a budget is shared out.
 #[derive(Clone, Debug)]
@@ -23,6 +29,18 @@ pub struct SectionsMethod {
     budget: Option<(Budget, Sensitivity)>,
     /// Sections of each tensor, once the budget has been shared out.
     allocation: Allocation,
+    steps: ModelSteps,
+}
+
+/// What is done with the whole model besides coding tensor by tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelSteps {
+    /// Layers between two recaptures of the activations; `None` to fit to the calibration as it is.
+    pub sequential: Option<usize>,
+    /// Tuning of the finished codes.
+    pub tune: Option<TuneParams>,
+    /// Orders the text that is tuned on.
+    pub seed: u64,
 }
 
 /// How the second moments of a calibration are used.
@@ -43,7 +61,14 @@ impl SectionsMethod {
         moments: Option<Moments>,
         budget: Option<(Budget, Sensitivity)>,
     ) -> Self {
-        Self { params, moments, budget, allocation: Allocation::default() }
+        let (allocation, steps) = (Allocation::default(), ModelSteps::default());
+        Self { params, moments, budget, allocation, steps }
+    }
+
+    /// The same with `steps`, which need a calibration.
+    #[must_use]
+    pub fn with_steps(self, steps: ModelSteps) -> Self {
+        Self { steps, ..self }
     }
 
     fn params_for(&self, tensor: FfnTensor) -> SectionsParams {
@@ -169,6 +194,14 @@ impl Method for SectionsMethod {
             set("--shrink", moments.shrink.to_string());
             set("--max-h-dim", moments.max_dim.to_string());
         }
+        if let Some(every) = self.steps.sequential {
+            set("--sequential", every.to_string());
+        }
+        if let Some(tune) = &self.steps.tune {
+            set("--tune", tune.steps.to_string());
+            set("--tune-contexts", tune.contexts.to_string());
+            set("--tune-rate", tune.rate.to_string());
+        }
         arguments
     }
 
@@ -183,6 +216,34 @@ impl Method for SectionsMethod {
     ) -> Result<Vec<Sidecar>, CodecError> {
         let reason = "a file of another scheme cannot grow into sections".to_owned();
         Err(CodecError::Sidecar { suffix: "codes", reason })
+    }
+
+    fn recapture<'a>(
+        &'a self,
+        source: &'a Source,
+        calibration: &'a Calibration,
+        interrupt: &'a Interrupt,
+    ) -> Result<Option<Box<dyn Recapture + 'a>>, Error> {
+        let (Some(every), Some(moments)) = (self.steps.sequential, self.moments) else {
+            return Ok(None);
+        };
+        let model = (source, calibration);
+        Ok(Some(Box::new(Sequential::new(every, model, moments.max_dim, interrupt)?)))
+    }
+
+    fn tunes(&self) -> bool {
+        self.steps.tune.is_some()
+    }
+
+    fn tune(
+        &self,
+        source: &Source,
+        calibration: &Calibration,
+        tensors: BTreeMap<FfnTensor, Tunable>,
+        watch: (&Reporter, &Interrupt),
+    ) -> Result<Tuned, Error> {
+        let params = self.steps.tune.expect("only asked if it tunes");
+        tuning::tune(params, self.steps.seed, (source, calibration), tensors, watch)
     }
 
     fn earlier_sidecars(&self, _item: &PlanItem, _recorded: &str) -> Option<Vec<SidecarSpec>> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, files, prepare};
-use calibration::capture::{Capture, CaptureError, CaptureParams, PassageKind, Plan};
-use calibration::{CalibratedInput, FfnInput, Record, TextSketch};
+use calibration::capture::{Capture, CaptureError, CaptureParams, Plan};
+use calibration::{CalibratedInput, FfnInput, PassageKind, Record, TextSketch};
 use codec::Progress;
 use ggml::llama::{Backend, Model, ModelParams, Token};
 
@@ -113,6 +113,7 @@ fn calibrate(
         n_fitted: params.n_fitted,
         n_held_out: params.n_held_out,
         n_ctx: u32::try_from(plan.n_ctx())?,
+        tokens: contexts(&plan, text.tokens(), model.bos()),
         seed: cli.seed,
         tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
         llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
@@ -122,6 +123,12 @@ fn calibrate(
     reporter.finish();
     summary::print(cli.output(), &plan, n_bytes, timing, plain)?;
     Ok(())
+}
+
+/// All contexts as they were run, one after the other.
+fn contexts(plan: &Plan, tokens: &[Token], bos: Option<Token>) -> Vec<Token> {
+    let passages = plan.passages(tokens);
+    passages.flat_map(|(_, p)| bos.into_iter().chain(p.iter().copied())).collect()
 }
 
 /// The inputs of the selected layers and their lengths.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use builder::progress::duration;
 use builder::table::{self, Align, Table};
-use calibration::capture::{PassageKind, Plan, Timing};
+use calibration::PassageKind;
+use calibration::capture::{Plan, Timing};
 
 /// Time of the same contexts with and without watching.
 #[derive(Clone, Copy, Debug, Default)]

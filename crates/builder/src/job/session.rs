@@ -181,7 +181,8 @@ impl<'a> Session<'a> {
         work: &mut WorkFolder,
     ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
         let existing = self.existing.as_ref();
-        let finished = build.encode_all(work, existing)?;
+        let mut finished = build.encode_all(work, existing)?;
+        build.tune_all(work, existing, &mut finished)?;
         if finished.values().all(|f| f.origin == Origin::Output) {
             self.reporter.line("the output holds all of these tensors already");
             return Ok(finished);
@@ -238,6 +239,7 @@ impl<'a> Session<'a> {
             resumed: finished.values().any(|f| f.origin != Origin::Built),
             seconds: self.start.elapsed().as_secs_f64(),
             tensors: build.tensor_reports(finished),
+            tuning: finished.values().find_map(|f| f.result.tuned),
             totals: build.totals(finished),
         };
         if let Some(path) = &self.job.report_json {

@@ -7,14 +7,13 @@ use codec::{FfnTensor, Target};
 use ggml::MulMat;
 use ggml::llama::{Computed, Node, Observer};
 
-use super::{CaptureError, CaptureParams, PassageKind};
-use crate::{CalibratedInput, FfnInput, Fitted, MomentScratch, Samples, SecondMoment, stratified};
+use super::{CaptureError, CaptureParams};
+use crate::{CalibratedInput, FfnInput, GrowingInput, MomentScratch, PassageKind, Sampling};
 
 /// Sums up the inputs of the products with FFN weights.
 pub struct Collector<'a> {
     inputs: BTreeMap<FfnInput, Growing>,
-    /// Positions, among the tokens of their kind, of the tokens that are kept as samples.
-    sampled: [Vec<u64>; 2],
+    sampling: Sampling,
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
     kind: PassageKind,
@@ -31,34 +30,22 @@ pub struct Collector<'a> {
 
 /// What is known about an input so far.
 struct Growing {
-    data: CalibratedInput,
+    data: GrowingInput,
     n_in_batch: usize,
 }
 
 impl<'a> Collector<'a> {
     pub(super) fn new(params: &CaptureParams<'a>) -> Self {
-        let sampled = [
-            stratified(params.n_fitted, params.n_samples, params.seed),
-            stratified(params.n_held_out, params.n_holdout_samples, !params.seed),
-        ];
-        let growing = |d: usize| {
-            let data = match d <= params.max_moment_dim {
-                true => CalibratedInput {
-                    fitted: Fitted::Moment(SecondMoment::new(d)),
-                    holdout_moment: Some(SecondMoment::new(d)),
-                    holdout: Samples::new(d),
-                },
-                false => CalibratedInput {
-                    fitted: Fitted::Samples(Samples::new(d)),
-                    holdout_moment: None,
-                    holdout: Samples::new(d),
-                },
-            };
-            Growing { data, n_in_batch: 0 }
-        };
+        let sampling = Sampling::new(
+            (params.n_fitted, params.n_samples),
+            (params.n_held_out, params.n_holdout_samples),
+            params.seed,
+        );
+        let growing =
+            |d: usize| Growing { data: GrowingInput::new(d, params.max_moment_dim), n_in_batch: 0 };
         Self {
             inputs: params.inputs.iter().map(|(&input, &d)| (input, growing(d))).collect(),
-            sampled,
+            sampling,
             n_before: [0; 2],
             kind: PassageKind::Fitted,
             mat_mul: MulMat::new(params.n_threads),
@@ -92,7 +79,10 @@ impl<'a> Collector<'a> {
     }
 
     pub(super) fn take(&mut self) -> BTreeMap<FfnInput, CalibratedInput> {
-        std::mem::take(&mut self.inputs).into_iter().map(|(input, i)| (input, i.data)).collect()
+        std::mem::take(&mut self.inputs)
+            .into_iter()
+            .map(|(input, i)| (input, i.data.finish()))
+            .collect()
     }
 
     /// The FFN weight that `node` multiplies, if it is one whose input is wanted.
@@ -134,32 +124,10 @@ impl<'a> Collector<'a> {
         let n = self.rows.len() / d;
         let first = self.n_before[self.kind as usize] + state.n_in_batch as u64;
         state.n_in_batch += n;
-        let (moment, samples) = state.data.parts(self.kind);
-        if let Some(moment) = moment {
-            moment.add(&self.rows, &self.mat_mul, &mut self.scratch);
-            self.flops += SecondMoment::flops(d, n as u64);
-        }
-        if let Some(samples) = samples {
-            let sampled = &self.sampled[self.kind as usize];
-            let range = sampled.partition_point(|&t| t < first)
-                ..sampled.partition_point(|&t| t < first + n as u64);
-            for t in &sampled[range] {
-                let row = (t - first) as usize;
-                samples.push(&self.rows[row * d..(row + 1) * d]);
-            }
-        }
+        let at = (self.kind, first);
+        self.flops +=
+            state.data.add(at, &self.rows, &self.sampling, &self.mat_mul, &mut self.scratch);
         Ok(())
-    }
-}
-
-impl CalibratedInput {
-    /// What grows with tokens of `kind`.
-    fn parts(&mut self, kind: PassageKind) -> (Option<&mut SecondMoment>, Option<&mut Samples>) {
-        match (kind, &mut self.fitted) {
-            (PassageKind::HeldOut, _) => (self.holdout_moment.as_mut(), Some(&mut self.holdout)),
-            (PassageKind::Fitted, Fitted::Moment(moment)) => (Some(moment), None),
-            (PassageKind::Fitted, Fitted::Samples(samples)) => (None, Some(samples)),
-        }
     }
 }
 

@@ -12,6 +12,6 @@ mod text;
 
 pub use chat::{ChatFormat, render_jsonl};
 pub use error::CaptureError;
-pub use plan::{HOLD_OUT_EVERY, MIN_CONTEXTS, PassageKind, Plan};
+pub use plan::{MIN_CONTEXTS, Plan};
 pub use run::{Capture, CaptureParams, Timing};
 pub use text::Text;

@@ -1,21 +1,10 @@
 //! Which tokens are run, in which contexts, and which of them are held out.
 
 use super::CaptureError;
+use crate::{PassageKind, passage_kind};
 
 /// Contexts that a calibration needs at least; one of them is held out.
 pub const MIN_CONTEXTS: usize = 8;
-
-/// One context in so many is held out.
-pub const HOLD_OUT_EVERY: usize = 10;
-
-/// What the inputs of a context are for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PassageKind {
-    /// To fit to.
-    Fitted,
-    /// To measure with.
-    HeldOut,
-}
 
 /// Contexts spread evenly over a text, every tenth of them held out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +62,7 @@ impl Plan {
     /// Tokens in contexts of `kind`, BOS included.
     #[must_use]
     pub fn n_tokens(&self, kind: PassageKind) -> usize {
-        self.n_ctx * (0..self.len()).filter(|&i| kind_of(i) == kind).count()
+        self.n_ctx * (0..self.len()).filter(|&i| passage_kind(i) == kind).count()
     }
 
     /// Tokens that the text would have been good for, BOS included.
@@ -90,7 +79,8 @@ impl Plan {
         &'a self,
         tokens: &'a [T],
     ) -> impl Iterator<Item = (PassageKind, &'a [T])> {
-        let cut = |(i, &start): (usize, &usize)| (kind_of(i), &tokens[start..start + self.n_body]);
+        let cut =
+            |(i, &start): (usize, &usize)| (passage_kind(i), &tokens[start..start + self.n_body]);
         self.starts.iter().enumerate().map(cut)
     }
 }
@@ -98,14 +88,6 @@ impl Plan {
 /// `i * n_available / n` without overflow.
 fn spread(i: usize, n_available: usize, n: usize) -> usize {
     (i as u128 * n_available as u128 / n as u128) as usize
-}
-
-/// The middle one of every ten, so that eight contexts have one too.
-fn kind_of(index: usize) -> PassageKind {
-    match index % HOLD_OUT_EVERY == HOLD_OUT_EVERY / 2 {
-        true => PassageKind::HeldOut,
-        false => PassageKind::Fitted,
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use ggml::Type;
 use ggml::llama::{Context, ContextParams, LlamaError, Model, Observer, Outputs, Token};
 
+use super::CaptureError;
 use super::collector::Collector;
-use super::{CaptureError, PassageKind};
-use crate::{CalibratedInput, FfnInput};
+use crate::{CalibratedInput, FfnInput, PassageKind};
 
 /// Logits of a batch take at most so many bytes: all tokens are outputs, since the last layer sees no others.
 const MAX_LOGIT_BYTES: usize = 128 << 20;

@@ -1,6 +1,6 @@
 //! From a matrix to the sidecars of a sections code: learn, search, refit, in turn.
 
-use codec::coo::{Coo, Layout as CooLayout, f16_clamped};
+use codec::coo::{Coo, f16_clamped};
 use codec::{CodecError, EncodeContext, MatrixShape, Sidecar};
 use half::f16;
 use rand::SeedableRng;
@@ -8,7 +8,7 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::layout::{ATOMS, Atoms, BLOCK, DICT, ROW_SCALE, SectionsLayout, SectionsParts};
+use super::layout::{Atoms, BLOCK, SectionsLayout, SectionsParts};
 use super::metric::Metric;
 use super::refit::Refit;
 use super::search::{Coded, Problem};
@@ -173,27 +173,19 @@ impl Job<'_> {
         let atoms: Vec<f16> = solution.atoms.iter().flatten().map(|a| round(a * gain)).collect();
         let scales: Vec<f16> = solution.scales.iter().map(|s| round(s / gain)).collect();
         let stored: Vec<f32> = atoms.iter().map(|a| a.to_f32()).collect();
-        let parts = self.parts(
+        let mut parts = self.parts(
             stored.as_chunks::<BLOCK>().0.to_vec(),
             solution.winners.clone(),
             scales.iter().map(|s| s.to_f32()).collect(),
             None,
         );
-        let mut sidecars = vec![
-            Sidecar::from_f16(DICT, &[BLOCK, ATOMS, self.params.sections], &atoms),
-            {
-                let codes = parts.layout.codes();
-                Sidecar::from_i8(codes.suffix, &codes.dims, &parts.layout.pack(&parts.winners))
-            },
-            Sidecar::from_f16(ROW_SCALE, &[self.shape.d_out], &scales),
-        ];
         if !outliers.is_empty() {
             let mut residual = parts.decode();
             residual.par_iter_mut().zip(self.weights).for_each(|(r, w)| *r = w - *r);
             outliers.refit(&residual);
-            sidecars.extend(outliers.to_sidecars(CooLayout::Flat)?);
+            parts.outliers = Some(outliers);
         }
-        Ok(sidecars)
+        parts.to_sidecars()
     }
 }
 

@@ -1,7 +1,8 @@
 //! The stored form of a sections code: names, sizes, where a winner's four bits are, and the reader.
 
-use codec::coo::{Coo, Layout as CooLayout, checked_sidecar};
+use codec::coo::{Coo, Layout as CooLayout, checked_sidecar, f16_clamped};
 use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
+use half::f16;
 use rayon::prelude::*;
 
 use crate::global::{floats, malformed};
@@ -149,6 +150,25 @@ impl SectionsParts {
         let outliers = Coo::from_sidecars(CooLayout::Flat, sidecars, shape)?;
         let atoms = atoms.as_chunks::<BLOCK>().0.to_vec();
         Ok(Self { layout, atoms, winners: layout.unpack(&bytes), row_scale, outliers })
+    }
+
+    /// The sidecars, with atoms and scales rounded to the nearest half precision number.
+    ///
+    /// # Errors
+    /// [`CodecError::Sidecar`] if the exact weights cannot be stored.
+    pub fn to_sidecars(&self) -> Result<Vec<Sidecar>, CodecError> {
+        let Self { layout, atoms, winners, row_scale, outliers } = self;
+        let round = |values: &[f32]| values.iter().map(|v| f16_clamped(*v)).collect::<Vec<f16>>();
+        let codes = layout.codes();
+        let mut sidecars = vec![
+            Sidecar::from_f16(DICT, &[BLOCK, ATOMS, layout.sections], &round(atoms.as_flattened())),
+            Sidecar::from_i8(codes.suffix, &codes.dims, &layout.pack(winners)),
+            Sidecar::from_f16(ROW_SCALE, &[layout.shape.d_out], &round(row_scale)),
+        ];
+        if let Some(outliers) = outliers {
+            sidecars.extend(outliers.to_sidecars(CooLayout::Flat)?);
+        }
+        Ok(sidecars)
     }
 
     /// The dense matrix [d_in, d_out].

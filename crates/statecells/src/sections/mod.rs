@@ -10,6 +10,7 @@
 mod allocate;
 mod beam;
 mod encode;
+mod gradient;
 mod layout;
 mod learn;
 mod metric;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec, check_finite};
 
 pub use allocate::{Choice, SHARED_SECTIONS, allocate, errors_by_sections};
+pub use gradient::PartsGradient;
 pub use layout::{
     ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
 };

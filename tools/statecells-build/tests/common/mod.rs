@@ -1,6 +1,8 @@
 //! What the tests of the program share: a small model in a folder of its own, and how to run the program.
 #![allow(dead_code, reason = "every test program uses another part")]
 
+pub mod calibration;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

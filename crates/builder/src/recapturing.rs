@@ -1,0 +1,105 @@
+//! Keeping up with the layers: which activations a tensor is fitted to while the model before it changes.
+
+use std::collections::BTreeMap;
+
+use codec::{FfnTensor, Progress};
+
+use crate::build::{Build, Finished};
+use crate::existing::ExistingOutput;
+use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, WorkFolder};
+
+/// The activations of the group of layers in hand.
+pub(crate) struct Recapturing<'a> {
+    build: &'a Build<'a>,
+    recapture: Option<Box<dyn Recapture + 'a>>,
+    /// Number of the group and what its layers see.
+    group: Option<(usize, Recaptured)>,
+}
+
+impl<'a> Recapturing<'a> {
+    /// Asks the method of `build` whether it wants to recapture.
+    ///
+    /// # Errors
+    /// As [`crate::Method::recapture`].
+    pub(crate) fn new(build: &'a Build<'a>) -> Result<Self, Error> {
+        let recapture = match build.calibration {
+            Some(calibration) => {
+                build.method.recapture(build.source, calibration, build.interrupt)?
+            }
+            None => None,
+        };
+        Ok(Self { build, recapture, group: None })
+    }
+
+    /// What `item` is fitted to; recaptured if it begins a new group of layers.
+    ///
+    /// # Errors
+    /// As [`Recapture::inputs`], or [`Error::Resume`] if a checkpoint is gone.
+    pub(crate) fn inputs(
+        &mut self,
+        item: &PlanItem,
+        work: &mut WorkFolder,
+        existing: Option<&ExistingOutput>,
+        finished: &BTreeMap<FfnTensor, Finished>,
+    ) -> Result<Option<&dyn Inputs>, Error> {
+        let Some(recapture) = &mut self.recapture else { return Ok(self.build.calibrated()) };
+        let every = recapture.every().max(1);
+        let group = item.tensor.layer / every;
+        if self.group.as_ref().is_none_or(|(known, _)| *known != group) {
+            work.commit()?;
+            let build = self.build;
+            let end = ((group + 1) * every).min(build.source.n_layers());
+            build.reporter.stage("running the model as coded so far", 0);
+            let mut decoded = |tensor| build.decoded(tensor, work, existing, finished);
+            let inputs = recapture.inputs(group * every..end, &mut decoded)?;
+            self.group = Some((group, inputs));
+        }
+        let (_, inputs) = self.group.as_ref().expect("just captured");
+        Ok(Some(inputs))
+    }
+}
+
+impl Build<'_> {
+    /// The calibration as a source of activations.
+    pub(crate) fn calibrated(&self) -> Option<&dyn Inputs> {
+        self.calibration.map(|c| c as &dyn Inputs)
+    }
+
+    /// The sidecars of a finished tensor, wherever they are.
+    ///
+    /// # Errors
+    /// [`Error::Resume`] if they are not there any more.
+    pub(crate) fn stored(
+        &self,
+        item: &PlanItem,
+        finished: &Finished,
+        work: &WorkFolder,
+        existing: Option<&ExistingOutput>,
+    ) -> Result<Vec<codec::Sidecar>, Error> {
+        match existing {
+            Some(output) if finished.in_output => {
+                output.sidecars(item.tensor, &item.sidecars).ok_or_else(|| Error::Resume {
+                    path: output.file().path().to_owned(),
+                    reason: format!("{} changed while it was being read", item.tensor),
+                })
+            }
+            _ => work.load(item.tensor, &item.sidecars),
+        }
+    }
+
+    /// What stands for `tensor` so far, if that is not its dense weight.
+    fn decoded(
+        &self,
+        tensor: FfnTensor,
+        work: &WorkFolder,
+        existing: Option<&ExistingOutput>,
+        finished: &BTreeMap<FfnTensor, Finished>,
+    ) -> Result<Option<Vec<f32>>, Error> {
+        let item = self.plan.items.iter().find(|item| item.tensor == tensor);
+        let coded = finished.get(&tensor).filter(|f| f.result.scheme.is_some());
+        let (Some(item), Some(coded)) = (item, coded) else { return Ok(None) };
+        let sidecars = self.stored(item, coded, work, existing)?;
+        let codec_error = |source| Error::Codec { tensor: tensor.weight(), source };
+        item.codec.decode(&sidecars, item.shape).map(Some).map_err(codec_error)
+    }
+}

@@ -1,0 +1,108 @@
+//! Tuning what has been coded as a whole, tensor beside tensor.
+
+use std::collections::BTreeMap;
+
+use codec::{FfnTensor, MatrixShape, Progress, Sidecar};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::build::{Build, Finished};
+use crate::existing::ExistingOutput;
+use crate::{BuildOptions, Encoder, Error, Origin, PlanItem, TensorResult, WorkFolder};
+
+/// A coded tensor that is to be tuned.
+pub struct Tunable {
+    /// Shape of the matrix.
+    pub shape: MatrixShape,
+    /// Its code.
+    pub sidecars: Vec<Sidecar>,
+}
+
+/// What tuning brought.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TuningReport {
+    /// Steps done.
+    pub steps: usize,
+    /// Kullback-Leibler divergence from the source model on held-out text before, nats per token.
+    pub divergence_before: f64,
+    /// The same afterwards; where it is not smaller, the codes were left as they were.
+    pub divergence_after: f64,
+}
+
+/// The same tensors with the same types and shapes, tuned.
+pub type Tuned = (BTreeMap<FfnTensor, Vec<Sidecar>>, TuningReport);
+
+impl Build<'_> {
+    /// Tunes all coded tensors of `finished` together, if the method does so and it has not been done.
+    ///
+    /// # Errors
+    /// As [`crate::Method::tune`], or [`Error::Resume`] where the output already holds some of them.
+    pub(crate) fn tune_all(
+        &self,
+        work: &mut WorkFolder,
+        existing: Option<&ExistingOutput>,
+        finished: &mut BTreeMap<FfnTensor, Finished>,
+    ) -> Result<(), Error> {
+        let Some(calibration) = self.calibration.filter(|_| self.method.tunes()) else {
+            return Ok(());
+        };
+        let coded: Vec<&PlanItem> = self
+            .plan
+            .items
+            .iter()
+            .filter(|item| finished[&item.tensor].result.scheme.is_some())
+            .collect();
+        if coded.iter().all(|item| finished[&item.tensor].result.tuned.is_some()) {
+            return Ok(());
+        }
+        if let Some(output) = existing.filter(|_| finished.values().any(|f| f.in_output)) {
+            return Err(Error::Resume {
+                path: output.file().path().to_owned(),
+                reason:
+                    "was tuned as a whole (--tune), no tensor can be added: start anew with --force"
+                        .to_owned(),
+            });
+        }
+        let load = |item: &&PlanItem| {
+            let sidecars = work.load(item.tensor, &item.sidecars)?;
+            Ok((item.tensor, Tunable { shape: item.shape, sidecars }))
+        };
+        let tunable = coded.iter().map(load).collect::<Result<_, Error>>()?;
+        let watch = (self.reporter, self.interrupt);
+        let (mut tuned, report) = self.method.tune(self.source, calibration, tunable, watch)?;
+        self.reporter.stage("measuring what was tuned", coded.len() as u64);
+        for item in coded {
+            let sidecars = tuned.remove(&item.tensor).expect("every tensor comes back");
+            let earlier = &finished[&item.tensor].result;
+            let result = self.tuned_result(item, earlier, sidecars.clone(), report)?;
+            work.save(item.tensor, &result, &sidecars)?;
+            finished
+                .insert(item.tensor, Finished { result, origin: Origin::Built, in_output: false });
+            self.reporter.advance(1);
+        }
+        work.commit()
+    }
+
+    /// Errors of a tuned tensor; what is known of its making comes from `earlier`.
+    fn tuned_result(
+        &self,
+        item: &PlanItem,
+        earlier: &TensorResult,
+        sidecars: Vec<Sidecar>,
+        report: TuningReport,
+    ) -> Result<TensorResult, Error> {
+        // Which tensors stay dense has been decided, and a code of the weights alone measured.
+        let options = BuildOptions { gap_tol: None, eval_plain: false, ..self.options.clone() };
+        let encoder = Encoder { options: &options, ..self.encoder(self.calibrated()) };
+        let mut result = encoder.measure(item, self.importance(item), sidecars)?;
+        let functional = |r: &TensorResult| r.metrics.and_then(|m| m.functional);
+        if let (Some(old), Some(metrics)) = (functional(earlier), &mut result.metrics) {
+            if let Some(new) = &mut metrics.functional {
+                (new.plain, new.shrink) = (old.plain, old.shrink);
+            }
+        }
+        result.seconds += earlier.seconds;
+        result.tuned = Some(report);
+        Ok(result)
+    }
+}

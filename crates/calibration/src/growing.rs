@@ -1,0 +1,117 @@
+//! What is known about an input while tokens come in.
+
+use codec::MatMul;
+
+use crate::{
+    CalibratedInput, Fitted, MomentScratch, PassageKind, Samples, SecondMoment, stratified,
+};
+
+/// How many tokens of each kind will come, and which of them are kept as samples.
+#[derive(Clone, Debug)]
+pub struct Sampling {
+    /// Ascending positions among the tokens of their kind.
+    positions: [Vec<u64>; 2],
+}
+
+impl Sampling {
+    /// At most `n_samples` of `n_fitted` tokens and `n_holdout` of `n_held_out`, as `seed` decides.
+    #[must_use]
+    pub fn new(
+        (n_fitted, n_samples): (u64, u64),
+        (n_held_out, n_holdout): (u64, u64),
+        seed: u64,
+    ) -> Self {
+        let fitted = stratified(n_fitted, n_samples, seed);
+        Self { positions: [fitted, stratified(n_held_out, n_holdout, !seed)] }
+    }
+
+    /// The samples among `n` tokens of `kind` from number `first` on, counted from there.
+    fn among(&self, kind: PassageKind, first: u64, n: u64) -> impl Iterator<Item = usize> {
+        let all = &self.positions[kind as usize];
+        let range = all.partition_point(|&t| t < first)..all.partition_point(|&t| t < first + n);
+        all[range].iter().map(move |t| (t - first) as usize)
+    }
+}
+
+/// A [`CalibratedInput`] that grows token by token.
+#[derive(Clone, Debug)]
+pub struct GrowingInput {
+    data: CalibratedInput,
+}
+
+impl GrowingInput {
+    /// Nothing known yet about inputs of `d` values, whose second moment is formed if `d` is at most
+    /// `max_moment_dim`.
+    ///
+    /// # Panics
+    /// If `d` is 0.
+    #[must_use]
+    pub fn new(d: usize, max_moment_dim: usize) -> Self {
+        let data = match d <= max_moment_dim {
+            true => CalibratedInput {
+                fitted: Fitted::Moment(SecondMoment::new(d)),
+                holdout_moment: Some(SecondMoment::new(d)),
+                holdout: Samples::new(d),
+            },
+            false => CalibratedInput {
+                fitted: Fitted::Samples(Samples::new(d)),
+                holdout_moment: None,
+                holdout: Samples::new(d),
+            },
+        };
+        Self { data }
+    }
+
+    /// Length of an input.
+    #[must_use]
+    pub fn d(&self) -> usize {
+        self.data.d()
+    }
+
+    /// Adds the tokens of `kind` from number `first` on; the floating point operations that it took.
+    ///
+    /// # Shapes
+    /// `rows`: [d, n], one row per token.
+    ///
+    /// # Panics
+    /// If `rows` does not hold whole rows.
+    pub fn add(
+        &mut self,
+        (kind, first): (PassageKind, u64),
+        rows: &[f32],
+        sampling: &Sampling,
+        mat_mul: &dyn MatMul,
+        scratch: &mut MomentScratch,
+    ) -> f64 {
+        let d = self.d();
+        let n = (rows.len() / d) as u64;
+        let (moment, samples) = self.parts(kind);
+        let mut flops = 0.0;
+        if let Some(moment) = moment {
+            moment.add(rows, mat_mul, scratch);
+            flops = SecondMoment::flops(d, n);
+        }
+        if let Some(samples) = samples {
+            for row in sampling.among(kind, first, n) {
+                samples.push(&rows[row * d..(row + 1) * d]);
+            }
+        }
+        flops
+    }
+
+    /// What grows with tokens of `kind`.
+    fn parts(&mut self, kind: PassageKind) -> (Option<&mut SecondMoment>, Option<&mut Samples>) {
+        let data = &mut self.data;
+        match (kind, &mut data.fitted) {
+            (PassageKind::HeldOut, _) => (data.holdout_moment.as_mut(), Some(&mut data.holdout)),
+            (PassageKind::Fitted, Fitted::Moment(moment)) => (Some(moment), None),
+            (PassageKind::Fitted, Fitted::Samples(samples)) => (None, Some(samples)),
+        }
+    }
+
+    /// Everything collected.
+    #[must_use]
+    pub fn finish(self) -> CalibratedInput {
+        self.data
+    }
+}

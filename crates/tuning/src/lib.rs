@@ -1,0 +1,22 @@
+//! The llama architecture with gradients, on the CPU, by candle.
+//!
+//! [`Llama`] runs a GGUF of that architecture layer by layer in F32. With it, dictionaries, row scales and
+//! exact weights of a coded model are tuned against the outputs of the model as it was ([`Tuner`]). The codes
+//! stay as they are.
+
+mod adam;
+mod attention;
+mod config;
+mod error;
+mod layer;
+mod llama;
+mod loss;
+mod parameters;
+mod stream;
+mod tuner;
+
+pub use config::Config;
+pub use error::TuningError;
+pub use llama::{FfnWeights, Llama};
+pub use stream::{Stream, Watch};
+pub use tuner::{TuneParams, TuneReport, Tuner};

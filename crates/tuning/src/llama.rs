@@ -1,0 +1,175 @@
+//! A model in memory, run layer by layer.
+
+use candle_core::{Device, Tensor};
+use codec::{FfnTensor, Target};
+use ggml::gguf::GgufFile;
+
+use crate::TuningError;
+use crate::config::Config;
+use crate::layer::{Layer, Rotation, linear, rms_norm};
+
+/// The FFN matrices of one layer, (outputs, inputs) in candle's order.
+#[derive(Clone)]
+pub struct FfnWeights {
+    /// `ffn_gate`.
+    pub gate: Tensor,
+    /// `ffn_up`.
+    pub up: Tensor,
+    /// `ffn_down`.
+    pub down: Tensor,
+}
+
+/// A model of the llama architecture in F32, without its FFN matrices.
+pub struct Llama {
+    pub(crate) config: Config,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) output_norm: Tensor,
+    /// (vocabulary, n_embd).
+    pub(crate) output: Tensor,
+    embedding: Tensor,
+}
+
+/// Tensors of a layer that are known here.
+const LAYER_TENSORS: [&str; 9] = [
+    "attn_norm",
+    "attn_q",
+    "attn_k",
+    "attn_v",
+    "attn_output",
+    "ffn_norm",
+    "ffn_gate",
+    "ffn_up",
+    "ffn_down",
+];
+
+impl FfnWeights {
+    /// Takes `dense`, [d_in, d_out], in place of one matrix.
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`] if it has another size.
+    pub fn replace(&mut self, target: Target, dense: Vec<f32>) -> Result<(), TuningError> {
+        let matrix = self.get_mut(target);
+        *matrix = Tensor::from_vec(dense, matrix.shape(), &Device::Cpu)?;
+        Ok(())
+    }
+
+    pub(crate) fn get_mut(&mut self, target: Target) -> &mut Tensor {
+        match target {
+            Target::Gate => &mut self.gate,
+            Target::Up => &mut self.up,
+            Target::Down => &mut self.down,
+        }
+    }
+
+    /// The same matrices, of which no gradients are kept.
+    pub(crate) fn detached(&self) -> Self {
+        Self { gate: self.gate.detach(), up: self.up.detach(), down: self.down.detach() }
+    }
+}
+
+impl Llama {
+    /// Loads everything but the FFN matrices.
+    ///
+    /// # Errors
+    /// [`TuningError::Unsupported`], [`TuningError::Gguf`] or [`TuningError::Compute`].
+    pub fn load(file: &GgufFile) -> Result<Self, TuningError> {
+        let config = Config::read(file)?;
+        check_tensors(file)?;
+        let layer = |n: usize| -> Result<Layer, TuningError> {
+            let get = |part: &str| tensor(file, &format!("blk.{n}.{part}.weight"));
+            Ok(Layer {
+                attn_norm: get("attn_norm")?,
+                q: get("attn_q")?,
+                k: get("attn_k")?,
+                v: get("attn_v")?,
+                output: get("attn_output")?,
+                ffn_norm: get("ffn_norm")?,
+            })
+        };
+        let layers = (0..config.n_layer).map(layer).collect::<Result<_, _>>()?;
+        let embedding = tensor(file, "token_embd.weight")?;
+        let output = match file.tensor("output.weight") {
+            Some(_) => tensor(file, "output.weight")?,
+            None => embedding.clone(),
+        };
+        let output_norm = tensor(file, "output_norm.weight")?;
+        Ok(Self { config, layers, output_norm, output, embedding })
+    }
+
+    /// The FFN matrices of layer `n` as they stand in `file`.
+    ///
+    /// # Errors
+    /// [`TuningError::Gguf`] or [`TuningError::Compute`].
+    pub fn ffn(file: &GgufFile, layer: usize) -> Result<FfnWeights, TuningError> {
+        let get = |target| tensor(file, &FfnTensor { layer, target }.weight());
+        Ok(FfnWeights { gate: get(Target::Gate)?, up: get(Target::Up)?, down: get(Target::Down)? })
+    }
+
+    /// Number of layers.
+    #[must_use]
+    pub fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The hidden state before the first layer, (tokens, n_embd).
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`], for tokens that the vocabulary does not have.
+    pub fn embed(&self, tokens: &[u32]) -> Result<Tensor, TuningError> {
+        Ok(self.embedding.index_select(&Tensor::new(tokens, &Device::Cpu)?, 0)?)
+    }
+
+    /// Logits after each of `tokens` with these FFN matrices, (tokens, vocabulary).
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`].
+    pub fn logits(&self, tokens: &[u32], ffn: &[FfnWeights]) -> Result<Tensor, TuningError> {
+        Ok(linear(&self.last_state(tokens, ffn)?, &self.output)?)
+    }
+
+    /// The hidden state after the last norm, (tokens, n_embd), without gradients.
+    pub(crate) fn last_state(
+        &self,
+        tokens: &[u32],
+        ffn: &[FfnWeights],
+    ) -> Result<Tensor, TuningError> {
+        let rotation = self.rotation(tokens.len())?;
+        let mut x = self.embed(tokens)?;
+        for (layer, ffn) in self.layers.iter().zip(ffn) {
+            x = layer.forward(&x, &ffn.detached(), &rotation, &self.config)?;
+        }
+        Ok(rms_norm(&x, &self.output_norm, self.config.rms_eps)?)
+    }
+
+    pub(crate) fn rotation(&self, tokens: usize) -> Result<Rotation, TuningError> {
+        let pairs = self.config.frequencies.len();
+        let angles =
+            (0..tokens).flat_map(|t| self.config.frequencies.iter().map(move |f| t as f32 * f));
+        let angles = Tensor::from_iter(angles, &Device::Cpu)?.reshape((tokens, pairs))?;
+        Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
+    }
+}
+
+/// Refuses layers that hold more than is computed here: biases, experts, further norms.
+fn check_tensors(file: &GgufFile) -> Result<(), TuningError> {
+    let known = |name: &str| match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
+        None => true,
+        Some((_, part)) => part.strip_suffix(".weight").is_some_and(|p| LAYER_TENSORS.contains(&p)),
+    };
+    match file.tensors().iter().find(|t| !known(t.name())) {
+        None => Ok(()),
+        Some(tensor) => Err(TuningError::Unsupported {
+            path: file.path().to_owned(),
+            reason: format!("has a tensor '{}'", tensor.name()),
+        }),
+    }
+}
+
+/// A tensor in F32; ggml's [d_in, d_out] is candle's (d_out, d_in).
+fn tensor(file: &GgufFile, name: &str) -> Result<Tensor, TuningError> {
+    let info = file.require_tensor(name)?;
+    let values = file.to_f32(info)?;
+    file.release(info);
+    let dims: Vec<usize> = info.dims().iter().rev().copied().collect();
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+}

@@ -1,0 +1,188 @@
+//! What needs the model itself: tuning a finished code, and recapturing activations on the way.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use ::tuning::{FfnWeights, Llama, Stream, TuneParams, Tuner, TuningError, Watch};
+use builder::progress::Eta;
+use builder::{
+    Decoded, Error, Interrupt, Recapture, Recaptured, Reporter, Source, Tunable, Tuned,
+    TuningReport,
+};
+use calibration::{Calibration, PassageKind, Sampling, passage_kind};
+use codec::{FfnTensor, Progress, Target};
+use ggml::MulMat;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use statecells::sections::SectionsParts;
+
+/// Held-out inputs kept one by one of every recaptured matrix.
+const HOLD_OUT_SAMPLES: u64 = 512;
+
+/// Contexts that tell whether tuning helped, at most.
+const MEASURED_CONTEXTS: usize = 12;
+
+/// The flag behind [`tune`].
+const TUNE: &str = "--tune";
+
+/// The flag behind [`Sequential`].
+const SEQUENTIAL: &str = "--sequential";
+
+fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
+    move |error| match error {
+        TuningError::Stopped => Error::Stopped,
+        other => Error::Method { flag, reason: other.to_string() },
+    }
+}
+
+/// The contexts of `kind` in `calibration`.
+fn contexts(
+    flag: &'static str,
+    calibration: &Calibration,
+    kind: PassageKind,
+) -> Result<Vec<Vec<u32>>, Error> {
+    let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
+    let found: Vec<Vec<u32>> = calibration.record().contexts(kind).map(unsigned).collect();
+    if found.is_empty() {
+        let reason = format!(
+            "{} does not hold the tokens it was made from: make it again with statecells-calib",
+            calibration.path().display()
+        );
+        return Err(Error::Method { flag, reason });
+    }
+    Ok(found)
+}
+
+/// Tunes `tensors` against the model in `source`; leaves them as they are if that does not help.
+///
+/// # Errors
+/// [`Error::Method`], [`Error::Codec`] or [`Error::Stopped`].
+pub fn tune(
+    params: TuneParams,
+    seed: u64,
+    (source, calibration): (&Source, &Calibration),
+    tensors: BTreeMap<FfnTensor, Tunable>,
+    (reporter, interrupt): (&Reporter, &Interrupt),
+) -> Result<Tuned, Error> {
+    let mut fitted = contexts(TUNE, calibration, PassageKind::Fitted)?;
+    fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+    let mut held_out = contexts(TUNE, calibration, PassageKind::HeldOut)?;
+    held_out.truncate(MEASURED_CONTEXTS);
+    let codec_error =
+        |tensor: FfnTensor| move |source| Error::Codec { tensor: tensor.weight(), source };
+    let mut parts = BTreeMap::new();
+    for (tensor, tunable) in &tensors {
+        let read = SectionsParts::read(&tunable.sidecars, tunable.shape);
+        parts.insert(*tensor, read.map_err(codec_error(*tensor))?);
+    }
+    let mut tuner = Tuner::new(source.file(), parts).map_err(failed(TUNE))?;
+    reporter.stage("tuning", params.steps as u64);
+    let mut eta = Eta::new(params.steps as u64);
+    let mut heard = |step: usize, loss: f64| {
+        reporter.advance(1);
+        let left = eta.advance(1);
+        let steps = params.steps;
+        reporter.line(&format!("tuning step {step} of {steps}: divergence {loss:.4}; ETA {left}"));
+        interrupt.is_set()
+    };
+    let report = tuner.run(params, &fitted, &held_out, &mut heard).map_err(failed(TUNE))?;
+    let summary = TuningReport {
+        steps: params.steps,
+        divergence_before: report.before,
+        divergence_after: report.after,
+    };
+    if report.after >= report.before {
+        return Ok((
+            tensors.into_iter().map(|(t, tunable)| (t, tunable.sidecars)).collect(),
+            summary,
+        ));
+    }
+    let tuned = tuner.into_parts().into_iter();
+    let tuned = tuned.map(|(t, parts)| Ok((t, parts.to_sidecars().map_err(codec_error(t))?)));
+    Ok((tuned.collect::<Result<_, Error>>()?, summary))
+}
+
+/// The model with its calibration text between two layers.
+pub struct Sequential<'a> {
+    every: usize,
+    source: &'a Source,
+    stream: Stream,
+    max_moment_dim: usize,
+    sampling: Sampling,
+    mul_mat: MulMat,
+    interrupt: &'a Interrupt,
+}
+
+impl<'a> Sequential<'a> {
+    /// Recaptures after every `every` layers, on the text behind `calibration`.
+    ///
+    /// # Errors
+    /// [`Error::Method`].
+    pub fn new(
+        every: usize,
+        (source, calibration): (&'a Source, &Calibration),
+        max_moment_dim: usize,
+        interrupt: &'a Interrupt,
+    ) -> Result<Self, Error> {
+        let record = calibration.record();
+        // Asked for their error: there are none without tokens.
+        contexts(SEQUENTIAL, calibration, PassageKind::Fitted)?;
+        let tokens = record.tokens.chunks_exact(record.n_ctx as usize).enumerate();
+        let contexts: Vec<(PassageKind, Vec<u32>)> = tokens
+            .map(|(i, c)| (passage_kind(i), c.iter().map(|t| t.unsigned_abs()).collect()))
+            .collect();
+        let model = Llama::load(source.file()).map_err(failed(SEQUENTIAL))?;
+        let stream = Stream::new(model, contexts.iter().map(|(kind, c)| (*kind, c.as_slice())));
+        Ok(Self {
+            every,
+            source,
+            stream: stream.map_err(failed(SEQUENTIAL))?,
+            max_moment_dim,
+            sampling: Sampling::new(
+                (record.n_fitted, record.n_fitted),
+                (record.n_held_out, HOLD_OUT_SAMPLES),
+                record.seed,
+            ),
+            mul_mat: MulMat::new(rayon::current_num_threads()),
+            interrupt,
+        })
+    }
+
+    /// The FFN of `layer` with what `decoded` puts in place of the source's matrices.
+    fn ffn(&self, layer: usize, decoded: &mut Decoded<'_>) -> Result<FfnWeights, Error> {
+        let mut ffn = Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL))?;
+        for target in Target::ALL {
+            if let Some(dense) = decoded(FfnTensor { layer, target })? {
+                ffn.replace(target, dense).map_err(failed(SEQUENTIAL))?;
+            }
+        }
+        Ok(ffn)
+    }
+}
+
+impl Recapture for Sequential<'_> {
+    fn every(&self) -> usize {
+        self.every
+    }
+
+    fn inputs(
+        &mut self,
+        layers: Range<usize>,
+        decoded: &mut Decoded<'_>,
+    ) -> Result<Recaptured, Error> {
+        let stop = || self.interrupt.is_set();
+        while self.stream.layer() < layers.start {
+            let ffn = self.ffn(self.stream.layer(), decoded)?;
+            self.stream.advance(&ffn, &stop).map_err(failed(SEQUENTIAL))?;
+        }
+        let dense = |layer| Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL));
+        let ffn: Vec<FfnWeights> = layers.map(dense).collect::<Result<_, _>>()?;
+        let watch = Watch {
+            max_moment_dim: self.max_moment_dim,
+            sampling: self.sampling.clone(),
+            mul_mat: &self.mul_mat,
+        };
+        self.stream.watch(&ffn, &watch, &stop).map_err(failed(SEQUENTIAL))
+    }
+}

@@ -1,0 +1,117 @@
+//! `--tune` and `--sequential`: steps that need the model itself.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use builder::report::BuildReport;
+use common::calibration::{Made, write_calibration};
+use common::{Fixture, fails, stdout, succeeds};
+use ggml::gguf::GgufFile;
+use test_models::Model;
+
+/// Coarse codes, so that tuning has something to do.
+const BUILD: &str = "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --calib calib.gguf";
+
+fn fixture_of(model: &Model) -> Fixture {
+    let fixture = Fixture::new(model);
+    // 40 contexts, a tenth of which is held out
+    let made = Made { n_fitted: 360, n_held_out: 40, with_tokens: true, ..Made::default() };
+    write_calibration(&fixture, "calib.gguf", made);
+    fixture
+}
+
+fn fixture() -> Fixture {
+    fixture_of(&Model::default())
+}
+
+fn build(fixture: &Fixture, output: &str, flags: &str) -> String {
+    stdout(&succeeds(&mut fixture.plain(&format!("{BUILD} -o {output} {flags}"))))
+}
+
+/// Data of all tensors whose names end in `suffix`.
+fn data(fixture: &Fixture, output: &str, suffix: &str) -> Vec<Vec<u8>> {
+    let file = GgufFile::open(&fixture.path(output)).unwrap();
+    let named = file.tensors().iter().filter(|t| t.name().ends_with(suffix));
+    named.map(|t| file.data(t).to_vec()).collect()
+}
+
+#[test]
+fn tuning_changes_values_and_no_codes_and_is_reported() {
+    let fixture = fixture();
+    build(&fixture, "plain.gguf", "--outliers 0.01");
+    let tune = "--outliers 0.01 --tune 20 --tune-rate 0.01 --report-json r.json";
+    let text = build(&fixture, "tuned.gguf", tune);
+    assert_eq!(data(&fixture, "plain.gguf", "codes"), data(&fixture, "tuned.gguf", "codes"));
+    let positions = "outlier_idx";
+    assert_eq!(data(&fixture, "plain.gguf", positions), data(&fixture, "tuned.gguf", positions));
+    for suffix in ["ffn_up.dict", "ffn_up.row_scale", "ffn_up.outlier_val"] {
+        let (plain, tuned) =
+            (data(&fixture, "plain.gguf", suffix), data(&fixture, "tuned.gguf", suffix));
+        assert!(plain.len() == 2 && plain.iter().zip(&tuned).all(|(a, b)| a != b), "{suffix}");
+    }
+    let report: BuildReport = serde_json::from_slice(&fixture.bytes("r.json")).unwrap();
+    let tuning = report.tuning.unwrap();
+    assert!(
+        tuning.steps == 20 && tuning.divergence_after < 0.97 * tuning.divergence_before,
+        "{tuning:?}"
+    );
+    assert!(text.contains("Tuned in 20 steps"), "{text}");
+    assert!(report.arguments["--tune"] == "20" && report.arguments["--tune-rate"] == "0.01");
+}
+
+#[test]
+fn threads_and_kills_do_not_change_the_bytes() {
+    let fixture = fixture();
+    let flags = "--tune 40 --sequential 1 --tune-contexts 2";
+    build(&fixture, "one.gguf", &format!("{flags} -t 1"));
+    build(&fixture, "two.gguf", &format!("{flags} -t 2"));
+    assert!(fixture.bytes("one.gguf") == fixture.bytes("two.gguf"));
+    let mut child = fixture
+        .plain(&format!("{BUILD} -o killed.gguf {flags} -t 1"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let reached = lines.map(Result::unwrap).any(|line| line.contains("tuning step 3 of 40"));
+    assert!(reached);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!fixture.path("killed.gguf").exists());
+    build(&fixture, "killed.gguf", &format!("{flags} -t 1 --resume"));
+    assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
+}
+
+#[test]
+fn recapturing_changes_what_later_layers_are_fitted_to() {
+    let fixture = fixture();
+    build(&fixture, "all.gguf", "--sequential 2");
+    build(&fixture, "each.gguf", "--sequential 1");
+    let codes = |output: &str| data(&fixture, output, "ffn_up.codes");
+    let (all, each) = (codes("all.gguf"), codes("each.gguf"));
+    assert!(all[0] == each[0] && all[1] != each[1]);
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_in_one_line() {
+    let fixture = fixture();
+    write_calibration(&fixture, "calib.gguf", Made::default());
+    let refused = |flags: &str, parts: &[&str]| {
+        let mut command = fixture.plain(&format!("{BUILD} -o out.gguf --force {flags}"));
+        let output = command.output().unwrap();
+        let text = common::stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        let last = text.lines().last().unwrap();
+        assert!(parts.iter().all(|part| last.contains(part)), "{text}");
+        assert!(!fixture.path("out.gguf").exists());
+    };
+    refused("--sequential 1", &["--sequential: ", "calib.gguf", "statecells-calib"]);
+    refused("--tune 1", &["--tune: ", "calib.gguf", "statecells-calib"]);
+    let arcee = fixture_of(&Model { has_gate: false, ..Model::default() });
+    let mut command = arcee.plain(&format!("{BUILD} -o out.gguf --sequential 1"));
+    fails(&mut command, 1, &["--sequential: ", "model.gguf", "arcee"]);
+    let usage = fixture.plain("-i model.gguf -o out.gguf --scheme sections --tune 3").output();
+    assert_eq!(usage.unwrap().status.code(), Some(2));
+}
