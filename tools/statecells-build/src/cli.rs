@@ -20,6 +20,9 @@ static VERSION: LazyLock<String> =
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
 
 /// The same for the scheme `sections`.
+/// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
+const OUTLIERS: f64 = 0.001;
+
 static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
 static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 
@@ -31,9 +34,9 @@ Examples:
     statecells-build -i model.gguf -o coded.gguf --imatrix imatrix.gguf --report-json report.json
   Fit to real activations, for the best quality at this size:
     statecells-calib -m model.gguf -f text.txt -o calib.gguf
-    statecells-build -i model.gguf -o coded.gguf --scheme sections --calib calib.gguf
+    statecells-build -i model.gguf -o coded.gguf --calib calib.gguf
   The same at 40 % less than Q5_K_M takes, shared out by what each tensor needs:
-    statecells-build -i model.gguf -o coded.gguf --scheme sections --calib calib.gguf --target-saving 0.4
+    statecells-build -i model.gguf -o coded.gguf --calib calib.gguf --target-saving 0.4
   Try three layers first, then grow the same file to all of them:
     statecells-build -i model.gguf -o coded.gguf --layers 6-8
     statecells-build -i model.gguf -o coded.gguf --resume
@@ -90,18 +93,18 @@ pub struct Files {
 /// How rows are written as sums of atoms.
 #[derive(Debug, Args)]
 pub struct SchemeFlags {
-    /// What is stored. One dictionary over the whole input, and for a row the numbers of k atoms with
+    /// What is stored. Blocks of 8 inputs, each the sum of one of 16 atoms from each of S sections
+    /// (sections). Or one dictionary over the whole input, and for a row the numbers of k atoms with
     /// their signs (sign), signs and one scale for the row (sign+row_scale), or one coefficient per atom
-    /// (sign+vals). Or blocks of 8 inputs, each the sum of one of 16 atoms from each of S sections
-    /// (sections: far better at the same size)
-    #[arg(long, default_value_t = Scheme::SignRowScale, value_parser = scheme_parser())]
+    /// (sign+vals): far worse at the same size
+    #[arg(long, default_value_t = Scheme::Sections, value_parser = scheme_parser())]
     pub scheme: Scheme,
 
     /// Short for --scheme sign+vals
     #[arg(long, conflicts_with_all = ["scheme", "row_scale", "no_vals"])]
     pub vals: bool,
 
-    /// No coefficients: short for the default, or with --no-row-scale for --scheme sign
+    /// No coefficients: short for --scheme sign+row_scale, or with --no-row-scale for --scheme sign
     #[arg(long, conflicts_with = "scheme")]
     pub no_vals: bool,
 
@@ -216,7 +219,7 @@ pub struct SectionsFlags {
 
     /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
     /// sum of atoms reaches
-    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.outlier_share)]
+    #[arg(long, value_name = "SHARE", default_value_t = OUTLIERS)]
     pub outliers: f64,
 
     /// What is added to the diagonal of a second moment, as a share of its mean, so that it can be

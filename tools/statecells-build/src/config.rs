@@ -73,7 +73,14 @@ fn check_sensitivity(cli: &Cli) -> Result<(), Error> {
 /// A usage error that names the flag.
 pub fn check(cli: &Cli) -> Result<(), clap::Error> {
     let flags = &cli.sections;
-    let is_sections = !cli.scheme.vals && cli.scheme.scheme == Scheme::Sections;
+    let is_sections = scheme(&cli.scheme) == Scheme::Sections;
+    let dict = &cli.dict;
+    let atoms = [dict.dict_m, dict.dict_m_gate, dict.dict_m_up, dict.dict_m_down];
+    if is_sections && atoms.iter().any(Option::is_some) {
+        let message =
+            "--dict-M is for one dictionary over the whole input: add --scheme sign+row_scale";
+        return Err(Cli::command().error(ErrorKind::ArgumentConflict, message));
+    }
     let given = [("--bpw", flags.bpw), ("--target-saving", flags.target_saving)];
     match given.into_iter().find(|(_, value)| value.is_some()) {
         Some((flag, _)) if !is_sections => Err(Cli::command().error(
@@ -129,10 +136,13 @@ fn budget(flags: &SectionsFlags) -> Result<Option<(Budget, Sensitivity)>, Error>
 
 /// The scheme behind `--scheme` and its shorthands.
 fn scheme(flags: &SchemeFlags) -> Scheme {
-    match (flags.vals, flags.no_row_scale) {
-        (true, _) => Scheme::SignVals,
-        (false, true) => Scheme::Sign,
-        (false, false) => flags.scheme,
+    match flags {
+        SchemeFlags { vals: true, .. } => Scheme::SignVals,
+        SchemeFlags { no_row_scale: true, .. } => Scheme::Sign,
+        SchemeFlags { row_scale: true, .. } | SchemeFlags { no_vals: true, .. } => {
+            Scheme::SignRowScale
+        }
+        _ => flags.scheme,
     }
 }
 
@@ -175,7 +185,7 @@ mod tests {
     #[test]
     fn shorthands_name_schemes() {
         let cases = [
-            ("", Scheme::SignRowScale),
+            ("", Scheme::Sections),
             ("--scheme sign", Scheme::Sign),
             ("--vals", Scheme::SignVals),
             ("--no-vals", Scheme::SignRowScale),
@@ -217,12 +227,13 @@ mod tests {
 
     #[test]
     fn flags_for_a_target_win() {
-        let arguments =
-            parse("--dict-M 512 --dict-M-down 128 --dict-k-up 9").unwrap().arguments(None);
+        let arguments = parse("--row-scale --dict-M 512 --dict-M-down 128 --dict-k-up 9")
+            .unwrap()
+            .arguments(None);
         let value = |name: &str| arguments[name].as_str();
         assert_eq!((value("--dict-M-gate"), value("--dict-M-down")), ("512", "128"));
         assert_eq!((value("--dict-k-gate"), value("--dict-k-up")), ("32", "9"));
-        assert_eq!(parse("").unwrap().arguments(None)["--dict-M-up"], "auto");
+        assert_eq!(parse("--row-scale").unwrap().arguments(None)["--dict-M-up"], "auto");
     }
 
     #[test]

@@ -118,7 +118,7 @@ fn rejects_sizes_that_do_not_fit() {
         ("--layers 2", ["--layers 2", "numbered 0 to 1"]),
         ("--layers 0,1-7", ["--layers 0,1-7", "2 layers"]),
     ] {
-        let words = format!("{BUILD} {flags}");
+        let words = format!("{BUILD} --row-scale {flags}");
         let mut command = fixture.plain(&words);
         if !flags.contains("--dict-M 3") {
             command.args(["--dict-M", "24"]);
@@ -303,7 +303,7 @@ fn with_file_limit(fixture: &Fixture, kib: u64, flags: &str) -> Command {
     let mut command = Command::new("bash");
     let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\"");
     command.current_dir(fixture.dir()).args(["-c", &script]).arg(program);
-    command.args(flags.split_whitespace()).args(common::QUICK).args(["-t", "1"]);
+    command.args(flags.split_whitespace()).arg("--row-scale").args(common::QUICK).args(["-t", "1"]);
     command
 }
 
@@ -338,7 +338,9 @@ fn a_disk_without_room_is_refused_before_the_work() {
     let mut command = Command::new("unshare");
     command.args(["-rm", "bash", "-c", script]);
     command.arg(assert_cmd::cargo::cargo_bin!("statecells-build")).current_dir(fixture.dir());
-    command.args("-i model.gguf -o disk/out.gguf --dict-M 24 --dict-k 4".split_whitespace());
+    command.args(
+        "-i model.gguf -o disk/out.gguf --row-scale --dict-M 24 --dict-k 4".split_whitespace(),
+    );
     match command.output() {
         Ok(output) if output.status.code() == Some(1) && stderr(&output).contains("statecells") => {
             let text = stderr(&output);

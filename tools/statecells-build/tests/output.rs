@@ -192,7 +192,8 @@ fn dense_weights_stay_on_request() {
 fn a_dry_run_writes_nothing_and_says_what_a_build_will_need() {
     let fixture = Fixture::small();
     let flags: Vec<&str> = QUICK.to_vec();
-    let dry = succeeds(fixture.plain("-i model.gguf --dry-run --layers 0").args(&flags));
+    let dry =
+        succeeds(fixture.plain("-i model.gguf --dry-run --layers 0 --row-scale").args(&flags));
     assert_eq!(fixture.names(), ["model.gguf"]);
     fixture.build("out.gguf", "--layers 0 --report-json report.json");
     let (text, report) = (stdout(&dry), report(&fixture, "report.json"));

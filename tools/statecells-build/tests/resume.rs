@@ -111,8 +111,8 @@ fn a_signal_finishes_the_tensor_in_hand_and_says_how_to_go_on() {
 #[test]
 fn a_second_signal_stops_at_once() {
     let fixture = Fixture::new(&Model { n_embd: 512, n_ff: 2048, ..Model::default() });
-    let mut command =
-        fixture.plain("-i model.gguf -o out.gguf --dict-M 512 --dict-k 64 --encoder omp -t 1");
+    let mut command = fixture
+        .plain("-i model.gguf -o out.gguf --row-scale --dict-M 512 --dict-k 64 --encoder omp -t 1");
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let start = Instant::now();
     while !fixture.path(WORK).exists() {

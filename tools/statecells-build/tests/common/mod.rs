@@ -57,10 +57,17 @@ impl Fixture {
         command
     }
 
-    /// The program on one thread with [`QUICK`] and further flags.
+    /// The program on one thread with [`QUICK`] and further flags, by default with the scheme `sign+row_scale`.
     pub fn quick(&self, flags: &str) -> Command {
         let mut command = self.plain(flags);
-        command.args(QUICK);
+        let names_scheme = ["--scheme", "--vals", "--no-vals", "--row-scale", "--no-row-scale"];
+        if !names_scheme.iter().any(|flag| flags.contains(flag)) {
+            command.arg("--row-scale");
+        }
+        // A dictionary of atoms over the whole input is a contradiction to sections.
+        if !flags.contains("--scheme sections") {
+            command.args(QUICK);
+        }
         if !flags.contains("-t ") {
             command.args(["-t", "1"]);
         }
