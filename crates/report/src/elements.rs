@@ -25,6 +25,12 @@ impl Outcome {
         if passed { Self::Pass } else { Self::Fail }
     }
 
+    /// Pass or fail, or unknown for `None`.
+    #[must_use]
+    pub fn from_option(passed: Option<bool>) -> Self {
+        passed.map_or(Self::Unknown, Self::of)
+    }
+
     fn class(self) -> &'static str {
         match self {
             Self::Pass => "pass",
