@@ -87,7 +87,14 @@ impl Cache {
     ///
     /// # Errors
     /// [`Error::Builder`] if it cannot be written.
-    pub fn keep<T: Serialize>(&self, name: &str, key: &Key, value: T, log: String, seconds: f64) -> Result<Entry<T>, Error> {
+    pub fn keep<T: Serialize>(
+        &self,
+        name: &str,
+        key: &Key,
+        value: T,
+        log: String,
+        seconds: f64,
+    ) -> Result<Entry<T>, Error> {
         let entry = Entry { key: key.0.clone(), value, log, seconds };
         let text = serde_json::to_vec_pretty(&entry).expect("measurements are plain data");
         files::write_atomically(&self.path(name, key), &text)?;

@@ -11,13 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::cache::Key;
 use crate::error::io;
-use crate::logs::{BenchRun, Divergence, Perplexity, parse_bench, parse_divergence, parse_perplexity};
+use crate::logs::{
+    BenchRun, Divergence, Perplexity, parse_bench, parse_divergence, parse_perplexity,
+};
 use crate::machine::{self, Machine};
 use crate::measured::Measured;
 use crate::memory;
 use crate::options::{Options, Part};
 use crate::qa::{self, Answers, QaReport};
-use crate::report::{EVALUATION_VERSION, EvaluationReport, FileId, FileReport, Role, Settings, Speed, Summary};
+use crate::report::{
+    EVALUATION_VERSION, EvaluationReport, FileId, FileReport, Role, Settings, Speed, Summary,
+};
 use crate::run::read_lossy;
 use crate::server::Server;
 use crate::session::{QUANTIZE_UNITS, Session, Subject, Task, qa_units, round_units};
@@ -47,8 +51,18 @@ fn run(session: &mut Session<'_>, machine: Machine) -> Result<EvaluationReport, 
     let options = session.options;
     let mut files = session.given_files();
     let mut subjects = vec![
-        Subject { key: "base".into(), path: Some(options.base.clone()), identity: session.base_sha256.clone(), coded: false },
-        Subject { key: "statecells".into(), path: Some(options.coded.clone()), identity: session.coded_sha256.clone(), coded: true },
+        Subject {
+            key: "base".into(),
+            path: Some(options.base.clone()),
+            identity: session.base_sha256.clone(),
+            coded: false,
+        },
+        Subject {
+            key: "statecells".into(),
+            path: Some(options.coded.clone()),
+            identity: session.coded_sha256.clone(),
+            coded: true,
+        },
     ];
     let variants = options.variants();
     for variant in &variants {
@@ -100,15 +114,19 @@ impl Session<'_> {
     fn variant_identity(&self, variant: Variant) -> Result<String, Error> {
         let rules = variant.rules(&self.base, self.base_inspection.n_layers)?;
         let program = self.program_sha256("llama-quantize")?;
-        Ok(Key::of([&self.base_sha256, &program, variant.mix.name(), &variant.key(), &rules]).text().to_owned())
+        Ok(Key::of([&self.base_sha256, &program, variant.mix.name(), &variant.key(), &rules])
+            .text()
+            .to_owned())
     }
 
     /// Key of a run of llama-perplexity.
     fn text_key(&self, kind: &str, subject: &Subject) -> Result<Key, Error> {
         let program = self.program_sha256("llama-perplexity")?;
-        let numbers = [self.options.n_ctx, self.chunks, self.options.n_threads].map(|n| n.to_string());
+        let numbers =
+            [self.options.n_ctx, self.chunks, self.options.n_threads].map(|n| n.to_string());
         let flags = self.options.cache_flags().join(" ");
-        let parts = [kind, &program, &subject.identity, &self.base_sha256, &self.text_sha256, &flags];
+        let parts =
+            [kind, &program, &subject.identity, &self.base_sha256, &self.text_sha256, &flags];
         Ok(Key::of(parts.into_iter().chain(numbers.iter().map(String::as_str))))
     }
 
@@ -121,18 +139,33 @@ impl Session<'_> {
     fn text_arguments(&self, path: &Path, coded: bool) -> Vec<OsString> {
         let mut arguments = self.model_flags(path, coded);
         arguments.extend(["-f".into(), self.options.text.clone().into_os_string()]);
-        let numbers = ["-c", &self.options.n_ctx.to_string(), "--chunks", &self.chunks.to_string(), "-fit", "off"].map(OsString::from);
+        let numbers = [
+            "-c",
+            &self.options.n_ctx.to_string(),
+            "--chunks",
+            &self.chunks.to_string(),
+            "-fit",
+            "off",
+        ]
+        .map(OsString::from);
         arguments.extend(numbers);
         arguments
     }
 
     /// Perplexity of base and compressed file; the base's run also stores its logits.
-    fn perplexities(&mut self, files: &mut [FileReport], subjects: &[Subject]) -> Result<(), Error> {
+    fn perplexities(
+        &mut self,
+        files: &mut [FileReport],
+        subjects: &[Subject],
+    ) -> Result<(), Error> {
         let logits = self.logits(subjects)?;
         let mut pending = false;
         for subject in &subjects[1..] {
             let key = self.text_key("divergence", subject)?;
-            pending |= self.cache.find::<Divergence>(&format!("divergence-{}", subject.key), &key).is_none();
+            pending |= self
+                .cache
+                .find::<Divergence>(&format!("divergence-{}", subject.key), &key)
+                .is_none();
         }
         for (file, subject) in files.iter_mut().zip(subjects) {
             let path = subject.path.as_deref().expect("both are given");
@@ -144,17 +177,25 @@ impl Session<'_> {
             }
             let parse = |log: &str, _| {
                 if stores {
-                    fs::rename(&unfinished, &logits).map_err(io(&logits, "put the logits in place"))?;
+                    fs::rename(&unfinished, &logits)
+                        .map_err(io(&logits, "put the logits in place"))?;
                 }
                 parse_perplexity(log)
             };
             let task: Task<'_, Perplexity> = Task {
                 name: format!("perplexity-{}", subject.key),
-                title: format!("{}: perplexity, {} chunks of {} tokens", file.label, self.chunks, self.options.n_ctx),
+                title: format!(
+                    "{}: perplexity, {} chunks of {} tokens",
+                    file.label, self.chunks, self.options.n_ctx
+                ),
                 key: self.text_key("perplexity", subject)?,
                 units: self.text_units(),
                 reuse: !stores || logits.is_file(),
-                job: self.job("llama-perplexity", arguments, &format!("perplexity_{}.log", subject.key))?,
+                job: self.job(
+                    "llama-perplexity",
+                    arguments,
+                    &format!("perplexity_{}.log", subject.key),
+                )?,
                 parse: &parse,
             };
             file.perplexity = Some(self.measure(task)?);
@@ -172,17 +213,23 @@ impl Session<'_> {
         let rules = output.with_extension("rules");
         let n_layers = self.base_inspection.n_layers;
         fs::write(&rules, variant.rules(&self.base, n_layers)?).map_err(io(&rules, "write"))?;
-        let arguments = variant.arguments(&self.options.base, &unfinished, &rules, self.options.n_threads);
-        let (name, key) = (format!("sizes-{}", subject.key), Key::of(["sizes", &subject.identity, &self.options.cache_flags().join(" ")]));
+        let arguments =
+            variant.arguments(&self.options.base, &unfinished, &rules, self.options.n_threads);
+        let (name, key) = (
+            format!("sizes-{}", subject.key),
+            Key::of(["sizes", &subject.identity, &self.options.cache_flags().join(" ")]),
+        );
         let known = self.cache.find::<Made>(&name, &key).map(|e| e.value.sha256);
         let is_there = known.is_some() && output.is_file() && inputs::sha256(&output).ok() == known;
         let (options, base) = (self.options, GgufFile::open(&self.options.base)?);
         let parse = |_: &str, _| {
             let made = Made::of(variant, &unfinished, &base, n_layers, options.kv)?;
-            fs::rename(&unfinished, &output).map_err(io(&output, "put the finished file in place"))?;
+            fs::rename(&unfinished, &output)
+                .map_err(io(&output, "put the finished file in place"))?;
             Ok(made)
         };
-        let job = self.job("llama-quantize", arguments, &format!("quantize_{}.log", subject.key))?;
+        let job =
+            self.job("llama-quantize", arguments, &format!("quantize_{}.log", subject.key))?;
         let task: Task<'_, Made> = Task {
             name,
             title: format!("{}: requantizing the base", variant.label()),
@@ -202,7 +249,8 @@ impl Session<'_> {
     /// Whether something of `subject` is still to be measured.
     fn needs_file(&self, subject: &Subject) -> Result<bool, Error> {
         let key = self.text_key("divergence", subject)?;
-        let has_divergence = self.cache.find::<Divergence>(&format!("divergence-{}", subject.key), &key).is_some();
+        let has_divergence =
+            self.cache.find::<Divergence>(&format!("divergence-{}", subject.key), &key).is_some();
         // Speeds are measured together or not at all; looking for them needs all files.
         Ok(!has_divergence || self.options.wants(Part::Speed))
     }
@@ -213,14 +261,22 @@ impl Session<'_> {
         for (file, subject) in files.iter_mut().zip(subjects).skip(1) {
             let path = subject.path.clone().unwrap_or_default();
             let mut arguments = self.text_arguments(&path, subject.coded);
-            arguments.extend(["--kl-divergence".into(), "--kl-divergence-base".into(), logits.clone().into()]);
+            arguments.extend([
+                "--kl-divergence".into(),
+                "--kl-divergence-base".into(),
+                logits.clone().into(),
+            ]);
             let task: Task<'_, Divergence> = Task {
                 name: format!("divergence-{}", subject.key),
                 title: format!("{}: divergence from the base", file.label),
                 key: self.text_key("divergence", subject)?,
                 units: self.text_units(),
                 reuse: true,
-                job: self.job("llama-perplexity", arguments, &format!("divergence_{}.log", subject.key))?,
+                job: self.job(
+                    "llama-perplexity",
+                    arguments,
+                    &format!("divergence_{}.log", subject.key),
+                )?,
                 parse: &|log, _| parse_divergence(log),
             };
             let known = self.cache.find::<Divergence>(&task.name, &task.key).is_some();
@@ -229,7 +285,11 @@ impl Session<'_> {
             } else {
                 self.progress.begin(&task.title);
                 self.progress.end(task.units, true);
-                let reason = if subject.path.is_some() { "there are no logits of the base" } else { "there is no file" };
+                let reason = if subject.path.is_some() {
+                    "there are no logits of the base"
+                } else {
+                    "there is no file"
+                };
                 Measured::failed(reason)
             });
         }
@@ -239,7 +299,11 @@ impl Session<'_> {
     /// Speed of all files, in turn: what changes on the machine meanwhile meets all alike.
     fn speeds(&mut self, files: &mut [FileReport], subjects: &[Subject]) -> Result<(), Error> {
         let units = (self.options.rounds * subjects.len()) as u64 * round_units(self.options);
-        self.progress.begin(&format!("speed: {} rounds over {} files in turn", self.options.rounds, subjects.len()));
+        self.progress.begin(&format!(
+            "speed: {} rounds over {} files in turn",
+            self.options.rounds,
+            subjects.len()
+        ));
         let key = self.speed_key(subjects)?;
         let log = self.options.outdir.join("speed.log");
         if let Some(entry) = self.cache.find::<BTreeMap<String, Speeds>>("speed", &key) {
@@ -261,7 +325,8 @@ impl Session<'_> {
                     self.bench(subject, speeds, &mut raw)?;
                 }
                 let done = round * subjects.len() + i + 1;
-                self.progress.part(units, done as f64 / (self.options.rounds * subjects.len()) as f64);
+                self.progress
+                    .part(units, done as f64 / (self.options.rounds * subjects.len()) as f64);
             }
         }
         self.progress.end(units, false);
@@ -282,7 +347,8 @@ impl Session<'_> {
 
     fn speed_key(&self, subjects: &[Subject]) -> Result<Key, Error> {
         let o = self.options;
-        let numbers = [o.rounds, o.prompt_tokens, o.generation_tokens, o.n_threads].map(|n| n.to_string());
+        let numbers =
+            [o.rounds, o.prompt_tokens, o.generation_tokens, o.n_threads].map(|n| n.to_string());
         let mut parts = vec![self.program_sha256("llama-bench")?, o.cache_flags().join(" ")];
         parts.extend(numbers);
         parts.extend(subjects.iter().map(|s| s.identity.clone()));
@@ -290,14 +356,29 @@ impl Session<'_> {
     }
 
     /// One round of one file.
-    fn bench(&mut self, subject: &Subject, speeds: &mut Speeds, raw: &mut String) -> Result<(), Error> {
+    fn bench(
+        &mut self,
+        subject: &Subject,
+        speeds: &mut Speeds,
+        raw: &mut String,
+    ) -> Result<(), Error> {
         let Some(path) = &subject.path else {
             speeds.failure = Some("there is no file".to_owned());
             return Ok(());
         };
         let o = self.options;
         let mut arguments = self.model_flags(path, subject.coded);
-        let tests = ["-p", &o.prompt_tokens.to_string(), "-n", &o.generation_tokens.to_string(), "-r", "1", "-o", "json"].map(OsString::from);
+        let tests = [
+            "-p",
+            &o.prompt_tokens.to_string(),
+            "-n",
+            &o.generation_tokens.to_string(),
+            "-r",
+            "1",
+            "-o",
+            "json",
+        ]
+        .map(OsString::from);
         arguments.extend(tests);
         let mut job = self.job("llama-bench", arguments, &format!("speed_{}.log", subject.key))?;
         let stdout = o.outdir.join(format!("speed_{}.json.tmp", subject.key));
@@ -305,7 +386,11 @@ impl Session<'_> {
         let ran = job.run(self.interrupt, |_| ());
         let output = read_lossy(&stdout);
         let _ = fs::remove_file(&stdout);
-        raw.push_str(&format!("# {}\n{}{output}\n", job.command_line().join(" "), read_lossy(&job.log)));
+        raw.push_str(&format!(
+            "# {}\n{}{output}\n",
+            job.command_line().join(" "),
+            read_lossy(&job.log)
+        ));
         speeds.command = job.command_line();
         match ran.and_then(|usage| Ok((usage, parse_bench(&output)?))) {
             Ok((usage, BenchRun { prompt, generation })) => {
@@ -336,7 +421,11 @@ impl Session<'_> {
                 command: coded.command,
                 ..Measured::of(QaReport::new(&self.options.pack, &a, &b))
             },
-            _ => Measured { log: coded.log, command: coded.command, ..Measured::failed(failure.unwrap_or_default()) },
+            _ => Measured {
+                log: coded.log,
+                command: coded.command,
+                ..Measured::failed(failure.unwrap_or_default())
+            },
         })
     }
 
@@ -344,14 +433,27 @@ impl Session<'_> {
         let (units, name) = (qa_units(self.options), format!("qa-{}", subject.key));
         let log = format!("qa_{}.log", subject.key);
         let log_path = self.options.outdir.join(&log);
-        self.progress.begin(&format!("{}: {} prompts", subject.key, self.options.pack.prompts.len()));
-        let mut parts = vec![self.program_sha256("llama-server")?, subject.identity.clone(), self.options.cache_flags().join(" ")];
+        self.progress.begin(&format!(
+            "{}: {} prompts",
+            subject.key,
+            self.options.pack.prompts.len()
+        ));
+        let mut parts = vec![
+            self.program_sha256("llama-server")?,
+            subject.identity.clone(),
+            self.options.cache_flags().join(" "),
+        ];
         parts.extend([self.options.n_threads.to_string(), format!("{:?}", self.options.pack)]);
         let key = Key::of(parts);
         if let Some(entry) = self.cache.find::<Answers>(&name, &key) {
             let _ = fs::write(&log_path, &entry.log);
             self.progress.end(units, true);
-            return Ok(Measured { log: Some(log), seconds: entry.seconds, reused: true, ..Measured::of(entry.value) });
+            return Ok(Measured {
+                log: Some(log),
+                seconds: entry.seconds,
+                reused: true,
+                ..Measured::of(entry.value)
+            });
         }
         let path = subject.path.clone().expect("both are given");
         let mut arguments = self.model_flags(&path, subject.coded);
@@ -362,7 +464,8 @@ impl Session<'_> {
         let seconds = started.elapsed().as_secs_f64();
         match asked {
             Ok(answers) => {
-                let entry = self.cache.keep(&name, &key, answers, read_lossy(&log_path), seconds)?;
+                let entry =
+                    self.cache.keep(&name, &key, answers, read_lossy(&log_path), seconds)?;
                 Ok(Measured { log: Some(log), seconds, ..Measured::of(entry.value) })
             }
             Err(Error::Stopped) => Err(Error::Stopped),
@@ -402,7 +505,12 @@ impl Session<'_> {
         }
     }
 
-    fn report(&self, machine: Machine, files: Vec<FileReport>, qa: Option<Measured<QaReport>>) -> Result<EvaluationReport, Error> {
+    fn report(
+        &self,
+        machine: Machine,
+        files: Vec<FileReport>,
+        qa: Option<Measured<QaReport>>,
+    ) -> Result<EvaluationReport, Error> {
         let o = self.options;
         let find = |key: &str| files.iter().find(|f| f.key == key);
         let reference = find("ffn-Q5_K_M").expect("it is always measured");
@@ -462,9 +570,14 @@ impl Session<'_> {
                 quantized.join(", ")
             ));
         }
-        if self.options.wants(Part::Speed) && machine.load_at_start.is_some_and(|l| l > BUSY * machine.cores as f64) {
+        if self.options.wants(Part::Speed)
+            && machine.load_at_start.is_some_and(|l| l > BUSY * machine.cores as f64)
+        {
             let load = machine.load_at_start.unwrap_or_default();
-            say(format!("The machine was busy when the evaluation began (load {load:.1} on {} cores): the speeds say little.", machine.cores));
+            say(format!(
+                "The machine was busy when the evaluation began (load {load:.1} on {} cores): the speeds say little.",
+                machine.cores
+            ));
         }
         if self.chunks < FEW_CHUNKS {
             say(format!("{} chunks are few: see the standard errors.", self.chunks));
@@ -479,7 +592,8 @@ impl Session<'_> {
 /// Quantized types among the FFN matrices of the base.
 fn dense_types<'s>(session: &'s Session<'_>) -> Vec<&'s str> {
     let types = session.base_inspection.tensors.iter().filter_map(|t| t.dense_type.as_deref());
-    let mut quantized: Vec<&str> = types.filter(|t| !matches!(*t, "f32" | "f16" | "bf16")).collect();
+    let mut quantized: Vec<&str> =
+        types.filter(|t| !matches!(*t, "f32" | "f16" | "bf16")).collect();
     quantized.sort_unstable();
     quantized.dedup();
     quantized
@@ -518,6 +632,13 @@ impl Speeds {
     fn measured(self) -> Measured<Speed> {
         let Self { prompt, generation, peak_memory_bytes, seconds, failure, command } = self;
         let value = failure.is_none().then_some(Speed { prompt, generation, peak_memory_bytes });
-        Measured { value, failure, command, log: Some("speed.log".to_owned()), seconds, reused: false }
+        Measured {
+            value,
+            failure,
+            command,
+            log: Some("speed.log".to_owned()),
+            seconds,
+            reused: false,
+        }
     }
 }

@@ -79,7 +79,10 @@ pub fn vocabulary(path: &Path) -> Result<Model, Error> {
 pub fn tokens(model: &Model, path: &Path) -> Result<Vec<Token>, Error> {
     let bytes = std::fs::read(path).map_err(io(path, "read"))?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
-        let reason = format!("byte {} is not UTF-8: convert the text, for example with iconv", e.valid_up_to());
+        let reason = format!(
+            "byte {} is not UTF-8: convert the text, for example with iconv",
+            e.valid_up_to()
+        );
         Error::input(path, reason)
     })?;
     let mut all = calibration::capture::Text::new(model);
@@ -121,7 +124,13 @@ pub struct OverlapReport {
 #[must_use]
 pub fn overlap(sketch: &TextSketch, tokens: &[Token], source: String) -> OverlapReport {
     let Overlap { n_compared, n_shared } = sketch.overlap(tokens);
-    OverlapReport { source, run_tokens: calibration::SHINGLE_TOKENS, n_compared, n_shared, suspicious: n_shared > FEW }
+    OverlapReport {
+        source,
+        run_tokens: calibration::SHINGLE_TOKENS,
+        n_compared,
+        n_shared,
+        suspicious: n_shared > FEW,
+    }
 }
 
 /// The sketch that a coded file carries.
@@ -150,7 +159,10 @@ pub fn calibration_sketch(path: &Path, recorded: Option<&str>) -> Result<TextSke
     let calibration = Calibration::open(path)?;
     let found = sha256(path)?;
     if recorded.is_some_and(|r| r != found) {
-        return Err(Error::input(path, "is not the calibration that --sc was made with: leave out --calib, or give that one"));
+        return Err(Error::input(
+            path,
+            "is not the calibration that --sc was made with: leave out --calib, or give that one",
+        ));
     }
     Ok(calibration.record().sketch.clone())
 }
@@ -181,7 +193,10 @@ mod tests {
         let (a, b) = (write("a.gguf", 288), write("b.gguf", 290));
         assert!(check_vocabularies(&a, &a).is_ok());
         let text = check_vocabularies(&a, &b).unwrap_err().to_string();
-        assert!(text.contains("b.gguf") && text.contains("a.gguf") && text.contains("a list of 290"), "{text}");
+        assert!(
+            text.contains("b.gguf") && text.contains("a.gguf") && text.contains("a list of 290"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ impl Machine {
     #[must_use]
     pub fn here() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-        let cpu = field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
+        let cpu =
+            field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
         let memory = field(&read("/proc/meminfo"), "MemTotal");
         let kib = memory.and_then(|m| m.split_whitespace().next()?.parse::<u64>().ok());
         Self {
@@ -33,7 +34,10 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: kib.map(|k| 1024 * k),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
-            load_at_start: read("/proc/loadavg").split_whitespace().next().and_then(|l| l.parse().ok()),
+            load_at_start: read("/proc/loadavg")
+                .split_whitespace()
+                .next()
+                .and_then(|l| l.parse().ok()),
         }
     }
 }

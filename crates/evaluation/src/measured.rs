@@ -24,13 +24,27 @@ impl<T> Measured<T> {
     /// A measurement that failed for `reason`.
     #[must_use]
     pub fn failed(reason: impl Into<String>) -> Self {
-        Self { value: None, failure: Some(reason.into()), command: Vec::new(), log: None, seconds: 0.0, reused: false }
+        Self {
+            value: None,
+            failure: Some(reason.into()),
+            command: Vec::new(),
+            log: None,
+            seconds: 0.0,
+            reused: false,
+        }
     }
 
     /// A measurement without a program.
     #[must_use]
     pub fn of(value: T) -> Self {
-        Self { value: Some(value), failure: None, command: Vec::new(), log: None, seconds: 0.0, reused: false }
+        Self {
+            value: Some(value),
+            failure: None,
+            command: Vec::new(),
+            log: None,
+            seconds: 0.0,
+            reused: false,
+        }
     }
 
     /// The same with other figures.

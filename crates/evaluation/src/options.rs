@@ -100,7 +100,8 @@ impl Options {
                 mixes.push(*mix);
             }
         }
-        let mut all: Vec<Variant> = mixes.into_iter().map(|mix| Variant { mix, extent: Extent::Ffn }).collect();
+        let mut all: Vec<Variant> =
+            mixes.into_iter().map(|mix| Variant { mix, extent: Extent::Ffn }).collect();
         if self.wants(Part::Whole) {
             all.extend(self.against.iter().map(|mix| Variant { mix: *mix, extent: Extent::Whole }));
         }
@@ -112,7 +113,12 @@ impl Options {
         if self.kv == KvTypes::default() {
             return Vec::new();
         }
-        let mut flags = vec!["-ctk".to_owned(), self.kv.keys.to_string(), "-ctv".to_owned(), self.kv.values.to_string()];
+        let mut flags = vec![
+            "-ctk".to_owned(),
+            self.kv.keys.to_string(),
+            "-ctv".to_owned(),
+            self.kv.values.to_string(),
+        ];
         if self.kv.values.block_size() > 1 || self.kv.values != Type::F16 {
             flags.extend(["-fa".to_owned(), "on".to_owned()]);
         }

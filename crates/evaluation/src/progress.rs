@@ -46,7 +46,11 @@ impl Progress {
     /// `share` (0 to 1) of a step with `units` is done.
     pub fn part(&self, units: u64, share: f64) {
         if let Some(bar) = &self.bar {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of units")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share of units"
+            )]
             bar.set_position(self.done + (units as f64 * share.clamp(0.0, 1.0)) as u64);
         }
     }
@@ -77,7 +81,11 @@ impl Progress {
 
     /// `, about 3 min 05 s left`, once there is something to estimate from.
     fn left(&self) -> String {
-        let seconds = estimate(self.started.elapsed().as_secs_f64(), self.done - self.free, self.total - self.done.min(self.total));
+        let seconds = estimate(
+            self.started.elapsed().as_secs_f64(),
+            self.done - self.free,
+            self.total - self.done.min(self.total),
+        );
         seconds.map_or_else(String::new, |s| format!(", about {} left", duration(s)))
     }
 }

@@ -66,7 +66,8 @@ impl Matching {
             Self::Starts => answer.trim_start().strip_prefix(&expected).is_some_and(ends),
             Self::Contains => answer.match_indices(&expected).any(|(at, found)| {
                 let before = answer[..at].chars().next_back();
-                !(is_word(expected.chars().next()) && is_word(before)) && ends(&answer[at + found.len()..])
+                !(is_word(expected.chars().next()) && is_word(before))
+                    && ends(&answer[at + found.len()..])
             }),
         }
     }
@@ -93,11 +94,17 @@ impl Pack {
     }
 
     fn parse(text: &str, path: &Path) -> Result<Self, Error> {
-        let pack: Self =
-            serde_json::from_str(text).map_err(|e| Error::input(path, format!("no prompts: {e}")))?;
+        let pack: Self = serde_json::from_str(text)
+            .map_err(|e| Error::input(path, format!("no prompts: {e}")))?;
         let mut seen = std::collections::HashSet::new();
-        let flaw = match pack.prompts.iter().find(|p| p.expect.is_empty() || p.tokens == 0 || !seen.insert(&p.id)) {
-            _ if pack.version != PACK_VERSION => format!("version {}, this program knows {PACK_VERSION}", pack.version),
+        let flaw = match pack
+            .prompts
+            .iter()
+            .find(|p| p.expect.is_empty() || p.tokens == 0 || !seen.insert(&p.id))
+        {
+            _ if pack.version != PACK_VERSION => {
+                format!("version {}, this program knows {PACK_VERSION}", pack.version)
+            }
             _ if pack.prompts.is_empty() => "no prompts".to_owned(),
             Some(p) => format!("prompt '{}' has no answer, no tokens, or the id of another", p.id),
             None => return Ok(pack),
@@ -130,12 +137,19 @@ impl From<Completion> for Answer {
 ///
 /// # Errors
 /// Those of the server; [`Error::Stopped`].
-pub fn ask(server: &Server, pack: &Pack, has_template: bool, mut asked: impl FnMut(usize) -> bool) -> Result<Answers, Error> {
+pub fn ask(
+    server: &Server,
+    pack: &Pack,
+    has_template: bool,
+    mut asked: impl FnMut(usize) -> bool,
+) -> Result<Answers, Error> {
     let mut answers = Vec::with_capacity(pack.prompts.len());
     for prompt in &pack.prompts {
         let answer = match (prompt.chat, has_template) {
             (true, false) => None,
-            (true, true) => Some(server.complete(&server.chat_prompt(&prompt.prompt)?, prompt.tokens)?),
+            (true, true) => {
+                Some(server.complete(&server.chat_prompt(&prompt.prompt)?, prompt.tokens)?)
+            }
             (false, _) => Some(server.complete(&prompt.prompt, prompt.tokens)?),
         };
         answers.push(answer.map(Answer::from));
@@ -224,7 +238,15 @@ mod tests {
     use super::*;
 
     fn prompt(expect: &str, matching: Matching) -> Prompt {
-        Prompt { id: "a".into(), kind: "facts".into(), prompt: "p".into(), chat: false, tokens: 8, expect: vec![expect.into()], matching }
+        Prompt {
+            id: "a".into(),
+            kind: "facts".into(),
+            prompt: "p".into(),
+            chat: false,
+            tokens: 8,
+            expect: vec![expect.into()],
+            matching,
+        }
     }
 
     #[test]
@@ -240,11 +262,15 @@ mod tests {
     #[test]
     fn answers_are_compared_by_whole_words() {
         let starts = prompt("6", Matching::Starts);
-        for (answer, right) in [(" 6\n\nThe", true), ("6.", true), (" 60", false), (" it is 6", false), ("", false)] {
+        for (answer, right) in
+            [(" 6\n\nThe", true), ("6.", true), (" 60", false), (" it is 6", false), ("", false)]
+        {
             assert_eq!(starts.passes(answer), right, "{answer}");
         }
         let contains = prompt("Paris", Matching::Contains);
-        for (answer, right) in [("It is paris.", true), ("Parisian", false), ("comParis", false), ("Paris", true)] {
+        for (answer, right) in
+            [("It is paris.", true), ("Parisian", false), ("comParis", false), ("Paris", true)]
+        {
             assert_eq!(contains.passes(answer), right, "{answer}");
         }
         assert!(prompt(")", Matching::Starts).passes(" )x"));
@@ -252,22 +278,33 @@ mod tests {
 
     #[test]
     fn both_answers_are_compared_token_by_token() {
-        let pack = Pack { version: 1, prompts: vec![prompt("yes", Matching::Starts), prompt("x", Matching::Starts)] };
-        let answer = |content: &str, tokens: &[i64]| Some(Answer { content: content.into(), tokens: tokens.to_vec() });
+        let pack = Pack {
+            version: 1,
+            prompts: vec![prompt("yes", Matching::Starts), prompt("x", Matching::Starts)],
+        };
+        let answer = |content: &str, tokens: &[i64]| {
+            Some(Answer { content: content.into(), tokens: tokens.to_vec() })
+        };
         let base = Answers { answers: vec![answer("yes", &[1, 2, 3]), None] };
         let coded = Answers { answers: vec![answer("no", &[1, 2, 4]), None] };
         let report = QaReport::new(&pack, &base, &coded);
-        assert_eq!((report.n_asked, report.n_base, report.n_statecells, report.n_skipped), (1, 1, 0, 1));
+        assert_eq!(
+            (report.n_asked, report.n_base, report.n_statecells, report.n_skipped),
+            (1, 1, 0, 1)
+        );
         assert_eq!((report.prompts[0].same_tokens, report.prompts[0].differs), (2, true));
     }
 
     #[test]
     fn bad_packs_are_refused() {
         let path = Path::new("p.json");
-        let one = r#"{"id":"a","kind":"k","prompt":"p","tokens":1,"expect":["x"],"match":"starts"}"#;
+        let one =
+            r#"{"id":"a","kind":"k","prompt":"p","tokens":1,"expect":["x"],"match":"starts"}"#;
         assert!(Pack::parse(&format!(r#"{{"version":1,"prompts":[{one}]}}"#), path).is_ok());
         for text in [
-            "", "{}", r#"{"version":1,"prompts":[]}"#,
+            "",
+            "{}",
+            r#"{"version":1,"prompts":[]}"#,
             &format!(r#"{{"version":2,"prompts":[{one}]}}"#),
             &format!(r#"{{"version":1,"prompts":[{one},{one}]}}"#),
         ] {

@@ -161,6 +161,18 @@ impl EvaluationReport {
     pub fn file(&self, key: &str) -> Option<&FileReport> {
         self.files.iter().find(|f| f.key == key)
     }
+
+    /// Whether any measurement failed.
+    #[must_use]
+    pub fn has_failures(&self) -> bool {
+        let of_file = |f: &FileReport| {
+            f.sizes.failure.is_some()
+                || f.perplexity.as_ref().is_some_and(|m| m.failure.is_some())
+                || f.divergence.as_ref().is_some_and(|m| m.failure.is_some())
+                || f.speed.as_ref().is_some_and(|m| m.failure.is_some())
+        };
+        self.files.iter().any(of_file) || self.qa.as_ref().is_some_and(|q| q.failure.is_some())
+    }
 }
 
 impl FileReport {

@@ -41,7 +41,10 @@ impl Programs {
         if path.is_file() {
             return Ok(path);
         }
-        let reason = format!("not found in {}: build it with ./scripts/build-llama.sh, or name its folder with --bin-dir", self.folder.display());
+        let reason = format!(
+            "not found in {}: build it with ./scripts/build-llama.sh, or name its folder with --bin-dir",
+            self.folder.display()
+        );
         Err(Error::program(name, reason))
     }
 
@@ -87,7 +90,8 @@ impl Job {
     /// The command line.
     #[must_use]
     pub fn command_line(&self) -> Vec<String> {
-        let all = std::iter::once(self.program.as_os_str()).chain(self.arguments.iter().map(OsString::as_os_str));
+        let all = std::iter::once(self.program.as_os_str())
+            .chain(self.arguments.iter().map(OsString::as_os_str));
         all.map(|a| OsStr::to_string_lossy(a).into_owned()).collect()
     }
 
@@ -100,7 +104,10 @@ impl Job {
         let started = Instant::now();
         let child = self.spawn()?;
         let pid = rustix::process::Pid::from_child(&child);
-        let waiter = std::thread::spawn(move || { let mut child = child; child.wait4() });
+        let waiter = std::thread::spawn(move || {
+            let mut child = child;
+            child.wait4()
+        });
         let mut asked = false;
         while !waiter.is_finished() {
             std::thread::sleep(POLL);
@@ -112,11 +119,13 @@ impl Job {
             watch(&fs::read_to_string(&self.log).unwrap_or_default());
         }
         let ended = waiter.join().map_err(|_| Error::program(self.name, "its end was missed"))?;
-        let ended = ended.map_err(|e| Error::program(self.name, format!("cannot be waited for: {e}")))?;
+        let ended =
+            ended.map_err(|e| Error::program(self.name, format!("cannot be waited for: {e}")))?;
         if interrupt.is_set() {
             return Err(Error::Stopped);
         }
-        let usage = Usage { peak_bytes: ended.rusage.maxrss, seconds: started.elapsed().as_secs_f64() };
+        let usage =
+            Usage { peak_bytes: ended.rusage.maxrss, seconds: started.elapsed().as_secs_f64() };
         if ended.status.success() { Ok(usage) } else { Err(self.failure(ended.status)) }
     }
 
@@ -187,7 +196,13 @@ mod tests {
         let text = failed.run(&Interrupt::default(), |_| ()).unwrap_err().to_string();
         assert!(text.starts_with("sh: exit status: 3: error: no model (log: "), "{text}");
         let missing = Job { program: "/no/program".into(), ..failed };
-        assert!(missing.run(&Interrupt::default(), |_| ()).unwrap_err().to_string().contains("cannot be started"));
+        assert!(
+            missing
+                .run(&Interrupt::default(), |_| ())
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be started")
+        );
     }
 
     #[test]

@@ -60,12 +60,23 @@ impl Server {
     ///
     /// # Errors
     /// [`Error::Program`] if it does not get ready; [`Error::Stopped`]; [`Error::Io`] for the log.
-    pub fn start(program: &Path, arguments: &[std::ffi::OsString], log: &Path, interrupt: &Interrupt) -> Result<Self, Error> {
+    pub fn start(
+        program: &Path,
+        arguments: &[std::ffi::OsString],
+        log: &Path,
+        interrupt: &Interrupt,
+    ) -> Result<Self, Error> {
         let mut command = Command::new(program);
         without_foreign_flags(&mut command);
         let fixed = ["--host", "127.0.0.1", "--port", "0", "--no-ui", "--no-warmup"];
-        command.args(arguments).args(fixed).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|e| Error::program(NAME, format!("cannot be started: {e}")))?;
+        command
+            .args(arguments)
+            .args(fixed)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child =
+            command.spawn().map_err(|e| Error::program(NAME, format!("cannot be started: {e}")))?;
         let ports = follow(child.stderr.take().expect("it is piped"), log)?;
         let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).proxy(None);
         let agent = ureq::Agent::new_with_config(config.build());

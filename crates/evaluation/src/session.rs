@@ -109,11 +109,20 @@ impl<'a> Session<'a> {
             // The figures are there in any case.
             let _ = fs::write(&job.log, &entry.log);
             self.progress.end(units, true);
-            return Ok(Measured { value: Some(entry.value), failure: None, command, log, seconds: entry.seconds, reused: true });
+            return Ok(Measured {
+                value: Some(entry.value),
+                failure: None,
+                command,
+                log,
+                seconds: entry.seconds,
+                reused: true,
+            });
         }
         let chunks = self.chunks as f64;
         let progress = &self.progress;
-        let ran = job.run(self.interrupt, |text| progress.part(units, crate::logs::chunks_so_far(text) as f64 / chunks));
+        let ran = job.run(self.interrupt, |text| {
+            progress.part(units, crate::logs::chunks_so_far(text) as f64 / chunks)
+        });
         let result = ran.and_then(|usage| {
             let text = read_lossy(&job.log);
             let value = parse(&text, usage)?;
@@ -121,7 +130,14 @@ impl<'a> Session<'a> {
         });
         self.progress.end(units, false);
         match result {
-            Ok(entry) => Ok(Measured { value: Some(entry.value), failure: None, command, log, seconds: entry.seconds, reused: false }),
+            Ok(entry) => Ok(Measured {
+                value: Some(entry.value),
+                failure: None,
+                command,
+                log,
+                seconds: entry.seconds,
+                reused: false,
+            }),
             Err(Error::Stopped) => Err(Error::Stopped),
             Err(error) => {
                 self.progress.line(&format!("failed: {title}: {error}"));
@@ -131,7 +147,12 @@ impl<'a> Session<'a> {
     }
 
     /// A job of the program `name` whose log is `log` in the output folder.
-    pub(crate) fn job(&self, name: &'static str, arguments: Vec<OsString>, log: &str) -> Result<Job, Error> {
+    pub(crate) fn job(
+        &self,
+        name: &'static str,
+        arguments: Vec<OsString>,
+        log: &str,
+    ) -> Result<Job, Error> {
         let program = self.programs.path(name)?;
         Ok(Job { name, program, arguments, log: self.options.outdir.join(log), stdout: None })
     }
@@ -185,11 +206,17 @@ fn check_coding(base: &GgufFile, coded: &GgufFile) -> Result<(), Error> {
         return Err(Error::input(base.path(), "is compressed: give the dense model as --base"));
     }
     if !is_coded(coded) {
-        return Err(Error::input(coded.path(), "is not compressed: give a file by statecells-build as --sc"));
+        return Err(Error::input(
+            coded.path(),
+            "is not compressed: give a file by statecells-build as --sc",
+        ));
     }
     let (a, b) = (base.architecture()?, coded.architecture()?);
     if a != b {
-        let reason = format!("is a model of {b}, {} one of {a}: give the file that it was made from as --base", base.path().display());
+        let reason = format!(
+            "is a model of {b}, {} one of {a}: give the file that it was made from as --base",
+            base.path().display()
+        );
         return Err(Error::input(coded.path(), reason));
     }
     Ok(())
@@ -202,7 +229,8 @@ fn overlap(
     tokens: &[ggml::llama::Token],
 ) -> Result<Option<OverlapReport>, Error> {
     if !options.calib_text.is_empty() {
-        let texts: Result<Vec<_>, Error> = options.calib_text.iter().map(|p| inputs::tokens(vocabulary, p)).collect();
+        let texts: Result<Vec<_>, Error> =
+            options.calib_text.iter().map(|p| inputs::tokens(vocabulary, p)).collect();
         let texts = texts?;
         let sketch = calibration::TextSketch::of(texts.iter().map(Vec::as_slice));
         return Ok(Some(inputs::overlap(&sketch, tokens, "--calib-text".to_owned())));
@@ -224,7 +252,12 @@ fn logits_bytes(n_vocab: usize, n_ctx: usize, chunks: usize) -> u64 {
 }
 
 /// Checks that there is room for the logits and for the requantized files, which are not larger than Q8_0's.
-fn check_room(folder: &Path, logits: u64, base: &Inspection, options: &Options) -> Result<(), Error> {
+fn check_room(
+    folder: &Path,
+    logits: u64,
+    base: &Inspection,
+    options: &Options,
+) -> Result<(), Error> {
     let variants = options.variants().len() as u64;
     let needed_bytes = logits + variants * base.file_bytes.saturating_mul(13) / 10 + MARGIN_BYTES;
     let stat = rustix::fs::statvfs(folder).map_err(|e| Error::Io {

@@ -81,7 +81,10 @@ mod tests {
         assert_eq!(Estimate::mean(&[5.0]).unwrap().error, None);
         assert_eq!(Estimate::mean(&[]), None);
         assert_eq!(Estimate::mean(&[1.0, f64::NAN]), None);
-        assert_eq!((median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0]), median(&[])), (Some(2.0), Some(2.5), None));
+        assert_eq!(
+            (median(&[3.0, 1.0, 2.0]), median(&[4.0, 1.0]), median(&[])),
+            (Some(2.0), Some(2.5), None)
+        );
     }
 
     proptest! {

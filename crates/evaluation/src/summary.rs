@@ -2,17 +2,20 @@
 
 use builder::table::{Align, Table, bytes};
 
+use crate::measured::value;
 use crate::report::{EvaluationReport, FileReport};
 use crate::stats::{Estimate, median};
 use crate::verdict::{Level, Verdict};
-use crate::measured::value;
 
 /// Table of files, then rules and verdict.
 #[must_use]
 pub fn summary(report: &EvaluationReport, coloured: bool) -> String {
     let mut parts = vec![files(report).render(coloured), rules(&report.verdict).render(coloured)];
     if let Some(qa) = value(&report.qa) {
-        parts.push(format!("Prompts: base {} of {}, StateCells {}.", qa.n_base, qa.n_asked, qa.n_statecells));
+        parts.push(format!(
+            "Prompts: base {} of {}, StateCells {}.",
+            qa.n_base, qa.n_asked, qa.n_statecells
+        ));
     }
     parts.extend(report.warnings.iter().map(|w| format!("warning: {w}")));
     parts.push(verdict(&report.verdict).to_owned());

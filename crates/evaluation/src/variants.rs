@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use crate::{Error, memory};
 
 /// What of the base is requantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
     /// The FFN matrices; all other tensors are the base's.
@@ -65,7 +67,9 @@ impl Variant {
         let architecture = base.architecture()?;
         for tensor in base.tensors().iter().filter(|t| t.dims().len() > 1) {
             let ty = match FfnTensor::parse(tensor.name()) {
-                Some((ffn, "weight")) => ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?,
+                Some((ffn, "weight")) => {
+                    ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?
+                }
                 _ => tensor.ty(),
             };
             let _ = writeln!(rules, "^{}$={}", tensor.name().replace('.', "\\."), ty.name());
@@ -75,12 +79,23 @@ impl Variant {
 
     /// Arguments of llama-quantize.
     #[must_use]
-    pub fn arguments(self, base: &Path, output: &Path, rules: &Path, n_threads: usize) -> Vec<OsString> {
+    pub fn arguments(
+        self,
+        base: &Path,
+        output: &Path,
+        rules: &Path,
+        n_threads: usize,
+    ) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = vec!["--allow-requantize".into()];
         if self.extent == Extent::Ffn {
             arguments.extend(["--tensor-type-file".into(), rules.into()]);
         }
-        arguments.extend([base.into(), output.into(), self.mix.name().into(), n_threads.to_string().into()]);
+        arguments.extend([
+            base.into(),
+            output.into(),
+            self.mix.name().into(),
+            n_threads.to_string().into(),
+        ]);
         arguments
     }
 
@@ -88,7 +103,12 @@ impl Variant {
     ///
     /// # Errors
     /// [`Error::Input`] if another tensor changed, or an FFN matrix has another type than its rule says.
-    pub fn check(self, path: &Path, base: &GgufFile, n_layers: usize) -> Result<Vec<String>, Error> {
+    pub fn check(
+        self,
+        path: &Path,
+        base: &GgufFile,
+        n_layers: usize,
+    ) -> Result<Vec<String>, Error> {
         let made = GgufFile::open(path)?;
         let architecture = base.architecture()?;
         let mut fallbacks: BTreeMap<String, usize> = BTreeMap::new();
@@ -109,7 +129,8 @@ impl Variant {
             let wanted = ffn_type(self.mix, base, &architecture, n_layers, ffn, true)?;
             if found != wanted {
                 let d_in = tensor.dims()[0];
-                let text = format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.target);
+                let text =
+                    format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.target);
                 *fallbacks.entry(text).or_default() += 1;
             }
         }
@@ -129,7 +150,8 @@ fn ffn_type(
     let info = base.require_tensor(&tensor.weight())?;
     let no_matrix = || Error::input(base.path(), format!("{} is no matrix", info.name()));
     let shape = info.matrix_shape().ok_or_else(no_matrix)?;
-    let matrix = FfnMatrix { target: tensor.target, layer: tensor.layer, n_layer, shape, architecture };
+    let matrix =
+        FfnMatrix { target: tensor.target, layer: tensor.layer, n_layer, shape, architecture };
     Ok(if wanted { mix.ffn_wanted(&matrix) } else { mix.ffn_type(&matrix) })
 }
 
@@ -149,9 +171,19 @@ impl Made {
     ///
     /// # Errors
     /// As [`Variant::check`], and those of reading it.
-    pub fn of(variant: Variant, path: &Path, base: &GgufFile, n_layers: usize, types: KvTypes) -> Result<Self, Error> {
+    pub fn of(
+        variant: Variant,
+        path: &Path,
+        base: &GgufFile,
+        n_layers: usize,
+        types: KvTypes,
+    ) -> Result<Self, Error> {
         let fallbacks = variant.check(path, base, n_layers)?;
-        Ok(Self { sha256: crate::inputs::sha256(path)?, sizes: memory::sizes(path, types)?, fallbacks })
+        Ok(Self {
+            sha256: crate::inputs::sha256(path)?,
+            sizes: memory::sizes(path, types)?,
+            fallbacks,
+        })
     }
 }
 

@@ -55,10 +55,27 @@ pub struct Rule {
 }
 
 impl Rule {
-    fn new(id: &str, title: String, level: Level, value: Option<f64>, limit: f64, at_most: bool) -> Self {
+    fn new(
+        id: &str,
+        title: String,
+        level: Level,
+        value: Option<f64>,
+        limit: f64,
+        at_most: bool,
+    ) -> Self {
         let value = value.filter(|v| v.is_finite());
         let passed = value.map(|v| if at_most { v <= limit } else { v >= limit });
-        Self { id: id.to_owned(), title, level, value, error: None, limit, at_most, passed, against_whole_file: None }
+        Self {
+            id: id.to_owned(),
+            title,
+            level,
+            value,
+            error: None,
+            limit,
+            at_most,
+            passed,
+            against_whole_file: None,
+        }
     }
 
     /// The figure as text.
@@ -95,7 +112,8 @@ impl Verdict {
         let speed = |other| coded.speed_ratio(other);
         for (limit, level) in FASTER.into_iter().zip(levels) {
             for (name, of) in [("generation", 1), ("prompt", 0)] {
-                let pick = |(prompt, generation): (f64, f64)| if of == 1 { generation } else { prompt };
+                let pick =
+                    |(prompt, generation): (f64, f64)| if of == 1 { generation } else { prompt };
                 let id = format!("speed_{name}_{:.0}", 100.0 * limit);
                 let title = format!("{name} speed at least {limit:.2}x of Q5_K_M");
                 let rule = Rule::new(&id, title, level, speed(reference).map(pick), limit, false);
@@ -104,10 +122,18 @@ impl Verdict {
         }
         let gap = coded.ppl_gap(reference);
         let title = format!("perplexity at most {:.0} % above the Q5_K_M FFN", 100.0 * WORSE);
-        let rule = Rule::new("perplexity_2", title, Level::Required, gap.map(|g| g.value), WORSE, true);
+        let rule =
+            Rule::new("perplexity_2", title, Level::Required, gap.map(|g| g.value), WORSE, true);
         let against_whole_file = whole.and_then(|w| coded.ppl_gap(w)).map(|g| g.value);
         rules.push(Rule { error: gap.and_then(|g| g.error), against_whole_file, ..rule });
         Self { passed: overall(&rules), rules }
+    }
+}
+
+impl Verdict {
+    /// The rules that decide.
+    pub fn required(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|r| r.level == Level::Required)
     }
 }
 
@@ -155,7 +181,8 @@ mod tests {
 
     #[test]
     fn figures_read_well() {
-        let figure = |id: &str, value| Rule::new(id, String::new(), Level::Aim, value, 1.0, true).figure();
+        let figure =
+            |id: &str, value| Rule::new(id, String::new(), Level::Aim, value, 1.0, true).figure();
         assert_eq!(figure("ffn_memory_30", Some(0.3184)), "31.8 % less");
         assert_eq!(figure("speed_prompt_110", Some(1.678)), "1.68x");
         assert_eq!(figure("perplexity_2", Some(-0.0012)), "-0.12 %");

@@ -1,12 +1,13 @@
 //! Writes a page with every element, filled with what is hard to show: long names, crowded points, huge
 //! ratios, missing values. `sample_page OUT.html`.
 
+use maud::html;
 use report::Page;
 use report::elements::{Outcome, Table, card, cards, figure, note, warning};
-use report::maud::html;
 use report::plot::{Axis, Bar, Bars, Chart, Part, Series, Texture};
 
-const LONG: &str = "a-name-without-any-break-that-is-longer-than-the-screen-of-a-phone-is-wide.Q5_K_M.gguf";
+const LONG: &str =
+    "a-name-without-any-break-that-is-longer-than-the-screen-of-a-phone-is-wide.Q5_K_M.gguf";
 
 fn main() {
     let out = std::env::args().nth(1).expect("usage: sample_page OUT.html");
@@ -26,7 +27,7 @@ fn main() {
     std::fs::write(out, page.render()).expect("the page can be written");
 }
 
-fn table() -> report::maud::Markup {
+fn table() -> maud::Markup {
     let mut table = Table::new(&[("file", false), ("bytes", true), ("perplexity", true)]);
     table.row([LONG, "123 456 789 012", "22.0012 +- 0.7286"]);
     table.marked(["sum", "1", "-"]);
@@ -34,12 +35,18 @@ fn table() -> report::maud::Markup {
 }
 
 fn charts() -> Vec<(&'static str, Chart)> {
-    let wave = |k: usize| (0..30).map(|i| (i as f64, ((i + k) as f64 * 0.3).sin() + k as f64)).collect();
-    let mut lines = Chart::new(Axis::new("layer").whole(), Axis::new("gap of a tensor, root of the relative error"));
+    let wave =
+        |k: usize| (0..30).map(|i| (i as f64, ((i + k) as f64 * 0.3).sin() + k as f64)).collect();
+    let mut lines = Chart::new(
+        Axis::new("layer").whole(),
+        Axis::new("gap of a tensor, root of the relative error"),
+    );
     for k in 0..8 {
         lines = lines.with(Series::line(&format!("series number {k}"), wave(k)));
     }
-    let crowded = (0..9).map(|i| ((40e6 + f64::from(i) * 1e5, 22.0 + f64::from(i % 3) * 0.01), format!("variant {i}")));
+    let crowded = (0..9).map(|i| {
+        ((40e6 + f64::from(i) * 1e5, 22.0 + f64::from(i % 3) * 0.01), format!("variant {i}"))
+    });
     let crowded = crowded.chain([((60e6, 22.9), "the one at the right edge".to_owned())]);
     let points = Chart::new(
         Axis::new("bytes of the FFN").format(|v| format!("{:.0} MB", v / 1e6)),
@@ -48,8 +55,13 @@ fn charts() -> Vec<(&'static str, Chart)> {
     let points = points
         .with(Series::points("", crowded.collect()))
         .with(Series::line("front", vec![(40e6, 22.1), (60e6, 22.0)]));
-    let ruined = vec![((1.0, 22.0), "good".into()), ((2.0, 3.7e6), "ruined, far off".into()), ((3.0, f64::NAN), "none".into())];
-    let logs = Chart::new(Axis::new("x").from(0.0), Axis::new("perplexity, logarithmic").logarithmic());
+    let ruined = vec![
+        ((1.0, 22.0), "good".into()),
+        ((2.0, 3.7e6), "ruined, far off".into()),
+        ((3.0, f64::NAN), "none".into()),
+    ];
+    let logs =
+        Chart::new(Axis::new("x").from(0.0), Axis::new("perplexity, logarithmic").logarithmic());
     vec![
         ("Lines of many series.", lines),
         ("Crowded points with labels.", points),
@@ -71,8 +83,11 @@ fn bars() -> Bars {
         text: format!("{:.1} GB", 7.0 + kv),
         series,
     };
-    Bars::new("weights and KV cache by context length, which is a title that needs two lines on a phone", parts)
-        .group("4096 tokens", vec![bar(0, 0.1), bar(1, 0.2)])
-        .group("131072 tokens", vec![bar(0, 30.0), bar(1, 30.2)])
-        .mark(10.0, "memory of the machine")
+    Bars::new(
+        "weights and KV cache by context length, which is a title that needs two lines on a phone",
+        parts,
+    )
+    .group("4096 tokens", vec![bar(0, 0.1), bar(1, 0.2)])
+    .group("131072 tokens", vec![bar(0, 30.0), bar(1, 30.2)])
+    .mark(10.0, "memory of the machine")
 }

@@ -97,7 +97,10 @@ impl Table {
     /// A table without rows; columns are named, and marked where they hold numbers.
     #[must_use]
     pub fn new(columns: &[(&str, bool)]) -> Self {
-        Self { columns: columns.iter().map(|&(n, r)| (n.to_owned(), r)).collect(), rows: Vec::new() }
+        Self {
+            columns: columns.iter().map(|&(n, r)| (n.to_owned(), r)).collect(),
+            rows: Vec::new(),
+        }
     }
 
     /// Appends a row of text.

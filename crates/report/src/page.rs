@@ -72,7 +72,11 @@ mod tests {
         page.section("one", "First <b>", html! { p { "<img src=x>" } });
         let text = page.render();
         assert!(!text.contains("<script") && !text.contains("<img") && !text.contains("<b>"));
-        assert!(text.contains("a &amp; b") && text.contains("id=\"one\"") && text.contains("href=\"#one\""));
+        assert!(
+            text.contains("a &amp; b")
+                && text.contains("id=\"one\"")
+                && text.contains("href=\"#one\"")
+        );
         assert!(!text.contains("http:") && !text.contains("https:") && !text.contains("@import"));
     }
 }

@@ -53,7 +53,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "[]", "{}", "[{\"n_gen\": 0, \"avg_ts\": 1.0}]", &OUTPUT[..OUTPUT.len() / 2]] {
+        for text in
+            ["", "[]", "{}", "[{\"n_gen\": 0, \"avg_ts\": 1.0}]", &OUTPUT[..OUTPUT.len() / 2]]
+        {
             assert!(parse_bench(text).is_err(), "{text}");
         }
     }

@@ -58,9 +58,9 @@ pub fn parse_divergence(log: &str) -> Result<Divergence, Error> {
 
 /// `Mean    KLD:   0.054870 ±   0.001345`: the figure behind `label` and a colon.
 fn statistic(log: &str, label: &str) -> Option<Estimate> {
-    let rest = log.lines().find_map(|line| {
-        line.trim_start().strip_prefix(label)?.trim_start().strip_prefix(':')
-    })?;
+    let rest = log
+        .lines()
+        .find_map(|line| line.trim_start().strip_prefix(label)?.trim_start().strip_prefix(':'))?;
     let mut words = rest.split_whitespace();
     let value = words.next()?.trim_end_matches('%').parse().ok()?;
     let error = (words.next() == Some("±")).then(|| words.next()?.parse().ok()).flatten();

@@ -27,7 +27,8 @@ pub fn explanation(log: &str) -> Option<String> {
     };
     let stated = |line: &&str| ["error:", "failed"].iter().any(|w| line.contains(w));
     let found = lines().find(marked).or_else(|| lines().find(stated)).or_else(|| lines().last())?;
-    let message = found.split_once(" E ").filter(|_| marked(&found)).map_or(found, |(_, rest)| rest);
+    let message =
+        found.split_once(" E ").filter(|_| marked(&found)).map_or(found, |(_, rest)| rest);
     Some(message.trim().chars().take(300).collect())
 }
 
@@ -39,7 +40,10 @@ mod tests {
     fn the_reason_is_found_without_its_time() {
         let log = "version: x\n0.00.224.633 E llama_model_load: error loading model: no\n0.00.3 E other\n";
         assert_eq!(explanation(log).as_deref(), Some("llama_model_load: error loading model: no"));
-        assert_eq!(explanation("a\nfailed to quantize: x\nb\n").as_deref(), Some("failed to quantize: x"));
+        assert_eq!(
+            explanation("a\nfailed to quantize: x\nb\n").as_deref(),
+            Some("failed to quantize: x")
+        );
         assert_eq!(explanation("a\nb\n\n").as_deref(), Some("b"));
         assert_eq!(explanation("\n"), None);
     }

@@ -20,7 +20,8 @@ pub struct Perplexity {
 /// # Errors
 /// [`Error::Output`] if there is no final estimate, or it is not finite.
 pub fn parse_perplexity(log: &str) -> Result<Perplexity, Error> {
-    let error = |reason: &str| Error::Output { program: "llama-perplexity", reason: reason.to_owned() };
+    let error =
+        |reason: &str| Error::Output { program: "llama-perplexity", reason: reason.to_owned() };
     let (_, rest) =
         log.rsplit_once("Final estimate: PPL = ").ok_or_else(|| error("no 'Final estimate'"))?;
     let mut words = rest.split_whitespace();
@@ -67,7 +68,9 @@ mod tests {
 
     #[test]
     fn logs_without_a_figure_are_refused() {
-        for log in ["", "[1]2.0,[2]3.0,", "Final estimate: PPL = nan +/- nan", "Final estimate: PPL ="] {
+        for log in
+            ["", "[1]2.0,[2]3.0,", "Final estimate: PPL = nan +/- nan", "Final estimate: PPL ="]
+        {
             assert!(parse_perplexity(log).is_err(), "{log}");
         }
     }

@@ -134,7 +134,12 @@ impl Bars {
                     let corners = [(MARGIN, middle - 5), (MARGIN + SWATCH, middle + 5)];
                     fill(area, corners, texture, Palette::SOFT);
                 }
-                None => mark::thin(area, (MARGIN + SWATCH / 2, y + 2), (MARGIN + SWATCH / 2, y + text::LINE - 2), Palette::INK),
+                None => mark::thin(
+                    area,
+                    (MARGIN + SWATCH / 2, y + 2),
+                    (MARGIN + SWATCH / 2, y + text::LINE - 2),
+                    Palette::INK,
+                ),
             }
             text::write(area, name, (MARGIN + SWATCH + 6, middle), HPos::Left, Palette::INK);
             y += text::LINE;
@@ -176,7 +181,8 @@ impl Figure for Bars {
 
     fn draw(&self, area: &Area<'_>) {
         let width = i32::try_from(area.dim_in_pixel().0).unwrap_or(i32::MAX);
-        let lines = text::paragraph(area, &self.title, (MARGIN, text::LINE / 2), width - 2 * MARGIN);
+        let lines =
+            text::paragraph(area, &self.title, (MARGIN, text::LINE / 2), width - 2 * MARGIN);
         let mut y = self.draw_legend(area, lines * text::LINE) + 8;
         let scale = self.scale(width);
         let scale = if scale.is_finite() { scale } else { 0.0 };
@@ -210,7 +216,8 @@ mod tests {
     #[test]
     fn the_longest_bar_leaves_room_for_its_text() {
         let parts = vec![Part::new("weights", Texture::Full), Part::new("KV", Texture::Hollow)];
-        let bars = Bars::new("memory", parts).group("4096", vec![bar("a", &[3.0, 5.0]), bar("b", &[1.0, 1.0])]);
+        let bars = Bars::new("memory", parts)
+            .group("4096", vec![bar("a", &[3.0, 5.0]), bar("b", &[1.0, 1.0])]);
         let end = f64::from(MARGIN) + 8.0 * bars.scale(360);
         assert!(end + f64::from(text::width("1.0 GB")) < 360.0);
     }

@@ -89,7 +89,11 @@ fn number(value: f64) -> String {
         size if size >= 0.001 => format!("{value:.4}"),
         _ => return format!("{value:.1e}"),
     };
-    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+    if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    } else {
+        text
+    }
 }
 
 /// Points that belong together.
@@ -237,7 +241,8 @@ impl Chart {
                 mark::thin(area, (*x, start), (end, edge), Palette::SOFT);
             }
             // Beside its point a label ends or starts there, whatever the reader's font makes of its width.
-            let (at, align) = if rect.right <= *x { (rect.right, HPos::Right) } else { (rect.left, HPos::Left) };
+            let (at, align) =
+                if rect.right <= *x { (rect.right, HPos::Right) } else { (rect.left, HPos::Left) };
             let label = text::fit(label, rect.right - rect.left);
             text::write(area, &label, (at, middle), align, Palette::INK);
         }
@@ -254,7 +259,12 @@ impl Figure for Chart {
     fn draw(&self, area: &Area<'_>) {
         let (width, height) = area.dim_in_pixel();
         let [width, height] = [width, height].map(|n| i32::try_from(n).unwrap_or(i32::MAX));
-        let lines = text::paragraph(area, &self.y.label, (LEFT_MARGIN, text::LINE / 2), width - LEFT_MARGIN);
+        let lines = text::paragraph(
+            area,
+            &self.y.label,
+            (LEFT_MARGIN, text::LINE / 2),
+            width - LEFT_MARGIN,
+        );
         let legend_top = lines * text::LINE + 4;
         self.draw_legend(area, width, legend_top);
         let top = legend_top + self.legend(width).1 * text::LINE + 8;

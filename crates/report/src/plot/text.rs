@@ -20,7 +20,8 @@ const PLOTTERS_PER_PIXEL: f64 = 1.24;
 /// Style of all text, `pos` telling which of its points is placed.
 pub(crate) fn style(color: RGBColor, horizontal: HPos) -> TextStyle<'static> {
     let font = ("system-ui, sans-serif", f64::from(SIZE) * PLOTTERS_PER_PIXEL).into_font();
-    let style = TextStyle::from(font.transform(FontTransform::None)).pos(Pos::new(horizontal, VPos::Center));
+    let style = TextStyle::from(font.transform(FontTransform::None))
+        .pos(Pos::new(horizontal, VPos::Center));
     TextStyle { color: plotters::style::Color::to_backend_color(&color), ..style }
 }
 
