@@ -1,39 +1,23 @@
 //! The way through all measurements.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use builder::Interrupt;
 use ggml::gguf::GgufFile;
-use serde::{Deserialize, Serialize};
 
 use crate::cache::Key;
 use crate::error::io;
-use crate::logs::{
-    BenchRun, Divergence, Perplexity, parse_bench, parse_divergence, parse_perplexity,
-};
-use crate::machine::{self, Machine};
+use crate::logs::{Divergence, Perplexity, parse_divergence, parse_perplexity};
+use crate::machine::Machine;
 use crate::measured::Measured;
 use crate::memory;
 use crate::options::{Options, Part};
-use crate::qa::{self, Answers, QaReport};
-use crate::report::{
-    EVALUATION_VERSION, EvaluationReport, FileId, FileReport, Role, Settings, Speed, Summary,
-};
-use crate::run::read_lossy;
-use crate::server::Server;
-use crate::session::{QUANTIZE_UNITS, Session, Subject, Task, qa_units, round_units};
+use crate::report::{EvaluationReport, FileReport, Role};
+use crate::session::{QUANTIZE_UNITS, Session, Subject, Task};
 use crate::variants::{self, Made, Variant};
-use crate::verdict::Verdict;
 use crate::{Error, inputs};
-
-/// A load average above this share of the cores before anything ran: somebody else is at work.
-const BUSY: f64 = 0.5;
-
-/// So few chunks say little.
-const FEW_CHUNKS: usize = 8;
 
 /// Makes all measurements and the report.
 ///
@@ -70,8 +54,9 @@ fn run(session: &mut Session<'_>, machine: Machine) -> Result<EvaluationReport, 
         subjects.push(Subject { key: variant.key(), path: None, identity, coded: false });
     }
     session.perplexities(&mut files, &subjects)?;
+    let bench = options.wants(Part::Speed) && !session.speeds_are_known(&subjects)?;
     for (variant, subject) in variants.iter().zip(&mut subjects[2..]) {
-        files.push(session.variant(*variant, subject)?);
+        files.push(session.variant(*variant, subject, bench)?);
     }
     session.divergences(&mut files, &subjects)?;
     if options.wants(Part::Speed) {
@@ -161,11 +146,7 @@ impl Session<'_> {
         let logits = self.logits(subjects)?;
         let mut pending = false;
         for subject in &subjects[1..] {
-            let key = self.text_key("divergence", subject)?;
-            pending |= self
-                .cache
-                .find::<Divergence>(&format!("divergence-{}", subject.key), &key)
-                .is_none();
+            pending |= !self.has_divergence(subject)?;
         }
         for (file, subject) in files.iter_mut().zip(subjects) {
             let path = subject.path.as_deref().expect("both are given");
@@ -205,8 +186,13 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Makes a requantized file where measurements of it are missing, and gives its report.
-    fn variant(&mut self, variant: Variant, subject: &mut Subject) -> Result<FileReport, Error> {
+    /// Makes a requantized file where measurements of it are missing, speed if `bench`, and gives its report.
+    fn variant(
+        &mut self,
+        variant: Variant,
+        subject: &mut Subject,
+        bench: bool,
+    ) -> Result<FileReport, Error> {
         let folder = self.cache.folder().to_owned();
         let output = variants::path(&folder, variant, &subject.identity);
         let unfinished = output.with_extension("gguf.tmp");
@@ -233,7 +219,7 @@ impl Session<'_> {
         let task: Task<'_, Made> = Task {
             name,
             title: format!("{}: requantizing the base", variant.label()),
-            reuse: is_there || (known.is_some() && !self.needs_file(subject)?),
+            reuse: is_there || (known.is_some() && !bench && self.has_divergence(subject)?),
             key,
             units: QUANTIZE_UNITS,
             job,
@@ -246,13 +232,10 @@ impl Session<'_> {
         Ok(variant_report(variant, subject, made))
     }
 
-    /// Whether something of `subject` is still to be measured.
-    fn needs_file(&self, subject: &Subject) -> Result<bool, Error> {
+    /// Whether the divergence of `subject` is known from an earlier run.
+    fn has_divergence(&self, subject: &Subject) -> Result<bool, Error> {
         let key = self.text_key("divergence", subject)?;
-        let has_divergence =
-            self.cache.find::<Divergence>(&format!("divergence-{}", subject.key), &key).is_some();
-        // Speeds are measured together or not at all; looking for them needs all files.
-        Ok(!has_divergence || self.options.wants(Part::Speed))
+        Ok(self.cache.find::<Divergence>(&format!("divergence-{}", subject.key), &key).is_some())
     }
 
     /// Distance of all files from the base.
@@ -296,197 +279,6 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Speed of all files, in turn: what changes on the machine meanwhile meets all alike.
-    fn speeds(&mut self, files: &mut [FileReport], subjects: &[Subject]) -> Result<(), Error> {
-        let units = (self.options.rounds * subjects.len()) as u64 * round_units(self.options);
-        self.progress.begin(&format!(
-            "speed: {} rounds over {} files in turn",
-            self.options.rounds,
-            subjects.len()
-        ));
-        let key = self.speed_key(subjects)?;
-        let log = self.options.outdir.join("speed.log");
-        if let Some(entry) = self.cache.find::<BTreeMap<String, Speeds>>("speed", &key) {
-            let _ = fs::write(&log, &entry.log);
-            self.progress.end(units, true);
-            for file in files {
-                if let Some(speeds) = entry.value.get(&file.key) {
-                    file.speed = Some(Measured { reused: true, ..speeds.clone().measured() });
-                }
-            }
-            return Ok(());
-        }
-        let mut found: BTreeMap<String, Speeds> = BTreeMap::new();
-        let mut raw = String::new();
-        for round in 0..self.options.rounds {
-            for (i, subject) in subjects.iter().enumerate() {
-                let speeds = found.entry(subject.key.clone()).or_default();
-                if speeds.failure.is_none() {
-                    self.bench(subject, speeds, &mut raw)?;
-                }
-                let done = round * subjects.len() + i + 1;
-                self.progress
-                    .part(units, done as f64 / (self.options.rounds * subjects.len()) as f64);
-            }
-        }
-        self.progress.end(units, false);
-        fs::write(&log, &raw).map_err(io(&log, "write"))?;
-        for file in files.iter_mut() {
-            let speeds = found.get(&file.key).cloned().unwrap_or_default();
-            if let Some(failure) = &speeds.failure {
-                self.progress.line(&format!("failed: {}: speed: {failure}", file.label));
-            }
-            file.speed = Some(speeds.measured());
-        }
-        if found.values().all(|s| s.failure.is_none()) {
-            let seconds = found.values().map(|s| s.seconds).sum();
-            self.cache.keep("speed", &key, found, raw, seconds)?;
-        }
-        Ok(())
-    }
-
-    fn speed_key(&self, subjects: &[Subject]) -> Result<Key, Error> {
-        let o = self.options;
-        let numbers =
-            [o.rounds, o.prompt_tokens, o.generation_tokens, o.n_threads].map(|n| n.to_string());
-        let mut parts = vec![self.program_sha256("llama-bench")?, o.cache_flags().join(" ")];
-        parts.extend(numbers);
-        parts.extend(subjects.iter().map(|s| s.identity.clone()));
-        Ok(Key::of(parts))
-    }
-
-    /// One round of one file.
-    fn bench(
-        &mut self,
-        subject: &Subject,
-        speeds: &mut Speeds,
-        raw: &mut String,
-    ) -> Result<(), Error> {
-        let Some(path) = &subject.path else {
-            speeds.failure = Some("there is no file".to_owned());
-            return Ok(());
-        };
-        let o = self.options;
-        let mut arguments = self.model_flags(path, subject.coded);
-        let tests = [
-            "-p",
-            &o.prompt_tokens.to_string(),
-            "-n",
-            &o.generation_tokens.to_string(),
-            "-r",
-            "1",
-            "-o",
-            "json",
-        ]
-        .map(OsString::from);
-        arguments.extend(tests);
-        let mut job = self.job("llama-bench", arguments, &format!("speed_{}.log", subject.key))?;
-        let stdout = o.outdir.join(format!("speed_{}.json.tmp", subject.key));
-        job.stdout = Some(stdout.clone());
-        let ran = job.run(self.interrupt, |_| ());
-        let output = read_lossy(&stdout);
-        let _ = fs::remove_file(&stdout);
-        raw.push_str(&format!(
-            "# {}\n{}{output}\n",
-            job.command_line().join(" "),
-            read_lossy(&job.log)
-        ));
-        speeds.command = job.command_line();
-        match ran.and_then(|usage| Ok((usage, parse_bench(&output)?))) {
-            Ok((usage, BenchRun { prompt, generation })) => {
-                // The whole of it stands in speed.log.
-                let _ = fs::remove_file(&job.log);
-                speeds.prompt.push(prompt);
-                speeds.generation.push(generation);
-                speeds.peak_memory_bytes = speeds.peak_memory_bytes.max(usage.peak_bytes);
-                speeds.seconds += usage.seconds;
-            }
-            Err(Error::Stopped) => return Err(Error::Stopped),
-            Err(error) => speeds.failure = Some(error.to_string()),
-        }
-        Ok(())
-    }
-
-    /// Prompts to both files.
-    fn qa(&mut self, subjects: &[Subject]) -> Result<Measured<QaReport>, Error> {
-        let base = self.answers(&subjects[0])?;
-        let coded = self.answers(&subjects[1])?;
-        let seconds = base.seconds + coded.seconds;
-        let failure = base.failure.or(coded.failure);
-        Ok(match (base.value, coded.value) {
-            (Some(a), Some(b)) => Measured {
-                seconds,
-                reused: base.reused && coded.reused,
-                log: coded.log,
-                command: coded.command,
-                ..Measured::of(QaReport::new(&self.options.pack, &a, &b))
-            },
-            _ => Measured {
-                log: coded.log,
-                command: coded.command,
-                ..Measured::failed(failure.unwrap_or_default())
-            },
-        })
-    }
-
-    fn answers(&mut self, subject: &Subject) -> Result<Measured<Answers>, Error> {
-        let (units, name) = (qa_units(self.options), format!("qa-{}", subject.key));
-        let log = format!("qa_{}.log", subject.key);
-        let log_path = self.options.outdir.join(&log);
-        self.progress.begin(&format!(
-            "{}: {} prompts",
-            subject.key,
-            self.options.pack.prompts.len()
-        ));
-        let mut parts = vec![
-            self.program_sha256("llama-server")?,
-            subject.identity.clone(),
-            self.options.cache_flags().join(" "),
-        ];
-        parts.extend([self.options.n_threads.to_string(), format!("{:?}", self.options.pack)]);
-        let key = Key::of(parts);
-        if let Some(entry) = self.cache.find::<Answers>(&name, &key) {
-            let _ = fs::write(&log_path, &entry.log);
-            self.progress.end(units, true);
-            return Ok(Measured {
-                log: Some(log),
-                seconds: entry.seconds,
-                reused: true,
-                ..Measured::of(entry.value)
-            });
-        }
-        let path = subject.path.clone().expect("both are given");
-        let mut arguments = self.model_flags(&path, subject.coded);
-        arguments.extend(["-c", "2048", "-np", "1", "-fit", "off"].map(OsString::from));
-        let started = std::time::Instant::now();
-        let asked = self.ask(&arguments, &log_path, units);
-        self.progress.end(units, false);
-        let seconds = started.elapsed().as_secs_f64();
-        match asked {
-            Ok(answers) => {
-                let entry =
-                    self.cache.keep(&name, &key, answers, read_lossy(&log_path), seconds)?;
-                Ok(Measured { log: Some(log), seconds, ..Measured::of(entry.value) })
-            }
-            Err(Error::Stopped) => Err(Error::Stopped),
-            Err(error) => {
-                self.progress.line(&format!("failed: {}: prompts: {error}", subject.key));
-                Ok(Measured { log: Some(log), ..Measured::failed(error.to_string()) })
-            }
-        }
-    }
-
-    fn ask(&self, arguments: &[OsString], log: &Path, units: u64) -> Result<Answers, Error> {
-        let program = self.programs.path("llama-server")?;
-        let server = Server::start(&program, arguments, log, self.interrupt)?;
-        let n = self.options.pack.prompts.len() as f64;
-        let has_template = self.base.value("tokenizer.chat_template").is_some();
-        qa::ask(&server, &self.options.pack, has_template, |done| {
-            self.progress.part(units, done as f64 / n);
-            !self.interrupt.is_set()
-        })
-    }
-
     /// Removes what can be made again.
     fn clean_up(&self, files: &mut [FileReport]) {
         if self.options.keep_variants {
@@ -504,99 +296,6 @@ impl Session<'_> {
             }
         }
     }
-
-    fn report(
-        &self,
-        machine: Machine,
-        files: Vec<FileReport>,
-        qa: Option<Measured<QaReport>>,
-    ) -> Result<EvaluationReport, Error> {
-        let o = self.options;
-        let find = |key: &str| files.iter().find(|f| f.key == key);
-        let reference = find("ffn-Q5_K_M").expect("it is always measured");
-        let (base, coded) = (&files[0], &files[1]);
-        Ok(EvaluationReport {
-            schema_version: EVALUATION_VERSION,
-            tool: o.tool.clone(),
-            tool_version: o.tool_version.clone(),
-            llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
-            date: machine::now(),
-            warnings: self.warnings(&machine, &files),
-            machine,
-            command: o.command.clone(),
-            settings: Settings {
-                threads: o.n_threads,
-                n_ctx: o.n_ctx,
-                chunks: self.chunks,
-                cache_type_k: o.kv.keys.to_string(),
-                cache_type_v: o.kv.values.to_string(),
-                rounds: o.rounds,
-                prompt_tokens: o.prompt_tokens,
-                generation_tokens: o.generation_tokens,
-            },
-            text: FileId {
-                path: o.text.display().to_string(),
-                bytes: fs::metadata(&o.text).map_err(io(&o.text, "read"))?.len(),
-                sha256: self.text_sha256.clone(),
-            },
-            overlap: self.overlap.clone(),
-            statecells: Summary::new(coded, base, reference),
-            verdict: Verdict::new(coded, reference, find("whole-Q5_K_M")),
-            tensors: memory::inspect(&o.coded, None, o.kv)?.tensors,
-            files,
-            qa,
-        })
-    }
-
-    fn warnings(&self, machine: &Machine, files: &[FileReport]) -> Vec<String> {
-        let mut warnings = Vec::new();
-        let mut say = |text: String| warnings.push(text);
-        if let Some(overlap) = self.overlap.as_ref().filter(|o| o.suspicious) {
-            say(format!(
-                "The evaluation text shares {} of {} compared runs of {} tokens with the calibration text ({}): perplexity and \
-                 divergence of the compressed file are better than on text it has not seen. Use another --text.",
-                overlap.n_shared, overlap.n_compared, overlap.run_tokens, overlap.source
-            ));
-        }
-        let source = self.coded.string(codec::keys::RECORD).ok().flatten();
-        let source = source.and_then(|r| serde_json::from_str::<builder::Record>(&r).ok());
-        if source.is_some_and(|r| r.input_sha256 != self.base_sha256) {
-            say("The compressed file was made from another file than --base: differences are not due to its codes alone.".to_owned());
-        }
-        let quantized: Vec<&str> = dense_types(self);
-        if !quantized.is_empty() {
-            say(format!(
-                "The FFN of the base is itself quantized ({}): requantizing flatters types whose grid contains it.",
-                quantized.join(", ")
-            ));
-        }
-        if self.options.wants(Part::Speed)
-            && machine.load_at_start.is_some_and(|l| l > BUSY * machine.cores as f64)
-        {
-            let load = machine.load_at_start.unwrap_or_default();
-            say(format!(
-                "The machine was busy when the evaluation began (load {load:.1} on {} cores): the speeds say little.",
-                machine.cores
-            ));
-        }
-        if self.chunks < FEW_CHUNKS {
-            say(format!("{} chunks are few: see the standard errors.", self.chunks));
-        }
-        if files.iter().any(|f| f.speed.as_ref().is_some_and(|s| s.reused)) {
-            say("Speeds were taken over from an earlier run.".to_owned());
-        }
-        warnings
-    }
-}
-
-/// Quantized types among the FFN matrices of the base.
-fn dense_types<'s>(session: &'s Session<'_>) -> Vec<&'s str> {
-    let types = session.base_inspection.tensors.iter().filter_map(|t| t.dense_type.as_deref());
-    let mut quantized: Vec<&str> =
-        types.filter(|t| !matches!(*t, "f32" | "f16" | "bf16")).collect();
-    quantized.sort_unstable();
-    quantized.dedup();
-    quantized
 }
 
 fn variant_report(variant: Variant, subject: &Subject, made: Measured<Made>) -> FileReport {
@@ -614,31 +313,5 @@ fn variant_report(variant: Variant, subject: &Subject, made: Measured<Made>) -> 
         perplexity: None,
         divergence: None,
         speed: None,
-    }
-}
-
-/// Speeds as they are kept.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Speeds {
-    prompt: Vec<f64>,
-    generation: Vec<f64>,
-    peak_memory_bytes: u64,
-    seconds: f64,
-    failure: Option<String>,
-    command: Vec<String>,
-}
-
-impl Speeds {
-    fn measured(self) -> Measured<Speed> {
-        let Self { prompt, generation, peak_memory_bytes, seconds, failure, command } = self;
-        let value = failure.is_none().then_some(Speed { prompt, generation, peak_memory_bytes });
-        Measured {
-            value,
-            failure,
-            command,
-            log: Some("speed.log".to_owned()),
-            seconds,
-            reused: false,
-        }
     }
 }

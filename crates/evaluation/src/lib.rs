@@ -9,6 +9,7 @@
 //! - Bytes are counted in the files.
 #![forbid(unsafe_code)]
 
+mod assemble;
 pub mod cache;
 mod error;
 mod evaluate;
@@ -21,10 +22,12 @@ mod options;
 pub mod page;
 mod progress;
 pub mod qa;
+mod questions;
 pub mod report;
 pub mod run;
 mod server;
 mod session;
+mod speed;
 pub mod stats;
 mod summary;
 pub mod variants;
