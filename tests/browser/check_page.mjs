@@ -10,6 +10,8 @@ import { basename, join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const WIDTHS = [400, 1400];
+/** A busy machine is slow, not at fault. */
+const PATIENCE_MS = 300_000;
 const SCHEMES = ['light', 'dark'];
 
 /** Runs in the page: its faults as texts. */
@@ -61,7 +63,7 @@ async function check(browser, page, width, scheme, pictures) {
   });
   await tab.emulateMediaFeatures([{ name: 'prefers-color-scheme', value: scheme }]);
   await tab.setViewport({ width, height: 900 });
-  await tab.goto(pathToFileURL(resolve(page)).href, { waitUntil: 'load' });
+  await tab.goto(pathToFileURL(resolve(page)).href, { waitUntil: 'load', timeout: PATIENCE_MS });
   const found = await tab.evaluate(faultsOfPage);
   if (pictures) {
     const name = `${basename(page, '.html')}-${width}-${scheme}.png`;
@@ -83,6 +85,8 @@ async function main() {
     args: chromium.args,
     executablePath: await chromium.executablePath(),
     headless: 'shell',
+    timeout: PATIENCE_MS,
+    protocolTimeout: PATIENCE_MS,
   });
   let bad = 0;
   try {

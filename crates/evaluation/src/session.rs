@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
         let chunks = self.chunks as f64;
         let progress = &self.progress;
         let ran = job.run(self.interrupt, |text| {
-            progress.part(units, crate::logs::chunks_so_far(text) as f64 / chunks)
+            progress.part(units, crate::logs::chunks_so_far(text) as f64 / chunks);
         });
         let result = ran.and_then(|usage| {
             let text = read_lossy(&job.log);

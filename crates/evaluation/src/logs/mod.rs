@@ -26,7 +26,8 @@ pub fn explanation(log: &str) -> Option<String> {
             && words.next() == Some("E")
     };
     let stated = |line: &&str| ["error:", "failed"].iter().any(|w| line.contains(w));
-    let found = lines().find(marked).or_else(|| lines().find(stated)).or_else(|| lines().last())?;
+    let found =
+        lines().find(marked).or_else(|| lines().find(stated)).or_else(|| lines().next_back())?;
     let message =
         found.split_once(" E ").filter(|_| marked(&found)).map_or(found, |(_, rest)| rest);
     Some(message.trim().chars().take(300).collect())

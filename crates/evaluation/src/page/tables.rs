@@ -223,9 +223,11 @@ pub(super) fn measured(report: &EvaluationReport) -> Markup {
     ];
     html! {
         dl { @for (name, text) in &facts { dt class="soft" { (name) } dd { (text) } } }
-        h3 { "Commands" }
-        pre { (report.command.join(" ")) }
-        @for file in &report.files { @for line in commands(file) { pre { (line) } } }
+        details {
+            summary { "Commands" }
+            pre { (report.command.join(" ")) }
+            @for file in &report.files { @for line in commands(file) { pre { (line) } } }
+        }
     }
 }
 
