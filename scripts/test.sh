@@ -35,4 +35,7 @@ step "llama.cpp" "$again" "$SCRIPTS/build-llama.sh"
 step "workspace" "$again" "$SCRIPTS/build-workspace.sh"
 step "model" "$again" "$SCRIPTS/fetch-model.sh"
 if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" python_tests; fi
+# Only pages are looked at with it: without Node.js or the network, these tests say that they are skipped.
+browser() { "$SCRIPTS/setup-browser.sh" || err "   no browser: tests of pages will be skipped"; }
+step "browser" "$again" browser
 step "tests of the workspace" "the failed test is named above; run it alone with ./scripts/test.sh NAME" rust_tests "$@"

@@ -58,6 +58,39 @@ pub fn python() -> Option<PathBuf> {
     None
 }
 
+/// Folder of the browser that STATECELLS_BROWSER_DIR names, or of `.tools`, by scripts/setup-browser.sh.
+///
+/// `None` after a line that says so, if there is neither.
+///
+/// # Panics
+/// If the variable is set and there is no browser.
+#[must_use]
+pub fn browser() -> Option<PathBuf> {
+    let path = folder("STATECELLS_BROWSER_DIR", ".tools/browser");
+    if path.join("node_modules").is_dir() {
+        return Some(path);
+    }
+    assert!(env::var_os("STATECELLS_BROWSER_DIR").is_none(), "{} is missing", path.display());
+    skip(&format!("no {}; run ./scripts/setup-browser.sh", path.display()));
+    None
+}
+
+/// Opens `page` in the browser in the folder `browser`, narrow and wide, light and dark.
+///
+/// # Panics
+/// If it has a fault, with all of them.
+pub fn check_page(browser: &Path, page: &Path) {
+    let script = root().join("tests/browser/check_page.mjs");
+    let output = std::process::Command::new("node").args([&script, browser, page]).output();
+    let output = output.expect("node starts");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{}:\n{said}", page.display());
+    // Each of the four views must have been looked at, and show pictures.
+    assert_eq!(said.matches("pictures, no fault").count(), 4, "{said}");
+    assert!(!said.contains(" 0 pictures"), "{said}");
+}
+
 /// Says why a test is skipped, past the test runner, which hides what a passing test prints.
 fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or("a test").to_owned();

@@ -47,7 +47,8 @@ impl TextSketch {
     }
 
     /// A sketch from its hashes; `None` unless they ascend.
-    pub(crate) fn from_hashes(hashes: Vec<u64>) -> Option<Self> {
+    #[must_use]
+    pub fn from_hashes(hashes: Vec<u64>) -> Option<Self> {
         hashes.windows(2).all(|w| w[0] < w[1]).then_some(Self { hashes })
     }
 

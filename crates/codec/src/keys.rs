@@ -23,6 +23,9 @@ pub const MEM_SAVED_GB: &str = "statecells.mem_saved_gb";
 /// STRING: JSON record of how the file was made (tool, llama.cpp, arguments, input hash, seed).
 pub const RECORD: &str = "statecells.record";
 
+/// ARRAY of UINT64: fingerprint of the calibration text, the smallest hashes of its runs of 32 tokens.
+pub const CALIBRATION_SHINGLES: &str = "statecells.calibration.shingle_hashes";
+
 /// The tensor format this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 

@@ -100,11 +100,16 @@ impl QuantMix {
     /// The type that `matrix` gets.
     #[must_use]
     pub fn ffn_type(self, matrix: &FfnMatrix<'_>) -> Type {
-        let wanted = match matrix.target {
+        fallback(self.ffn_wanted(matrix), matrix.shape.d_in)
+    }
+
+    /// The type that `matrix` would get if its rows were a multiple of every block.
+    #[must_use]
+    pub fn ffn_wanted(self, matrix: &FfnMatrix<'_>) -> Type {
+        match matrix.target {
             Target::Gate | Target::Up => self.base(),
             Target::Down => self.down_type(matrix),
-        };
-        fallback(wanted, matrix.shape.d_in)
+        }
     }
 
     /// Size in bytes of `matrix` in its type; `None` if it overflows.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use builder::LayerList;
+use builder::inspect::KvTypes;
 use clap::Parser;
 use clap_complete::Shell;
 use codec::Target;
@@ -12,19 +13,6 @@ use ggml::Type;
 
 static VERSION: LazyLock<String> =
     LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
-
-/// Types that llama.cpp takes for its KV cache.
-const KV_TYPES: [Type; 9] = [
-    Type::F32,
-    Type::F16,
-    Type::BF16,
-    Type::Q8_0,
-    Type::Q4_0,
-    Type::Q4_1,
-    Type::IQ4_NL,
-    Type::Q5_0,
-    Type::Q5_1,
-];
 
 const EXAMPLES: &str = "\
 Examples:
@@ -90,9 +78,9 @@ impl Cli {
 }
 
 fn kv_type(name: &str) -> Result<Type, String> {
-    let known = Type::from_name(name).filter(|t| KV_TYPES.contains(t));
+    let known = Type::from_name(name).filter(|t| KvTypes::ALL.contains(t));
     known.ok_or_else(|| {
-        let names: Vec<&str> = KV_TYPES.iter().map(|t| t.name()).collect();
+        let names: Vec<&str> = KvTypes::ALL.iter().map(|t| t.name()).collect();
         format!("use one of {}", names.join(", "))
     })
 }

@@ -19,6 +19,21 @@ pub struct KvTypes {
     pub values: Type,
 }
 
+impl KvTypes {
+    /// Types that llama.cpp takes for its KV cache.
+    pub const ALL: [Type; 9] = [
+        Type::F32,
+        Type::F16,
+        Type::BF16,
+        Type::Q8_0,
+        Type::Q4_0,
+        Type::Q4_1,
+        Type::IQ4_NL,
+        Type::Q5_0,
+        Type::Q5_1,
+    ];
+}
+
 impl Default for KvTypes {
     fn default() -> Self {
         Self { keys: Type::F16, values: Type::F16 }

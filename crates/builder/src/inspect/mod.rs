@@ -185,6 +185,6 @@ pub fn schema() -> String {
 mod tests {
     #[test]
     fn the_committed_schema_is_that_of_the_types() {
-        crate::report::check_schema("inspection.schema.json", &super::schema());
+        crate::report::check_schema("inspection.schema.json", &super::schema(), "builder");
     }
 }

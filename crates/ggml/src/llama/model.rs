@@ -28,13 +28,15 @@ pub struct ModelParams {
     pub n_gpu_layers: i32,
     /// Whether weights are mapped instead of read.
     pub mmap: bool,
+    /// Whether only the vocabulary is read: such a model tokenizes, and nothing else.
+    pub vocab_only: bool,
     /// Metadata to replace, as `--override-kv` does.
     pub overrides: Vec<(String, Override)>,
 }
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { n_gpu_layers: 0, mmap: true, overrides: Vec::new() }
+        Self { n_gpu_layers: 0, mmap: true, vocab_only: false, overrides: Vec::new() }
     }
 }
 
@@ -70,6 +72,7 @@ impl Model {
         raw_params.n_gpu_layers = params.n_gpu_layers;
         raw_params.load_mode =
             if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+        raw_params.vocab_only = params.vocab_only;
         raw_params.kv_overrides = overrides.as_ptr();
         let (raw, message) = log::capture(|| {
             // SAFETY: the path ends in NUL, the overrides end in an entry without a key, and llama.cpp

@@ -1,0 +1,77 @@
+//! llama-perplexity without `--kl-divergence`.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::stats::{Estimate, from_running_means};
+
+/// Perplexity of one file on a text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Perplexity {
+    /// `Final estimate`, with the uncertainty that llama-perplexity gives.
+    pub estimate: Estimate,
+    /// Mean negative log-likelihood of every chunk, from the running perplexities (4 decimals).
+    pub chunk_nll: Vec<f64>,
+}
+
+/// Reads a whole log.
+///
+/// # Errors
+/// [`Error::Output`] if there is no final estimate, or it is not finite.
+pub fn parse_perplexity(log: &str) -> Result<Perplexity, Error> {
+    let error =
+        |reason: &str| Error::Output { program: "llama-perplexity", reason: reason.to_owned() };
+    let (_, rest) =
+        log.rsplit_once("Final estimate: PPL = ").ok_or_else(|| error("no 'Final estimate'"))?;
+    let mut words = rest.split_whitespace();
+    let value: Option<f64> = words.next().and_then(|w| w.parse().ok());
+    let value = value.filter(|v| v.is_finite()).ok_or_else(|| error("no finite perplexity"))?;
+    let uncertainty = words.nth(1).and_then(|w| w.parse().ok()).filter(|e: &f64| e.is_finite());
+    let means: Vec<f64> = running(log).iter().map(|p| p.ln()).collect();
+    Ok(Perplexity {
+        estimate: Estimate { value, error: uncertainty },
+        chunk_nll: from_running_means(&means),
+    })
+}
+
+/// The running perplexities `[1]27.8982,[2]29.7508,`.
+pub(super) fn running(log: &str) -> Vec<f64> {
+    let mut values = Vec::new();
+    for piece in log.split('[').skip(1) {
+        let Some((number, rest)) = piece.split_once(']') else { continue };
+        let Some((value, _)) = rest.split_once(',') else { continue };
+        if number.parse() == Ok(values.len() + 1)
+            && let Ok(value) = value.trim().parse::<f64>()
+        {
+            values.push(value);
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = include_str!("../../tests/data/perplexity.log");
+
+    #[test]
+    fn a_real_log() {
+        let found = parse_perplexity(LOG).unwrap();
+        assert_eq!(found.estimate, Estimate { value: 28.0433, error: Some(3.08147) });
+        assert_eq!(found.chunk_nll.len(), 3);
+        let mean = found.chunk_nll.iter().sum::<f64>() / 3.0;
+        assert!((mean.exp() - 28.0433).abs() < 1e-3);
+        assert!((found.chunk_nll[0].exp() - 27.8982).abs() < 1e-9);
+    }
+
+    #[test]
+    fn logs_without_a_figure_are_refused() {
+        for log in
+            ["", "[1]2.0,[2]3.0,", "Final estimate: PPL = nan +/- nan", "Final estimate: PPL ="]
+        {
+            assert!(parse_perplexity(log).is_err(), "{log}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Other forms of the base, made by llama-quantize: whole files, and files whose FFN alone differs.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use builder::inspect::KvTypes;
+use codec::FfnTensor;
+use ggml::Type;
+use ggml::gguf::GgufFile;
+use ggml::quant_mix::{FfnMatrix, QuantMix};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, memory};
+
+/// What of the base is requantized.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Extent {
+    /// The FFN matrices; all other tensors are the base's.
+    Ffn,
+    /// All that llama-quantize requantizes.
+    Whole,
+}
+
+/// A form of the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// The mixture of types.
+    pub mix: QuantMix,
+    /// What is requantized.
+    pub extent: Extent,
+}
+
+impl Variant {
+    /// Short name for files: `ffn-Q5_K_M`, `whole-Q5_K_M`.
+    #[must_use]
+    pub fn key(self) -> String {
+        match self.extent {
+            Extent::Ffn => format!("ffn-{}", self.mix),
+            Extent::Whole => format!("whole-{}", self.mix),
+        }
+    }
+
+    /// Name for people.
+    #[must_use]
+    pub fn label(self) -> String {
+        match self.extent {
+            Extent::Ffn => format!("{} FFN", self.mix),
+            Extent::Whole => format!("{} file", self.mix),
+        }
+    }
+
+    /// Rules for `llama-quantize --tensor-type-file` that make it from the base; empty for a whole file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if an FFN weight is no matrix.
+    pub fn rules(self, base: &GgufFile, n_layers: usize) -> Result<String, Error> {
+        let mut rules = String::new();
+        if self.extent == Extent::Whole {
+            return Ok(rules);
+        }
+        let architecture = base.architecture()?;
+        for tensor in base.tensors().iter().filter(|t| t.dims().len() > 1) {
+            let ty = match FfnTensor::parse(tensor.name()) {
+                Some((ffn, "weight")) => {
+                    ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?
+                }
+                _ => tensor.ty(),
+            };
+            let _ = writeln!(rules, "^{}$={}", tensor.name().replace('.', "\\."), ty.name());
+        }
+        Ok(rules)
+    }
+
+    /// Arguments of llama-quantize.
+    #[must_use]
+    pub fn arguments(
+        self,
+        base: &Path,
+        output: &Path,
+        rules: &Path,
+        n_threads: usize,
+    ) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["--allow-requantize".into()];
+        if self.extent == Extent::Ffn {
+            arguments.extend(["--tensor-type-file".into(), rules.into()]);
+        }
+        arguments.extend([
+            base.into(),
+            output.into(),
+            self.mix.name().into(),
+            n_threads.to_string().into(),
+        ]);
+        arguments
+    }
+
+    /// Checks that the file at `path` is what was asked for, and says where types fell back.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if another tensor changed, or an FFN matrix has another type than its rule says.
+    pub fn check(
+        self,
+        path: &Path,
+        base: &GgufFile,
+        n_layers: usize,
+    ) -> Result<Vec<String>, Error> {
+        let made = GgufFile::open(path)?;
+        let architecture = base.architecture()?;
+        let mut fallbacks: BTreeMap<String, usize> = BTreeMap::new();
+        for tensor in base.tensors() {
+            let found = made.require_tensor(tensor.name())?.ty();
+            let Some((ffn, "weight")) = FfnTensor::parse(tensor.name()) else {
+                if self.extent == Extent::Ffn && found != tensor.ty() {
+                    let reason = format!("{} became {found}, not {}", tensor.name(), tensor.ty());
+                    return Err(Error::input(path, reason));
+                }
+                continue;
+            };
+            let expected = ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?;
+            if self.extent == Extent::Ffn && found != expected {
+                let reason = format!("{} became {found}, not {expected}", tensor.name());
+                return Err(Error::input(path, reason));
+            }
+            let wanted = ffn_type(self.mix, base, &architecture, n_layers, ffn, true)?;
+            if found != wanted {
+                let d_in = tensor.dims()[0];
+                let text =
+                    format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.target);
+                *fallbacks.entry(text).or_default() += 1;
+            }
+        }
+        Ok(fallbacks.into_iter().map(|(text, n)| format!("{text}, {n} matrices")).collect())
+    }
+}
+
+/// The type that `mix` gives a matrix; with `wanted`, before it falls back for the length of its rows.
+fn ffn_type(
+    mix: QuantMix,
+    base: &GgufFile,
+    architecture: &str,
+    n_layer: usize,
+    tensor: FfnTensor,
+    wanted: bool,
+) -> Result<Type, Error> {
+    let info = base.require_tensor(&tensor.weight())?;
+    let no_matrix = || Error::input(base.path(), format!("{} is no matrix", info.name()));
+    let shape = info.matrix_shape().ok_or_else(no_matrix)?;
+    let matrix =
+        FfnMatrix { target: tensor.target, layer: tensor.layer, n_layer, shape, architecture };
+    Ok(if wanted { mix.ffn_wanted(&matrix) } else { mix.ffn_type(&matrix) })
+}
+
+/// A variant that was made.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Made {
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Its sizes.
+    pub sizes: memory::Sizes,
+    /// Where types fell back.
+    pub fallbacks: Vec<String>,
+}
+
+impl Made {
+    /// Looks at the file at `path`, made as `variant` of `base`.
+    ///
+    /// # Errors
+    /// As [`Variant::check`], and those of reading it.
+    pub fn of(
+        variant: Variant,
+        path: &Path,
+        base: &GgufFile,
+        n_layers: usize,
+        types: KvTypes,
+    ) -> Result<Self, Error> {
+        let fallbacks = variant.check(path, base, n_layers)?;
+        Ok(Self {
+            sha256: crate::inputs::sha256(path)?,
+            sizes: memory::sizes(path, types)?,
+            fallbacks,
+        })
+    }
+}
+
+/// Where a variant is made.
+pub(crate) fn path(folder: &Path, variant: Variant, identity: &str) -> PathBuf {
+    folder.join(format!("{}-{}.gguf", variant.key(), &identity[..16]))
+}

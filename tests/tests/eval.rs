@@ -1,0 +1,201 @@
+//! statecells-eval from end to end on a small random model, and its page in a real browser.
+
+use std::path::{Path, PathBuf};
+
+use end_to_end::coding::{Coding, Twins};
+use end_to_end::model_file::ModelFile;
+use end_to_end::programs::{Run, browser, check_page};
+use serde_json::Value;
+use tempfile::TempDir;
+use test_models::Model;
+
+struct Fixture {
+    folder: TempDir,
+    model: Model,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let model = Model::default();
+        let base = folder.path().join("base.gguf");
+        model.write(&base).unwrap();
+        Twins::of(&ModelFile::read(&base), &Coding::sections(0.01))
+            .coded
+            .write(&folder.path().join("coded.gguf"));
+        let words = (0..300).map(|i| ["one", "two", "or so", "many"][i * i % 7 % 4]);
+        std::fs::write(folder.path().join("text.txt"), words.collect::<Vec<_>>().join(" "))
+            .unwrap();
+        Self { folder, model }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, more: &str) -> Run {
+        let mut arguments: Vec<String> = ["base", "sc", "text", "outdir"]
+            .iter()
+            .zip(["base.gguf", "coded.gguf", "text.txt", "out"])
+            .flat_map(|(flag, name)| [format!("--{flag}"), self.path(name).display().to_string()])
+            .collect();
+        let quick = "--ctx 64 --chunks 12 --rounds 2 --prompt-tokens 16 --generation-tokens 4 -t 1 --against Q5_K_M,Q3_K_M";
+        arguments.extend(quick.split(' ').chain(more.split_whitespace()).map(str::to_owned));
+        Run::of("statecells-eval", arguments)
+    }
+
+    fn report(&self) -> Value {
+        serde_json::from_slice(&std::fs::read(self.path("out/report.json")).unwrap()).unwrap()
+    }
+}
+
+fn file<'r>(report: &'r Value, key: &str) -> &'r Value {
+    let files = report["files"].as_array().unwrap();
+    files.iter().find(|f| f["key"] == key).unwrap_or_else(|| panic!("no {key} in {files:?}"))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+/// Figures of the report, without times.
+fn figures(report: &Value) -> Value {
+    let of = |f: &Value| {
+        serde_json::json!([
+            f["key"],
+            f["sizes"]["value"],
+            f["perplexity"]["value"],
+            f["divergence"]["value"],
+            f["speed"]["value"],
+            f["sha256"]
+        ])
+    };
+    let files: Vec<Value> = report["files"].as_array().unwrap().iter().map(of).collect();
+    serde_json::json!([files, report["qa"]["value"], report["statecells"], report["verdict"]])
+}
+
+fn check_sizes(fixture: &Fixture, report: &Value) {
+    let model = &fixture.model;
+    let weights = (3 * model.n_layers * model.n_embd * model.n_ff) as f64;
+    let ffn = |key: &str| number(&file(report, key)["sizes"]["value"]["ffn_bytes"]);
+    // Rows of 64 and 192 are no multiple of 256: Q5_K falls back on Q5_1 with 6 bits a weight, Q6_K on Q8_0 with 8.5.
+    let down = weights / 3.0;
+    let q5_k_m = ffn("ffn-Q5_K_M");
+    assert!(
+        q5_k_m >= 0.75 * weights && q5_k_m <= (2.0 * down) * 0.75 + down * 8.5 / 8.0,
+        "{q5_k_m}"
+    );
+    assert_eq!(ffn("base"), 4.0 * weights);
+    assert!(ffn("whole-Q5_K_M") >= q5_k_m && ffn("ffn-Q3_K_M") < q5_k_m);
+    let notes = file(report, "ffn-Q5_K_M")["notes"].to_string();
+    assert!(notes.contains("ffn_gate: q5_K fell back to q5_1 (rows of 64)"), "{notes}");
+    let saved = number(&report["statecells"]["mem_saved_gb"]);
+    assert!((saved - (ffn("base") - ffn("statecells")) / 1e9).abs() < 1e-12);
+    // The other tensors of an FFN-only file are the base's.
+    let other = |key: &str| number(&file(report, key)["sizes"]["value"]["tensor_bytes"]) - ffn(key);
+    assert_eq!(other("ffn-Q5_K_M"), other("base"));
+    assert_ne!(other("whole-Q5_K_M"), other("base"));
+}
+
+fn check_quality(report: &Value) {
+    let sc = file(report, "statecells");
+    let divergence = &sc["divergence"]["value"];
+    assert!(number(&divergence["kl_mean"]["value"]) > 0.0);
+    assert_eq!(divergence["chunk_ln_ratio"].as_array().unwrap().len(), 12);
+    let (alone, compared) =
+        (&sc["perplexity"]["value"]["estimate"]["value"], &divergence["perplexity"]["value"]);
+    assert!((number(alone) / number(compared) - 1.0).abs() < 1e-3, "{alone} and {compared}");
+    let base = number(&divergence["perplexity_base"]["value"]);
+    let gap = number(&report["statecells"]["gap_ppl"]);
+    assert!((gap - (number(compared) / base - 1.0)).abs() < 1e-3, "{gap}");
+    assert!(number(&report["statecells"]["speedup"]) > 0.0);
+    assert!(number(&sc["speed"]["value"]["peak_memory_bytes"]) > 1e6);
+}
+
+/// All measurements once, then again from the kept ones.
+#[test]
+fn a_whole_evaluation_and_its_resumption() {
+    let fixture = Fixture::new();
+    let run = fixture.run("");
+    assert!(matches!(run.code, Some(0 | 3)), "{:?}:\n{}\n{}", run.code, run.text(), run.stderr);
+    let report = fixture.report();
+    assert_eq!(report["verdict"]["passed"].as_bool().unwrap(), run.code == Some(0));
+    check_sizes(&fixture, &report);
+    check_quality(&report);
+    let qa = &report["qa"]["value"];
+    assert!(
+        number(&qa["n_asked"]) >= 24.0 && number(&qa["n_skipped"]) > 0.0,
+        "no chat template: {qa}"
+    );
+    for name in ["base", "statecells"] {
+        let log =
+            std::fs::read_to_string(fixture.path(&format!("out/perplexity_{name}.log"))).unwrap();
+        assert!(log.contains("Final estimate: PPL = "));
+    }
+    let left: Vec<PathBuf> = walk(&fixture.path("out"));
+    assert!(
+        left.iter()
+            .all(|p| p.extension().is_some_and(|e| e == "json" || e == "log" || e == "html")),
+        "{left:?}"
+    );
+
+    let again = fixture.run("--resume");
+    assert_eq!(again.code, run.code, "{}", again.stderr);
+    let resumed = fixture.report();
+    assert_eq!(figures(&resumed), figures(&report));
+    for part in ["perplexity", "divergence", "speed", "sizes"] {
+        assert_eq!(
+            file(&resumed, "statecells")[part]["reused"].as_bool(),
+            Some(part != "sizes"),
+            "{part}"
+        );
+    }
+    // Another text is another measurement.
+    std::fs::write(fixture.path("text.txt"), "other words here ".repeat(200)).unwrap();
+    let other = fixture.run("--resume --skip speed,qa,whole");
+    assert_eq!(
+        file(&fixture.report(), "statecells")["divergence"]["reused"],
+        false,
+        "{}",
+        other.stderr
+    );
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+    entries.flat_map(|p| if p.is_dir() { walk(&p) } else { vec![p] }).collect()
+}
+
+/// A calibration text that is the evaluation text is found out, another is not.
+#[test]
+fn an_evaluation_on_the_calibration_text_is_warned_of() {
+    let fixture = Fixture::new();
+    let warned = |text: &str| {
+        let run = fixture
+            .run(&format!("--skip speed,qa,whole --calib-text {}", fixture.path(text).display()));
+        assert!(matches!(run.code, Some(0 | 3)), "{}", run.stderr);
+        fixture.report()["overlap"]["suspicious"].as_bool().unwrap()
+    };
+    assert!(warned("text.txt"));
+    std::fs::write(
+        fixture.path("other.txt"),
+        "quite another text, with other letters in it".repeat(30),
+    )
+    .unwrap();
+    assert!(!warned("other.txt"));
+}
+
+/// The page of a real evaluation of SmolLM2 and a page with every element, narrow and wide, light and dark.
+#[test]
+fn pages_have_no_faults_in_a_browser() {
+    let Some(browser) = browser() else { return };
+    let fixture = Fixture::new();
+    let run = fixture.run("");
+    assert!(matches!(run.code, Some(0 | 3)), "{}", run.stderr);
+    check_page(&browser, &fixture.path("out/report.html"));
+    let sample = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/evaluation-report.json");
+    let copy = fixture.path("report.json");
+    std::fs::copy(sample, &copy).unwrap();
+    let _ = Run::of("statecells-eval", [Path::new("--page"), &copy]).ok();
+    check_page(&browser, &fixture.path("report.html"));
+}
