@@ -72,6 +72,29 @@ impl Batch {
         batch
     }
 
+    /// Cut in `n` parts of whole rows, as equal as can be.
+    #[must_use]
+    pub fn split(&self, n: usize) -> Vec<Self> {
+        let rows = self.n_rows();
+        let part = |i: usize| {
+            let range = i * rows / n * self.length..(i + 1) * rows / n * self.length;
+            let inside = self.answers.iter().filter(|a| range.contains(&a.start));
+            Self {
+                length: self.length,
+                answers: inside.map(|a| a.start - range.start..a.end - range.start).collect(),
+                tokens: self.tokens[range.clone()].to_vec(),
+                targets: self.targets[range.clone()].to_vec(),
+            }
+        };
+        (0..n).map(part).filter(|part| !part.tokens.is_empty()).collect()
+    }
+
+    /// Number of tokens of answers.
+    #[must_use]
+    pub fn n_counted(&self) -> usize {
+        self.targets.iter().filter(|&&t| t != NO_TARGET).count()
+    }
+
     /// One example per row, padded.
     ///
     /// # Panics
@@ -155,7 +178,19 @@ mod tests {
     fn single_rows_have_one_answer_each() {
         let batch = Batch::single(&examples(), 24);
         assert_eq!(batch.answers.len(), 30);
-        let counted = batch.targets.iter().filter(|&&t| t != NO_TARGET).count();
-        assert_eq!(counted, batch.answers.iter().map(ExactSizeIterator::len).sum::<usize>());
+        let counted: usize = batch.answers.iter().map(ExactSizeIterator::len).sum();
+        assert_eq!(batch.n_counted(), counted);
+    }
+
+    #[test]
+    fn parts_are_the_batch() {
+        let batch = Batch::random(&examples(), 5, 40, 1, 5);
+        let parts = batch.split(2);
+        assert_eq!(parts.len(), 2);
+        let all = |f: fn(&Batch) -> Vec<u32>| parts.iter().flat_map(f).collect::<Vec<_>>();
+        assert_eq!(all(|b| b.tokens.clone()), batch.tokens);
+        assert_eq!(all(|b| b.targets.clone()), batch.targets);
+        assert_eq!(parts.iter().map(|b| b.answers.len()).sum::<usize>(), batch.answers.len());
+        assert_eq!(parts[1].tokens[parts[1].answers[0].start], tokenize("=")[0]);
     }
 }

@@ -225,17 +225,13 @@ impl CustomOp1 for Rope {
     }
 }
 
-/// Mean of `-log softmax(logits)[target]` over the rows that have a target, as a tensor of one element.
+/// Sum of `-log softmax(logits)[target] / n_counted` over the rows that have a target, as a tensor of one element.
 /// Logits: [n_vocab, n].
 pub struct CrossEntropy {
     /// Target of each row, [`NO_TARGET`] for none.
     pub targets: Vec<u32>,
-}
-
-impl CrossEntropy {
-    fn n_counted(&self) -> usize {
-        self.targets.iter().filter(|&&t| t != NO_TARGET).count().max(1)
-    }
+    /// Number of targets to divide by: that of a whole batch, of which this may be a part.
+    pub n_counted: usize,
 }
 
 /// `log sum exp` of a row.
@@ -253,12 +249,12 @@ impl CustomOp1 for CrossEntropy {
         let (x, n) = (floats(storage, layout)?, n_columns(layout));
         let rows = x.chunks(n).zip(&self.targets).filter(|(_, t)| **t != NO_TARGET);
         let sum: f32 = rows.map(|(row, &t)| log_sum_exp(row) - row[t as usize]).sum();
-        Ok((CpuStorage::F32(vec![sum / self.n_counted() as f32]), Shape::from(())))
+        Ok((CpuStorage::F32(vec![sum / self.n_counted as f32]), Shape::from(())))
     }
 
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let n = x.dim(candle_core::D::Minus1)?;
-        let factor = grad.to_scalar::<f32>()? / self.n_counted() as f32;
+        let factor = grad.to_scalar::<f32>()? / self.n_counted as f32;
         let mut dx = to_vec(x)?;
         for (row, &t) in dx.chunks_mut(n).zip(&self.targets) {
             if t == NO_TARGET {
@@ -322,6 +318,6 @@ mod tests {
         let rope = || Rope { length: 3, head_dim: 4, freq_base: 100.0, backwards: false };
         check(&[&x], || x.apply_op1(rope()).unwrap());
         let targets = vec![2, NO_TARGET, 7];
-        check(&[&x], || x.apply_op1(CrossEntropy { targets: targets.clone() }).unwrap());
+        check(&[&x], || x.apply_op1(CrossEntropy { targets: targets.clone(), n_counted: 2 }).unwrap());
     }
 }

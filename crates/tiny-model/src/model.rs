@@ -197,13 +197,15 @@ impl Model {
         mixed.matmul(&layer.attn_output)
     }
 
-    /// Mean loss of the answers in `batch`, ready for `backward`.
+    /// The part that `batch` has in the mean loss of `n_counted` tokens of answers, ready for `backward`, and the
+    /// logits.
     ///
     /// # Errors
     /// From candle.
-    pub fn loss(&self, batch: &Batch) -> Result<(Tensor, Tensor)> {
+    pub fn loss(&self, batch: &Batch, n_counted: usize) -> Result<(Tensor, Tensor)> {
         let logits = self.logits(&batch.tokens, batch.length)?;
-        let loss = logits.apply_op1(CrossEntropy { targets: batch.targets.clone() })?;
+        let targets = batch.targets.clone();
+        let loss = logits.apply_op1(CrossEntropy { targets, n_counted })?;
         Ok((loss, logits))
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Loshchilov, Hutter: Decoupled weight decay regularization, ICLR 2019.
 
-use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -34,23 +33,18 @@ impl AdamW {
         Self { first: zeros(), second: zeros(), step: 0 }
     }
 
-    /// One step along `grads`.
+    /// One step along `grads`, one for each parameter.
     ///
     /// # Errors
     /// From candle.
-    pub fn step(&mut self, parameters: &[Parameter], grads: &GradStore, rate: f32) -> Result<()> {
+    pub fn step(&mut self, parameters: &[Parameter], grads: &[Vec<f32>], rate: f32) -> Result<()> {
         self.step += 1;
-        let mut all = Vec::with_capacity(parameters.len());
-        for p in parameters {
-            let grad = grads.get(&p.var).map(|g| g.contiguous()?.flatten_all()?.to_vec1::<f32>());
-            all.push(grad.transpose()?.unwrap_or_else(|| vec![0.0; p.var.elem_count()]));
-        }
-        let square: f64 = all.iter().flatten().map(|g| f64::from(g * g)).sum();
+        let square: f64 = grads.iter().flatten().map(|g| f64::from(g * g)).sum();
         let shrink = (MAX_NORM / (square.sqrt() as f32).max(1e-12)).min(1.0);
         let power = self.step.min(i32::MAX as u64) as i32;
         let (correct_1, correct_2) = (1.0 - BETA_1.powi(power), 1.0 - BETA_2.powi(power));
         let moments = self.first.iter_mut().zip(&mut self.second);
-        for ((p, grad), (first, second)) in parameters.iter().zip(&all).zip(moments) {
+        for ((p, grad), (first, second)) in parameters.iter().zip(grads).zip(moments) {
             let decay = if p.var.rank() > 1 { rate * WEIGHT_DECAY } else { 0.0 };
             let mut values = p.var.flatten_all()?.to_vec1::<f32>()?;
             let state = first.par_iter_mut().zip(second).with_min_len(4096);

@@ -4,10 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::batch::{Batch, Encoded};
-use crate::model::{Config, Model, Score};
+use crate::model::{Config, Model, Parameter, Score};
 use crate::optimizer::AdamW;
 use crate::tasks::{Example, Task};
 
+/// Parts of a batch whose derivatives are taken at the same time, each on a thread of its own, and added in
+/// order: the sum does not depend on the number of cores. Products inside of a part are better left on one thread.
+const PARTS: usize = 2;
 /// Tokens of a row when single examples are scored: the longest has 18.
 const SCORE_LENGTH: usize = 20;
 /// Examples scored at a time.
@@ -96,15 +99,59 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let (plan, step) = (self.plan, self.optimizer.step);
         let batch = Batch::random(&self.examples, plan.rows, plan.length, plan.seed, step);
-        let (loss, logits) = self.model.loss(&batch)?;
-        let score = Score::of(&batch, &logits)?;
-        let grads = loss.backward()?;
-        let loss = loss.to_scalar::<f32>()?;
+        let n_counted = batch.n_counted();
+        let parts = batch.split(PARTS);
+        let (first, others) = parts.split_first().expect("a batch has rows");
+        let (mut sum, others) = std::thread::scope(|scope| {
+            let model = &self.model;
+            let start = |part| scope.spawn(move || Derivatives::of(model, part, n_counted));
+            let others: Vec<_> = others.iter().map(start).collect();
+            let first = Derivatives::of(&self.model, first, n_counted);
+            let join = |handle: std::thread::ScopedJoinHandle<'_, _>| {
+                handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            (first, others.into_iter().map(join).collect::<Vec<_>>())
+        });
+        if let Ok(sum) = &mut sum {
+            for other in others {
+                sum.add(&other?);
+            }
+        }
+        let Derivatives { loss, score, grads } = sum?;
         if !loss.is_finite() {
             return Err(Error::Model(format!("step {step}: the loss is {loss}; use a lower --rate")));
         }
         self.optimizer.step(self.model.parameters(), &grads, plan.rate_at(step))?;
         Ok(StepReport { loss, exact_rate: score.exact_rate() })
+    }
+}
+
+/// What a part of a batch contributes.
+struct Derivatives {
+    loss: f32,
+    score: Score,
+    grads: Vec<Vec<f32>>,
+}
+
+impl Derivatives {
+    fn of(model: &Model, part: &Batch, n_counted: usize) -> Result<Self, Error> {
+        let (loss, logits) = model.loss(part, n_counted)?;
+        let score = Score::of(part, &logits)?;
+        let store = loss.backward()?;
+        let grad = |p: &Parameter| match store.get(&p.var) {
+            Some(grad) => grad.contiguous()?.flatten_all()?.to_vec1::<f32>(),
+            None => Ok(vec![0.0; p.var.elem_count()]),
+        };
+        let grads = model.parameters().iter().map(grad).collect::<Result<_, _>>()?;
+        Ok(Self { loss: loss.to_scalar()?, score, grads })
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.score.add(&other.score);
+        for (sum, other) in self.grads.iter_mut().flatten().zip(other.grads.iter().flatten()) {
+            *sum += other;
+        }
     }
 }
 

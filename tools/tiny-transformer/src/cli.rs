@@ -76,9 +76,6 @@ pub struct Train {
     /// Stop after this many steps of this run, with a checkpoint and without a model
     #[arg(long, value_name = "STEPS")]
     pub stop_after: Option<u64>,
-    /// Threads [default: one per core]
-    #[arg(short, long, value_name = "N")]
-    pub threads: Option<usize>,
     #[command(flatten)]
     pub plan: PlanFlags,
 }

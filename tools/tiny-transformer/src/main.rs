@@ -13,6 +13,11 @@ use crate::cli::Cli;
 const NAME: &str = env!("CARGO_PKG_NAME");
 
 fn main() -> ExitCode {
+    for name in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // The training has threads of its own; more of them inside of candle's products only wait for each other.
+        // SAFETY: nothing else runs yet.
+        unsafe { std::env::set_var(name, "1") };
+    }
     match run::run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use tiny_model::checkpoint;
 use tiny_model::dataset::{self, Sizes, Split};
@@ -65,9 +65,6 @@ fn plan(flags: &PlanFlags) -> Plan {
 }
 
 fn train(flags: &Train) -> Result<()> {
-    if let Some(n) = flags.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(n).build_global().context("--threads")?;
-    }
     let path = flags.checkpoint.clone().unwrap_or_else(|| default_checkpoint(&flags.output));
     let examples = dataset::read(&flags.data.join(Split::Train.file_name()))?;
     let validation = dataset::read(&flags.data.join(Split::Validation.file_name()))?;
