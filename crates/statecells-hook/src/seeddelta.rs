@@ -37,9 +37,9 @@ impl std::fmt::Debug for SeedDeltaMatrix {
 impl SeedDeltaMatrix {
     /// Checks types and shapes alone, as far as the graph depends on them; [`Self::new`] checks the rest.
     pub fn plan(shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
-        let foreign = sidecars.iter().find(|s| {
-            ![DELTA_IDX, DELTA_VAL].contains(&s.suffix()) && !BASE.contains(&s.suffix())
-        });
+        let foreign = sidecars
+            .iter()
+            .find(|s| ![DELTA_IDX, DELTA_VAL].contains(&s.suffix()) && !BASE.contains(&s.suffix()));
         if let Some(foreign) = foreign {
             return Err(foreign.error("not a part of scheme seeddelta"));
         }
@@ -147,7 +147,8 @@ impl SeedDeltaMatrix {
             return with_scratch(|scratch| Ok(delta.product(self.isa, columns, &mut y, scratch)?));
         }
         for (t, x) in x.chunks_exact(d_in).enumerate() {
-            let (low_rank, circulant) = prepared.get(t * n..(t + 1) * n).unwrap_or(&[]).split_at(rank);
+            let (low_rank, circulant) =
+                prepared.get(t * n..(t + 1) * n).unwrap_or(&[]).split_at(rank);
             let y = y.token_rows(t, rows.clone());
             self.base.base_rows(rows.clone(), x, low_rank, circulant, y);
         }

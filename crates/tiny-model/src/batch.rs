@@ -52,7 +52,13 @@ impl Batch {
     /// the rows begin inside of an example, as the text of a longer context does; that one does not count.
     /// Depends on seed and step alone, so a training can stop anywhere.
     #[must_use]
-    pub fn random(examples: &[Encoded], n_rows: usize, length: usize, seed: u64, step: u64) -> Self {
+    pub fn random(
+        examples: &[Encoded],
+        n_rows: usize,
+        length: usize,
+        seed: u64,
+        step: u64,
+    ) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(step + 1);
         let mut batch = Self::new(length);

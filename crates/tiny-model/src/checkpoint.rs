@@ -49,7 +49,10 @@ pub fn plan(path: &Path) -> Result<Plan, Error> {
 pub fn resume(path: &Path, plan: Plan, train: &[Example]) -> Result<Trainer, Error> {
     let tensors = load(path)?;
     if plan_of(&tensors, path)? != plan {
-        return Err(refuse(path, "was made with other arguments; give the same, or another --checkpoint"));
+        return Err(refuse(
+            path,
+            "was made with other arguments; give the same, or another --checkpoint",
+        ));
     }
     let mut trainer = Trainer::new(plan, train)?;
     let damaged = || refuse(path, "is damaged; delete it to begin anew");
@@ -57,8 +60,11 @@ pub fn resume(path: &Path, plan: Plan, train: &[Example]) -> Result<Trainer, Err
     let optimizer = &mut trainer.optimizer;
     for (i, p) in trainer.model.parameters().iter().enumerate() {
         p.var.set(get(&p.name)?).map_err(|_| damaged())?;
-        for (moments, name) in [(&mut optimizer.first[i], "first"), (&mut optimizer.second[i], "second")] {
-            let values = get(&format!("{name}.{}", p.name))?.to_vec1::<f32>().map_err(|_| damaged())?;
+        for (moments, name) in
+            [(&mut optimizer.first[i], "first"), (&mut optimizer.second[i], "second")]
+        {
+            let values =
+                get(&format!("{name}.{}", p.name))?.to_vec1::<f32>().map_err(|_| damaged())?;
             if values.len() != moments.len() {
                 return Err(damaged());
             }
@@ -72,7 +78,8 @@ pub fn resume(path: &Path, plan: Plan, train: &[Example]) -> Result<Trainer, Err
 
 fn load(path: &Path) -> Result<HashMap<String, Tensor>, Error> {
     fs::metadata(path).map_err(Error::io(path))?;
-    safetensors::load(path, &Device::Cpu).map_err(|e| refuse(path, &format!("is no checkpoint: {e}")))
+    safetensors::load(path, &Device::Cpu)
+        .map_err(|e| refuse(path, &format!("is no checkpoint: {e}")))
 }
 
 fn plan_of(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<Plan, Error> {

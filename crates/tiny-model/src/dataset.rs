@@ -137,7 +137,10 @@ pub fn read(path: &Path) -> Result<Vec<Example>, Error> {
         let example: Example = serde_json::from_str(line).map_err(|e| refuse(e.to_string()))?;
         match example.task.solve(&example.prompt) {
             Some(answer) if answer == example.answer => Ok(example),
-            _ => Err(refuse(format!("'{}' is not the answer to '{}'", example.answer, example.prompt))),
+            _ => Err(refuse(format!(
+                "'{}' is not the answer to '{}'",
+                example.answer, example.prompt
+            ))),
         }
     };
     text.lines().enumerate().map(example).collect()

@@ -71,14 +71,16 @@ impl CustomOp2 for RmsNorm {
         let (xs, ws, gs) = (to_vec(x)?, to_vec(w)?, to_vec(grad)?);
         let d = ws.len();
         let mut dx = vec![0.0f32; xs.len()];
-        dx.par_chunks_mut(d).zip(xs.par_chunks(d).zip(gs.par_chunks(d))).for_each(|(dx, (x, g))| {
-            let inverse = self.inverse(x);
-            let dot: f32 = x.iter().zip(g).zip(&ws).map(|((x, g), w)| x * g * w).sum();
-            let along = dot * inverse * inverse / d as f32;
-            for (i, dx) in dx.iter_mut().enumerate() {
-                *dx = inverse * (g[i] * ws[i] - along * x[i]);
-            }
-        });
+        dx.par_chunks_mut(d).zip(xs.par_chunks(d).zip(gs.par_chunks(d))).for_each(
+            |(dx, (x, g))| {
+                let inverse = self.inverse(x);
+                let dot: f32 = x.iter().zip(g).zip(&ws).map(|((x, g), w)| x * g * w).sum();
+                let along = dot * inverse * inverse / d as f32;
+                for (i, dx) in dx.iter_mut().enumerate() {
+                    *dx = inverse * (g[i] * ws[i] - along * x[i]);
+                }
+            },
+        );
         let mut dw = vec![0.0f32; d];
         for (x, g) in xs.chunks(d).zip(gs.chunks(d)) {
             let inverse = self.inverse(x);
@@ -318,6 +320,8 @@ mod tests {
         let rope = || Rope { length: 3, head_dim: 4, freq_base: 100.0, backwards: false };
         check(&[&x], || x.apply_op1(rope()).unwrap());
         let targets = vec![2, NO_TARGET, 7];
-        check(&[&x], || x.apply_op1(CrossEntropy { targets: targets.clone(), n_counted: 2 }).unwrap());
+        check(&[&x], || {
+            x.apply_op1(CrossEntropy { targets: targets.clone(), n_counted: 2 }).unwrap()
+        });
     }
 }

@@ -178,12 +178,8 @@ impl Model {
     fn attention(&self, layer: &Layer, h: &Tensor, length: usize) -> Result<Tensor> {
         let (n, d) = h.dims2()?;
         let (heads, width) = (self.config.n_heads, self.config.head_dim());
-        let rope = || Rope {
-            length,
-            head_dim: width,
-            freq_base: Config::FREQ_BASE,
-            backwards: false,
-        };
+        let rope =
+            || Rope { length, head_dim: width, freq_base: Config::FREQ_BASE, backwards: false };
         // (rows, heads, length, width)
         let split = |t: Tensor| {
             t.reshape((n / length, length, heads, width))?.transpose(1, 2)?.contiguous()

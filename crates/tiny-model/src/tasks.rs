@@ -69,7 +69,8 @@ impl Task {
             Self::Copy => body.strip_prefix('c').map(str::to_owned),
             Self::Sum => {
                 let (a, b) = body.strip_prefix('s')?.split_once('+')?;
-                let number = |text: &str| text.chars().rev().collect::<String>().parse::<u32>().ok();
+                let number =
+                    |text: &str| text.chars().rev().collect::<String>().parse::<u32>().ok();
                 Some(reversed(number(a)? + number(b)?, SUM_DIGITS + 1))
             }
             Self::Brackets => closing(body.strip_prefix('b')?),

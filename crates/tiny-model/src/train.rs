@@ -78,7 +78,8 @@ impl Trainer {
     /// [`Error::Model`] for sizes that do not fit, or no examples.
     pub fn new(plan: Plan, train: &[Example]) -> Result<Self, Error> {
         if train.is_empty() || plan.rows == 0 || plan.length < SCORE_LENGTH {
-            let reason = format!("training needs examples, rows and at least {SCORE_LENGTH} tokens");
+            let reason =
+                format!("training needs examples, rows and at least {SCORE_LENGTH} tokens");
             return Err(Error::Model(reason));
         }
         let model = Model::new(plan.config, plan.seed)?;
@@ -119,7 +120,9 @@ impl Trainer {
         }
         let Derivatives { loss, score, grads } = sum?;
         if !loss.is_finite() {
-            return Err(Error::Model(format!("step {step}: the loss is {loss}; use a lower --rate")));
+            return Err(Error::Model(format!(
+                "step {step}: the loss is {loss}; use a lower --rate"
+            )));
         }
         self.optimizer.step(self.model.parameters(), &grads, plan.rate_at(step))?;
         Ok(StepReport { loss, exact_rate: score.exact_rate() })

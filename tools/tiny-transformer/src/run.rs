@@ -54,12 +54,8 @@ fn stored(path: &Path) -> Result<Trainer> {
 }
 
 fn plan(flags: &PlanFlags) -> Plan {
-    let config = Config {
-        n_layers: flags.layers,
-        n_embd: flags.embd,
-        n_ff: flags.ff,
-        n_heads: flags.heads,
-    };
+    let config =
+        Config { n_layers: flags.layers, n_embd: flags.embd, n_ff: flags.ff, n_heads: flags.heads };
     let PlanFlags { steps, rows, length, rate, seed, .. } = *flags;
     Plan { config, steps, rows, length, rate, seed }
 }
@@ -101,7 +97,11 @@ fn default_checkpoint(output: &Path) -> PathBuf {
 /// `sum: 98.7 % exact, perplexity 1.013`.
 fn line(task: Task, score: &Score) -> String {
     let rate = 100.0 * score.exact_rate();
-    format!("{task}: {rate:.1} % of {} exact, perplexity {:.4}", score.n_answers, score.perplexity())
+    format!(
+        "{task}: {rate:.1} % of {} exact, perplexity {:.4}",
+        score.n_answers,
+        score.perplexity()
+    )
 }
 
 /// A bar on a terminal, lines elsewhere.
