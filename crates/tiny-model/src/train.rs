@@ -36,7 +36,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let config = Config::default();
-        Self { config, steps: 4000, rows: 16, length: 64, rate: 1.5e-3, seed: 1 }
+        Self { config, steps: 1600, rows: 8, length: 64, rate: 1e-3, seed: 1 }
     }
 }
 
