@@ -96,13 +96,14 @@ impl Bars {
     /// Pixels per unit, so that the longest bar leaves room for the text at its end.
     fn scale(&self, width: i32) -> f64 {
         let bars = self.groups.iter().flat_map(|(_, bars)| bars);
-        let marked = self.mark.as_ref().map(|(v, _)| f64::from(width - 4 * MARGIN) / v.max(f64::MIN_POSITIVE));
+        let marked = self.mark.as_ref().map_or(0.0, |(v, _)| *v);
         let fitting = bars.filter_map(|bar| {
-            let length: f64 = bar.values.iter().filter(|v| v.is_finite()).sum();
-            let room = width - 2 * MARGIN - text::width(&bar.text) - 10;
+            // The text may stand behind the mark.
+            let length = bar.values.iter().filter(|v| v.is_finite()).sum::<f64>().max(marked);
+            let room = width - 2 * MARGIN - text::width(&bar.text) - 12;
             (length > 0.0).then(|| f64::from(room.max(20)) / length)
         });
-        fitting.chain(marked).fold(f64::INFINITY, f64::min)
+        fitting.fold(f64::INFINITY, f64::min)
     }
 
     fn draw_bar(&self, area: &Area<'_>, bar: &Bar, top: i32, scale: f64) {
@@ -114,8 +115,15 @@ impl Bars {
             fill(area, corners, part.texture, color);
             start = end;
         }
-        let at = (MARGIN + pixels(start) + 6, top + BAR / 2);
-        text::write(area, &bar.text, at, HPos::Left, Palette::INK);
+        let mut x = MARGIN + pixels(start) + 6;
+        if let Some((value, _)) = &self.mark {
+            let mark = MARGIN + pixels(value * scale);
+            mark::thin(area, (mark, top - 2), (mark, top + BAR + 2), Palette::INK);
+            if (x - 3..x + text::width(&bar.text)).contains(&mark) {
+                x = mark + 5;
+            }
+        }
+        text::write(area, &bar.text, (x, top + BAR / 2), HPos::Left, Palette::INK);
     }
 
     fn draw_legend(&self, area: &Area<'_>, mut y: i32) -> i32 {
@@ -170,7 +178,7 @@ impl Figure for Bars {
         let width = i32::try_from(area.dim_in_pixel().0).unwrap_or(i32::MAX);
         let lines = text::paragraph(area, &self.title, (MARGIN, text::LINE / 2), width - 2 * MARGIN);
         let mut y = self.draw_legend(area, lines * text::LINE) + 8;
-        let (top, scale) = (y, self.scale(width));
+        let scale = self.scale(width);
         let scale = if scale.is_finite() { scale } else { 0.0 };
         for (heading, bars) in &self.groups {
             if !heading.is_empty() {
@@ -178,18 +186,14 @@ impl Figure for Bars {
                 y += text::LINE;
             }
             for bar in bars {
-                let label = text::wrap(&bar.label, width - 2 * MARGIN).into_iter().next();
+                let label = text::fit(&bar.label, width - 2 * MARGIN);
                 let at = (MARGIN, y + text::LINE / 2);
-                text::write(area, &label.unwrap_or_default(), at, HPos::Left, Palette::INK);
+                text::write(area, &label, at, HPos::Left, Palette::INK);
                 y += text::LINE;
                 self.draw_bar(area, bar, y, scale);
                 y += BAR + BAR_GAP;
             }
             y += GROUP_GAP;
-        }
-        if let Some((value, _)) = &self.mark {
-            let x = MARGIN + pixels(value * scale);
-            mark::thin(area, (x, top), (x, y - GROUP_GAP), Palette::INK);
         }
     }
 }

@@ -193,7 +193,7 @@ impl Chart {
                 look.marker(area, (x + SAMPLE / 2, y));
             }
             let room = width - x - SAMPLE - 6;
-            let name = text::wrap(&series.name, room).into_iter().next().unwrap_or_default();
+            let name = text::fit(&series.name, room);
             text::write(area, &name, (x + SAMPLE + 6, y), HPos::Left, Palette::INK);
         }
     }
@@ -238,7 +238,8 @@ impl Chart {
             }
             // Beside its point a label ends or starts there, whatever the reader's font makes of its width.
             let (at, align) = if rect.right <= *x { (rect.right, HPos::Right) } else { (rect.left, HPos::Left) };
-            text::write(area, label, (at, middle), align, Palette::INK);
+            let label = text::fit(label, rect.right - rect.left);
+            text::write(area, &label, (at, middle), align, Palette::INK);
         }
     }
 }

@@ -33,7 +33,7 @@ impl Rect {
 }
 
 /// Distances from the point at which a label is tried, in lines of text.
-const RINGS: i32 = 6;
+const RINGS: i32 = 14;
 
 /// A rectangle for the label of every point: inside of `frame`, over no marker and no other label where that
 /// is possible, as near as possible.

@@ -66,6 +66,15 @@ pub(crate) fn wrap(text: &str, room: i32) -> Vec<String> {
     lines
 }
 
+/// `text` cut to one line of at most `room` pixels, an ellipsis in place of what is left out.
+pub(crate) fn fit(text: &str, room: i32) -> String {
+    if width(text) <= room {
+        return text.to_owned();
+    }
+    let most = usize::try_from(room / width("x")).unwrap_or(0).saturating_sub(1);
+    text.chars().take(most).chain(['\u{2026}']).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +89,7 @@ mod tests {
             assert_eq!(joined, text.split(' ').collect::<String>());
         }
         assert!(wrap("", 100).is_empty());
+        assert_eq!(fit("short", 100), "short");
+        assert!(width(&fit(text, 90)) <= 90 && fit(text, 90).ends_with('\u{2026}'));
     }
 }
