@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Puts a headless Chromium into .tools/browser: the tests look at report pages with it.
+#
+# usage: scripts/setup-browser.sh
+#
+#   --help   this text
+#
+# Versions and hashes: tests/browser/package-lock.json. Needs Node.js 20 or newer with npm, and the
+# network once. Without it, tests of pages are skipped, and say so.
+
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+BROWSER_DIR=$TOOLS_DIR/browser
+WANTED=$ROOT/tests/browser
+
+stamp() { { cat "$WANTED/package.json" "$WANTED/package-lock.json"; say "$BROWSER_DIR"; } | sha256_of_stdin; }
+
+install_browser() {
+  if [[ -f $BROWSER_DIR/.done && $(<"$BROWSER_DIR/.done") == "$(stamp)" ]]; then
+    say "   browser: already installed"
+    return
+  fi
+  rm -rf "$BROWSER_DIR"
+  mkdir -p "$BROWSER_DIR"
+  cp "$WANTED/package.json" "$WANTED/package-lock.json" "$BROWSER_DIR"
+  (cd "$BROWSER_DIR" && quietly "$TOOLS_DIR/browser.log" npm ci --ignore-scripts --no-audit --no-fund --cache "$DOWNLOADS/npm")
+  stamp | write_file "$BROWSER_DIR/.done"
+  say "   browser: installed"
+}
+
+no_options "$@"
+need node "install Node.js 20 or newer"
+need npm "install npm, which comes with Node.js"
+with_lock "$TOOLS_DIR/.browser-lock" install_browser
