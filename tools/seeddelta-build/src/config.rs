@@ -1,6 +1,6 @@
 //! From flags to a build: the second step of parsing.
 
-use builder::{BuildOptions, Error, Existing, Job, Selection, Shaping, prepare};
+use builder::{BuildOptions, Error, Existing, Job, Selection, Shaping, Source, prepare};
 
 use crate::NAME;
 use crate::cli::{Cli, DeltaChoice, DenseChoice};
@@ -24,6 +24,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         _ => Existing::Refuse,
     };
     let (choices, selection) = choices(&cli)?;
+    check_overrides(&cli)?;
     let method =
         SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
     let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -49,6 +50,19 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         existing,
         checkpoint_every: 1,
     })
+}
+
+/// Checks that overrides name layers of the model.
+fn check_overrides(cli: &Cli) -> Result<(), Error> {
+    let (Some(input), false) = (&cli.input, cli.overrides.is_empty()) else { return Ok(()) };
+    let n_layers = Source::open(input)?.n_layers();
+    match cli.overrides.iter().find(|o| o.layers.check(n_layers).is_err()) {
+        None => Ok(()),
+        Some(o) => {
+            let reason = format!("{o}: the model has {n_layers} layers, numbered from 0");
+            Err(Error::Selection { flag: "--override", reason })
+        }
+    }
 }
 
 fn choices(cli: &Cli) -> Result<(Choices, Selection), Error> {
