@@ -40,7 +40,8 @@ fn the_page_decodes_what_the_codec_decodes() {
         };
         let codes = twins.coded.tensor_mut(changed);
         codes.data[0] = codes.data[0].wrapping_neg();
-        codes.data[1] = if changed.ends_with("codes") { !codes.data[1] } else { codes.data[1] ^ 0x80 };
+        codes.data[1] =
+            if changed.ends_with("codes") { !codes.data[1] } else { codes.data[1] ^ 0x80 };
         assert!(!agrees(&python, folder.path(), &twins), "{:?}: blind", coding.method);
     }
 }

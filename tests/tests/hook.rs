@@ -123,7 +123,8 @@ fn the_same_on_smollm2() {
     let tokens = tokenize(&path, text);
     let global = |dict_type| Coding::global(Scheme::SignVals, dict_type);
     let seeddelta = Coding::seeddelta("circulant+diagonal", false);
-    for coding in [global(DictType::F16), global(DictType::F32), Coding::sections(0.001), seeddelta] {
+    for coding in [global(DictType::F16), global(DictType::F32), Coding::sections(0.001), seeddelta]
+    {
         let coding = Coding { layers: vec![0, 1, 2], ..coding };
         let worst = worst_distance(folder.path(), &Twins::of(&base, &coding), &tokens);
         assert!(worst <= tolerance(&coding), "{:?}: {worst}", coding.method);

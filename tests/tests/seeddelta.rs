@@ -52,7 +52,8 @@ fn llama_cpp_cuts_texts_into_the_tokens_that_the_tiny_model_was_trained_on() {
     let llama = load_dense(&path).unwrap();
     let sizes = tiny_model::dataset::Sizes { train: 300, validation: 20, test: 20 };
     let lines = tiny_model::dataset::generate(5, sizes).unwrap().into_iter().flatten();
-    let others = ["", " ", "Hello, World!\n", "\u{e9}\u{20ac} \u{1f600}", "<s>", "\t\0"].map(str::to_owned);
+    let others =
+        ["", " ", "Hello, World!\n", "\u{e9}\u{20ac} \u{1f600}", "<s>", "\t\0"].map(str::to_owned);
     for text in lines.flat_map(|e| [e.line(), e.prompt]).chain(others) {
         let found = llama.tokenize(&text, true, false);
         if text.contains('\0') && found.is_err() {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use codec::{ElementType, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec, Target, keys};
-use ggml::{MulMat, Type};
 use ggml::gguf::GgufFile;
+use ggml::{MulMat, Type};
 use seeddelta::SeedDelta;
 use serde::Serialize;
 
@@ -102,7 +102,8 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
             let d = d_in(&dense, tensor(target))?;
             cost.tensors.push(compare(name, exact, approx, x, d, &mul_mat));
         }
-        let mut take = |target, exact: &Vec<f32>| changed.remove(&target).unwrap_or_else(|| exact.clone());
+        let mut take =
+            |target, exact: &Vec<f32>| changed.remove(&target).unwrap_or_else(|| exact.clone());
         let approx = Ffn {
             gate: take(Target::Gate, &original.gate),
             up: take(Target::Up, &original.up),
@@ -110,7 +111,8 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
         };
         let n_ff = hidden.len() / (inputs.len() / n_embd);
         let exact = product(&original.down, &hidden, n_ff, &mul_mat);
-        let found = product(&approx.down, &inner(&approx, inputs, n_embd, &mul_mat), n_ff, &mul_mat);
+        let found =
+            product(&approx.down, &inner(&approx, inputs, n_embd, &mul_mat), n_ff, &mul_mat);
         let square = |v: f32| f64::from(v) * f64::from(v);
         let error: f64 = exact.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
         let energy: f64 = exact.iter().map(|&v| square(v)).sum();
@@ -172,7 +174,9 @@ fn decoded(
     match coded.string(&keys::tensor_scheme(tensor))?.as_deref() {
         None => return Ok(None),
         Some("seeddelta") => {}
-        Some(other) => return Err(unfit(format!("{tensor} has the scheme {other}, not seeddelta"))),
+        Some(other) => {
+            return Err(unfit(format!("{tensor} has the scheme {other}, not seeddelta")));
+        }
     }
     let dims = dense.require_tensor(&tensor.weight())?.dims();
     let shape = MatrixShape::new(dims[0], dims.get(1).copied().unwrap_or(1));
@@ -186,7 +190,8 @@ fn decoded(
         let spec = SidecarSpec::new(suffix, element_type, info.dims());
         sidecars.push(Sidecar { spec, data: coded.data(info).to_vec() });
     }
-    let model = SeedDelta::from_sidecars(&sidecars, shape).map_err(|e| unfit(format!("{tensor}: {e}")))?;
+    let model =
+        SeedDelta::from_sidecars(&sidecars, shape).map_err(|e| unfit(format!("{tensor}: {e}")))?;
     Ok(Some(model.to_dense()))
 }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ggml::Type;
-use ggml::llama::{
-    Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token,
-};
+use ggml::llama::{Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token};
 use serde::Serialize;
 use tiny_model::tasks::Task;
 

@@ -71,7 +71,15 @@ impl Sweep {
     #[must_use]
     pub fn new(n_layers: usize, main: Entry, short: bool) -> Self {
         let all: Vec<usize> = (0..n_layers).collect();
-        let bases = ["none", "identity", "diagonal", "circulant", "block:16", "lowrank:16", "lowrank:8+diagonal"];
+        let bases = [
+            "none",
+            "identity",
+            "diagonal",
+            "circulant",
+            "block:16",
+            "lowrank:16",
+            "lowrank:8+diagonal",
+        ];
         if !short {
             let ks = vec![6, 12, 16, 24, 32, 48, 64];
             return Self { main, ks, bases: bases.map(str::to_owned).into(), layers: all };

@@ -55,7 +55,8 @@ fn ranks(values: &[f64]) -> Vec<f64> {
     let mut ranks = vec![0.0; values.len()];
     let mut start = 0;
     while start < order.len() {
-        let tied = order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
+        let tied =
+            order[start..].iter().take_while(|&&i| values[i] == values[order[start]]).count();
         for &i in &order[start..start + tied] {
             ranks[i] = start as f64 + (tied as f64 - 1.0) / 2.0;
         }

@@ -63,8 +63,8 @@ pub fn of_text(
     n_ctx: usize,
     max_pieces: usize,
 ) -> Result<Vec<Piece>, Error> {
-    let text = fs::read_to_string(path)
-        .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let text =
+        fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let tokens = model.tokenize(&text, false, false)?;
     let piece = |tokens: &[Token]| {
         let tokens: Vec<Token> = model.bos().into_iter().chain(tokens.iter().copied()).collect();
@@ -73,7 +73,8 @@ pub fn of_text(
     };
     let pieces: Vec<Piece> = tokens.chunks_exact(n_ctx).take(max_pieces).map(piece).collect();
     if pieces.is_empty() {
-        let reason = format!("has {} tokens, a context needs {n_ctx}: take a longer text", tokens.len());
+        let reason =
+            format!("has {} tokens, a context needs {n_ctx}: take a longer text", tokens.len());
         return Err(Error::Unfit { path: path.to_owned(), reason });
     }
     Ok(pieces)

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use codec::{FfnTensor, Target};
-use ggml::llama::{Computed, Context, ContextParams, Model, Node, Observer, Outputs};
 use ggml::Type;
+use ggml::llama::{Computed, Context, ContextParams, Model, Node, Observer, Outputs};
 
 use crate::Error;
 use crate::texts::Piece;

@@ -70,7 +70,11 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
         trainer.step().unwrap();
     }
     let after = rate(&trainer);
-    println!("loss {loss_before}, exact {before} -> {}, perplexity {}", after.exact_rate(), after.perplexity());
+    println!(
+        "loss {loss_before}, exact {before} -> {}, perplexity {}",
+        after.exact_rate(),
+        after.perplexity()
+    );
     assert!(before < 0.2 && after.exact_rate() > 0.5, "{before} {after:?}");
     assert!(f64::from(loss_before) > 3.0 && after.perplexity() < 1.6, "{after:?}");
 
@@ -84,7 +88,8 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
 /// Prompt and answer as llama.cpp continues it.
 fn greedy(path: &Path, example: &Example) -> String {
     let model = ggml::llama::Model::load(Backend::init(), path, &ModelParams::default()).unwrap();
-    let params = ContextParams { n_ctx: 64, n_batch: 64, n_threads: 1, cache_type: ggml::Type::F32 };
+    let params =
+        ContextParams { n_ctx: 64, n_batch: 64, n_threads: 1, cache_type: ggml::Type::F32 };
     let mut context = Context::new(&model, params).unwrap();
     let mut tokens = model.tokenize(&example.prompt, true, false).unwrap();
     context.decode(&tokens, Outputs::Last).unwrap();
@@ -93,7 +98,8 @@ fn greedy(path: &Path, example: &Example) -> String {
     let mut last = tokens.len() - 1;
     for _ in 0..12 {
         let logits = context.logits(last).unwrap();
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as i32;
+        let best =
+            (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as i32;
         if best == newline {
             return text + "\n";
         }

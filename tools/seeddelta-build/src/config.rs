@@ -25,8 +25,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
     };
     let (choices, selection) = choices(&cli)?;
     check_overrides(&cli)?;
-    let method =
-        SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
+    let method = SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
     let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Job {
         tool: NAME,

@@ -178,7 +178,9 @@ mod tests {
 
     #[test]
     fn malformed_overrides_are_refused() {
-        for text in ["", "1", "1=none", "1=@3", "x=none@3", "1:side=none@3", "1=none@-1", "1=magic@3"] {
+        for text in
+            ["", "1", "1=none", "1=@3", "x=none@3", "1:side=none@3", "1=none@-1", "1=magic@3"]
+        {
             assert!(text.parse::<Override>().is_err(), "{text}");
         }
     }

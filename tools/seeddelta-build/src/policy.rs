@@ -43,10 +43,9 @@ pub fn read(path: &Path) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
 
 fn parse(text: &str) -> Result<BTreeMap<FfnTensor, Choice>, String> {
     let policy: Policy = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let tensor = |(name, entry): (String, Entry)| match FfnTensor::parse(&format!("{name}.weight")) {
-        Some((tensor, _)) => {
-            Ok((tensor, Choice { base: entry.base, delta_k: entry.delta_k }))
-        }
+    let tensor = |(name, entry): (String, Entry)| match FfnTensor::parse(&format!("{name}.weight"))
+    {
+        Some((tensor, _)) => Ok((tensor, Choice { base: entry.base, delta_k: entry.delta_k })),
         None => Err(format!("'{name}' is no FFN matrix: write names such as blk.0.ffn_up")),
     };
     policy.tensors.into_iter().map(tensor).collect()

@@ -50,7 +50,10 @@ pub fn strict_policy(bench: &mut Bench, cli: &Cli, results: &[RunResult]) -> Res
                 let cosine = result.cost.tensors.iter().find(|t| t.tensor == down);
                 let down_fits = cosine.is_none_or(|t| t.cosine >= MIN_DOWN_COSINE);
                 if down_fits && result.pack_passed && result.loss_increase[0] <= MAX_LOSS {
-                    eprintln!("B5: layer {layer}, K {delta_k}, down {with_down}: {}", result.line());
+                    eprintln!(
+                        "B5: layer {layer}, K {delta_k}, down {with_down}: {}",
+                        result.line()
+                    );
                     best = Some((policy, result));
                     break 'forms;
                 }

@@ -74,7 +74,8 @@ impl Findings {
 
     /// Lines for the terminal.
     pub fn text(&self) -> String {
-        let mut lines = vec![format!("first cliff: {}", self.first_cliff.as_deref().unwrap_or("none"))];
+        let mut lines =
+            vec![format!("first cliff: {}", self.first_cliff.as_deref().unwrap_or("none"))];
         for f in &self.foretellers {
             let correlation = |c: Option<Correlation>| match c {
                 Some(c) => format!("{:.2} ({:.2} to {:.2}, n {})", c.rho, c.low, c.high, c.n),
@@ -82,7 +83,10 @@ impl Findings {
             };
             let threshold = f.threshold.map_or("none".to_owned(), |t| {
                 let (caught, passed) = (100.0 * t.caught, 100.0 * t.passed);
-                format!("{:.4} (stops {caught:.0} % of bad, passes {passed:.0} % of good runs)", t.value)
+                format!(
+                    "{:.4} (stops {caught:.0} % of bad, passes {passed:.0} % of good runs)",
+                    t.value
+                )
             });
             lines.push(format!(
                 "{}: rank correlation {}, stacks only {}; threshold {threshold}",

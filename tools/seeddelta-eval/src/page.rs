@@ -30,7 +30,12 @@ fn outcome(record: &Record<'_>) -> Markup {
         format!("{} tensors, +{:.4} nats", a.policy.tensors.len(), a.result.loss_increase[0])
     });
     cards(&[
-        card(Outcome::Unknown, "B1 baseline", &format!("perplexity {:.4}", base.perplexity()), &exact),
+        card(
+            Outcome::Unknown,
+            "B1 baseline",
+            &format!("perplexity {:.4}", base.perplexity()),
+            &exact,
+        ),
         card(
             Outcome::from_option(strict.map(|a| !a.result.cliff)),
             "B5 strict policy",
@@ -78,8 +83,7 @@ fn foretold(record: &Record<'_>) -> Markup {
         let point = |r: &RunResult| (r.cost.stack_cost, r.loss_increase[0]);
         of_group.map(|r| (point(r), String::new())).collect()
     };
-    let mut chart =
-        Chart::new(Axis::new("stack_cost"), Axis::new("loss increase, nats"));
+    let mut chart = Chart::new(Axis::new("stack_cost"), Axis::new("loss increase, nats"));
     for group in ["B2", "B3", "B4", "K", "base", "down"] {
         chart = chart.with(Series::points(group, points(group)));
     }
@@ -93,15 +97,23 @@ fn foretold(record: &Record<'_>) -> Markup {
 }
 
 fn loss_by_k(record: &Record<'_>) -> Markup {
-    let mut chart = Chart::new(Axis::new("K, residuals per row").whole(), Axis::new("perplexity").logarithmic());
+    let mut chart = Chart::new(
+        Axis::new("K, residuals per row").whole(),
+        Axis::new("perplexity").logarithmic(),
+    );
     let (unit, lengths) = &record.contexts;
     for (i, length) in lengths.iter().enumerate() {
         let of_k = record.runs.iter().filter(|r| r.group == "K");
-        let k = |r: &RunResult| r.name.rsplit('@').next().and_then(|k| k.parse().ok()).unwrap_or(0.0);
+        let k =
+            |r: &RunResult| r.name.rsplit('@').next().and_then(|k| k.parse().ok()).unwrap_or(0.0);
         let points = of_k.map(|r| (k(r), r.outcomes[i].perplexity())).collect();
         chart = chart.with(Series::line(&format!("{length} {unit} per context"), points));
     }
-    figure(&chart, "Perplexity against K", "All layers, gate and up, with the base of the runs over layers.")
+    figure(
+        &chart,
+        "Perplexity against K",
+        "All layers, gate and up, with the base of the runs over layers.",
+    )
 }
 
 /// A table with shaded cells: text in every cell, so that colour is never alone.

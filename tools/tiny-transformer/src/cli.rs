@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
-  Everything, 35 minutes on two idle cores:
+  Everything:
     tiny-transformer data -o models/tiny
     tiny-transformer train -d models/tiny -o models/tiny/tiny.gguf
   Go on after an interruption, to the same bytes:
