@@ -37,6 +37,8 @@ def decode(page: dict, path: str | Path, stem: str, d_in: int, d_out: int) -> np
     scheme = gguf.GGUFReader(path).get_field(f"statecells.{stem}.scheme").contents()
     if scheme == "sections":
         return page["decode_sections"](path, stem, d_in, d_out)
+    if scheme == "seeddelta":
+        return page["decode_seeddelta"](path, stem, d_in, d_out)
     return page["decode_global"](path, stem)
 
 

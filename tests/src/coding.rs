@@ -3,6 +3,7 @@
 use codec::metrics::Metrics;
 use codec::{Codec, EncodeContext, FfnTensor, Sidecar, Target, keys};
 use ggml::MulMat;
+use seeddelta::{BaseType, Delta, SeedDeltaCodec};
 use statecells::sections::{SectionsCodec, SectionsParams};
 use statecells::{DictType, GlobalCodec, GlobalParams, Scheme};
 
@@ -18,6 +19,8 @@ pub enum Method {
     Global(GlobalParams),
     /// One atom of every section for each block of inputs.
     Sections(SectionsParams),
+    /// A structured base and a sparse delta.
+    SeedDelta(SeedDeltaCodec),
 }
 
 impl Method {
@@ -27,6 +30,7 @@ impl Method {
         match self {
             Self::Global(params) => Box::new(GlobalCodec::new(params.clone())),
             Self::Sections(params) => Box::new(SectionsCodec::new(params.clone())),
+            Self::SeedDelta(codec) => Box::new(codec.clone()),
         }
     }
 }
@@ -67,16 +71,30 @@ impl Coding {
         Self::by(Method::Sections(SectionsParams { outlier_share, learn_rounds: 2, ..quick }))
     }
 
+    /// The default as base and delta: 9 residuals per row fill no vector of a processor.
+    ///
+    /// # Panics
+    /// If `base` names none.
+    #[must_use]
+    pub fn seeddelta(base: &str, row_scale: bool) -> Self {
+        let base = base.parse().expect("a base");
+        let (base_type, delta) = (BaseType::F16, Delta::Coo { k: 9 });
+        Self::by(Method::SeedDelta(SeedDeltaCodec { base, base_type, row_scale, delta }))
+    }
+
     fn by(method: Method) -> Self {
         Self { method, layers: vec![0, 1], targets: Target::ALL.to_vec(), keep_dense: false }
     }
 
-    /// One coding for every kind of file: each global scheme with each type of atoms, and sections with and
-    /// without outliers.
+    /// One coding for every kind of file: each global scheme with each type of atoms, sections with and
+    /// without outliers, and every base with a delta.
     pub fn all() -> impl Iterator<Item = Self> {
         let global = Scheme::ALL.iter().filter(|s| s.is_global());
         let global = global.flat_map(|&s| DictType::ALL.iter().map(move |&t| Self::global(s, t)));
-        global.chain([Self::sections(0.0), Self::sections(0.01)])
+        let bases = ["none", "identity", "diagonal", "lowrank:5", "circulant", "block:7"];
+        let seeddelta = bases.into_iter().chain(["circulant+lowrank:3"]);
+        let seeddelta = seeddelta.map(|base| Self::seeddelta(base, base == "circulant"));
+        global.chain([Self::sections(0.0), Self::sections(0.01)]).chain(seeddelta)
     }
 }
 

@@ -21,8 +21,9 @@ pub enum Pace {
 /// # Errors
 /// As [`Model::load`].
 pub fn load_coded(path: &Path) -> Result<Model, LlamaError> {
-    // what the flag --statecells sets
-    let overrides = vec![("statecells.enable".to_owned(), Override::Bool(true))];
+    // what the flags --statecells and --seeddelta set
+    let keys = ["statecells.enable", "seeddelta.enable"];
+    let overrides = keys.map(|key| (key.to_owned(), Override::Bool(true))).into();
     Model::load(Backend::init(), path, &ModelParams { overrides, ..Default::default() })
 }
 

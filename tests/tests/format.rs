@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use end_to_end::coding::{Coding, Twins};
+use end_to_end::coding::{Coding, Method, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::python;
 use tempfile::TempDir;
@@ -34,9 +34,14 @@ fn the_page_decodes_what_the_codec_decodes() {
         let mut twins = Twins::of(&base, &coding);
         assert!(agrees(&python, folder.path(), &twins), "{:?}", coding.method);
         // and a wrong code is seen
-        let codes = twins.coded.tensor_mut("blk.1.ffn_down.codes");
+        let changed = match coding.method {
+            Method::SeedDelta(_) => "blk.1.ffn_down.delta_val",
+            _ => "blk.1.ffn_down.codes",
+        };
+        let codes = twins.coded.tensor_mut(changed);
         codes.data[0] = codes.data[0].wrapping_neg();
-        codes.data[1] = !codes.data[1];
+        codes.data[1] =
+            if changed.ends_with("codes") { !codes.data[1] } else { codes.data[1] ^ 0x80 };
         assert!(!agrees(&python, folder.path(), &twins), "{:?}: blind", coding.method);
     }
 }

@@ -22,7 +22,7 @@ const TOLERANCE_SECTIONS: f32 = 0.05;
 
 fn tolerance(coding: &Coding) -> f32 {
     match coding.method {
-        Method::Global(_) => TOLERANCE,
+        Method::Global(_) | Method::SeedDelta(_) => TOLERANCE,
         Method::Sections(_) => TOLERANCE_SECTIONS,
     }
 }
@@ -89,7 +89,8 @@ fn a_model_without_gate_and_one_coded_target_do_as_well() {
 fn one_wrong_row_is_seen() {
     let folder = TempDir::new().unwrap();
     let base = random_model(folder.path());
-    for coding in [Coding::default(), Coding::sections(0.01)] {
+    let seeddelta = Coding::seeddelta("lowrank:5", true);
+    for coding in [Coding::default(), Coding::sections(0.01), seeddelta] {
         for name in ["blk.0.ffn_gate", "blk.0.ffn_up", "blk.1.ffn_down"] {
             let mut twins = Twins::of(&base, &coding);
             let scales = twins.coded.tensor_mut(&format!("{name}.row_scale"));
@@ -121,7 +122,9 @@ fn the_same_on_smollm2() {
     let text = "The state of the union is strong, because the people are.";
     let tokens = tokenize(&path, text);
     let global = |dict_type| Coding::global(Scheme::SignVals, dict_type);
-    for coding in [global(DictType::F16), global(DictType::F32), Coding::sections(0.001)] {
+    let seeddelta = Coding::seeddelta("circulant+diagonal", false);
+    for coding in [global(DictType::F16), global(DictType::F32), Coding::sections(0.001), seeddelta]
+    {
         let coding = Coding { layers: vec![0, 1, 2], ..coding };
         let worst = worst_distance(folder.path(), &Twins::of(&base, &coding), &tokens);
         assert!(worst <= tolerance(&coding), "{:?}: {worst}", coding.method);

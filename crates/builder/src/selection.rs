@@ -39,6 +39,8 @@ pub struct Selection {
     pub layers: Option<LayerList>,
     /// Targets; `None` means all that the model has.
     pub targets: Option<Vec<Target>>,
+    /// Single tensors that a policy names, instead of layers and targets.
+    pub tensors: Option<Vec<FfnTensor>>,
 }
 
 impl Selection {
@@ -55,6 +57,10 @@ impl Selection {
         if let Some(layers) = &self.layers {
             layers.check(n_layers)?;
         }
+        if let Some(missing) = self.tensors.iter().flatten().find(|t| !available.contains(t)) {
+            let reason = format!("the model has no {missing}: take it out of the policy");
+            return Err(Error::Selection { flag: "--policy", reason });
+        }
         for target in self.targets.iter().flatten() {
             if !available.iter().any(|t| t.target == *target) {
                 let reason = format!("the model has no ffn_{target}: leave it out");
@@ -64,11 +70,13 @@ impl Selection {
         let wanted = |t: &FfnTensor| {
             self.layers.as_ref().is_none_or(|l| l.contains(t.layer))
                 && self.targets.as_ref().is_none_or(|targets| targets.contains(&t.target))
+                && self.tensors.as_ref().is_none_or(|tensors| tensors.contains(t))
         };
         let selected: Vec<FfnTensor> = available.iter().copied().filter(wanted).collect();
         if selected.is_empty() {
-            let reason = "no FFN matrix of the model is selected: choose other layers".to_owned();
-            return Err(Error::Selection { flag: "--layers", reason });
+            let flag = if self.tensors.is_some() { "--policy" } else { "--layers" };
+            let reason = "no FFN matrix of the model is selected: choose others".to_owned();
+            return Err(Error::Selection { flag, reason });
         }
         Ok(selected)
     }
@@ -119,7 +127,7 @@ mod tests {
         let available: Vec<FfnTensor> = (0..9)
             .flat_map(|layer| [Target::Up, Target::Down].map(|target| FfnTensor { layer, target }))
             .collect();
-        let selection = Selection { layers: Some(list(layers)), targets };
+        let selection = Selection { layers: Some(list(layers)), targets, tensors: None };
         let selected = selection.resolve(&available, 9).map_err(|e| e.to_string())?;
         Ok(selected.iter().map(|t| t.to_string()).collect())
     }

@@ -49,10 +49,12 @@ mod codec_impl;
 mod fit;
 mod lowrank;
 mod model;
+mod operator;
 mod part;
 mod spec;
 mod tiles;
 
 pub use codec_impl::{Delta, SeedDeltaCodec};
-pub use model::{Operator, SeedDelta};
+pub use model::SeedDelta;
+pub use operator::Operator;
 pub use spec::{BaseSpec, BaseType, ParseError, PartSpec};

@@ -57,14 +57,6 @@ impl LowRank {
             out.iter_mut().zip(v).for_each(|(out, v)| *out += factor * v);
         }
     }
-
-    pub(crate) fn add_product(&self, x: &[f32], y: &mut [f32]) {
-        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let inner: Vec<f32> = self.v.chunks(x.len()).map(|v| dot(v, x)).collect();
-        for (y, u) in y.iter_mut().zip(self.u.chunks(self.rank)) {
-            *y += dot(u, &inner);
-        }
-    }
 }
 
 /// Writes `u^T W / sqrt(s)` to `v` and returns sqrt(s), s = |u^T W|: both factors get the same share of

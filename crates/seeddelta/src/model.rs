@@ -5,10 +5,9 @@ use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sid
 use half::f16;
 use rayon::prelude::*;
 
-use crate::circulant::CirculantFft;
 use crate::fit::{fit, subtract_all};
 use crate::part::{Part, finite_values};
-use crate::{BaseSpec, BaseType, Delta, SeedDeltaCodec};
+use crate::{BaseSpec, BaseType, Delta, Operator, SeedDeltaCodec};
 
 /// Suffix of the row scale's tensor.
 const ROW_SCALE: &str = "row_scale";
@@ -89,12 +88,16 @@ impl SeedDelta {
 
     /// The matrix ready to be applied; plans the FFT of a circulant once.
     #[must_use]
-    pub fn operator(&self) -> Operator<'_> {
-        let circulant = self.parts.iter().find_map(|part| match part {
-            Part::Circulant(c) => Some(CirculantFft::new(c)),
-            _ => None,
-        });
-        Operator { model: self, circulant }
+    pub fn operator(self) -> Operator {
+        Operator::new(self)
+    }
+
+    pub(crate) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    pub(crate) fn row_scale(&self) -> Option<&[f32]> {
+        self.row_scale.as_deref()
     }
 
     /// The matrix as tensors, see the [crate's table](crate).
@@ -141,40 +144,4 @@ impl SeedDelta {
 /// Spec of the row scale's tensor.
 pub(crate) fn row_scale_spec(shape: MatrixShape) -> SidecarSpec {
     SidecarSpec::new(ROW_SCALE, ElementType::F16, &[shape.d_out])
-}
-
-/// A [`SeedDelta`] that can be multiplied with vectors; W0 is never built.
-pub struct Operator<'a> {
-    model: &'a SeedDelta,
-    circulant: Option<CirculantFft>,
-}
-
-impl Operator<'_> {
-    /// `y = W^ x`, with `x` `[d_in]` and `y` `[d_out]`.
-    ///
-    /// Costs O(d_in + d_out) for identity and diagonal, b times as much for blocks of b, O(k (d_in + d_out))
-    /// for rank k, O(n log n) for a circulant, and K per output for the delta.
-    ///
-    /// # Panics
-    /// If a length does not fit the shape.
-    pub fn apply(&self, x: &[f32], y: &mut [f32]) {
-        let model = self.model;
-        assert_eq!((x.len(), y.len()), (model.shape.d_in, model.shape.d_out));
-        y.fill(0.0);
-        for part in &model.parts {
-            match part {
-                Part::Identity(p) => p.add_product(x, y),
-                Part::Diagonal(p) | Part::Block(p) => p.add_product(x, y),
-                Part::LowRank(p) => p.add_product(x, y),
-                Part::Circulant(_) => {
-                    let fft = self.circulant.as_ref().expect("planned when the operator was made");
-                    fft.add_product(x, y);
-                }
-            }
-        }
-        if let Some(scale) = &model.row_scale {
-            y.iter_mut().zip(scale).for_each(|(y, g)| *y *= g);
-        }
-        model.delta.add_product(x, y);
-    }
 }

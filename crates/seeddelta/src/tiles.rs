@@ -72,8 +72,9 @@ impl Identity {
         self.tiling.for_row(row, |columns, _| out[columns.start] += gain * self.scale);
     }
 
-    pub(crate) fn add_product(&self, x: &[f32], y: &mut [f32]) {
-        for (row, y) in y.iter_mut().enumerate() {
+    /// Adds `rows` of the product to `y`.
+    pub(crate) fn add_product(&self, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
+        for (row, y) in rows.zip(y) {
             self.tiling.for_row(row, |columns, _| *y += self.scale * x[columns.start]);
         }
     }
@@ -118,8 +119,9 @@ impl Tiles {
         });
     }
 
-    pub(crate) fn add_product(&self, x: &[f32], y: &mut [f32]) {
-        for (row, y) in y.iter_mut().enumerate() {
+    /// Adds `rows` of the product to `y`.
+    pub(crate) fn add_product(&self, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
+        for (row, y) in rows.zip(y) {
             self.tiling.for_row(row, |columns, start| {
                 let values = &self.values[start..][..columns.len()];
                 *y += x[columns].iter().zip(values).map(|(x, v)| x * v).sum::<f32>();

@@ -8,6 +8,7 @@ mod buffer;
 mod global;
 mod matrix;
 mod sections;
+mod seeddelta;
 mod sidecars;
 
 pub use abi::{

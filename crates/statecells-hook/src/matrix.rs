@@ -2,13 +2,14 @@
 
 use std::cell::RefCell;
 
-use codec::{ElementType, MatrixShape};
+use codec::{CodecError, ElementType, MatrixShape};
 use statecells::Scheme;
 use statecells_kernels::{KernelError, Scratch};
 
 use crate::buffer::SharedOutput;
 use crate::global::GlobalMatrix;
 use crate::sections::SectionsMatrix;
+use crate::seeddelta::{self, SeedDeltaMatrix};
 use crate::sidecars::Sidecars;
 
 /// Why the hook refuses a matrix or a call; one line, without the tensor's name, which the host adds.
@@ -45,6 +46,14 @@ impl HookError {
     pub fn sidecar(suffix: &'static str, reason: impl Into<String>) -> Self {
         Self::Sidecar { suffix, reason: reason.into() }
     }
+
+    /// What a codec says about sidecars.
+    pub fn from_codec(error: CodecError) -> Self {
+        match error {
+            CodecError::Sidecar { suffix, reason } => Self::Sidecar { suffix, reason },
+            other => Self::Sidecar { suffix: "base", reason: other.to_string() },
+        }
+    }
 }
 
 thread_local! {
@@ -72,6 +81,9 @@ pub struct Plan {
 impl Plan {
     /// The plan for a matrix, from types and shapes alone.
     pub fn of(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+        if scheme == seeddelta::SCHEME {
+            return SeedDeltaMatrix::plan(shape, sidecars);
+        }
         match parse(scheme)? {
             s if s.is_global() => GlobalMatrix::plan(s, shape, sidecars),
             _ => SectionsMatrix::plan(shape, sidecars),
@@ -102,6 +114,7 @@ pub struct Matrix {
 enum Kind {
     Global(GlobalMatrix),
     Sections(SectionsMatrix),
+    SeedDelta(Box<SeedDeltaMatrix>),
 }
 
 impl Matrix {
@@ -111,6 +124,10 @@ impl Matrix {
         shape: MatrixShape,
         sidecars: &Sidecars,
     ) -> Result<Self, HookError> {
+        if scheme == seeddelta::SCHEME {
+            let matrix = Box::new(SeedDeltaMatrix::new(shape, sidecars)?);
+            return Ok(Self { shape, kind: Kind::SeedDelta(matrix) });
+        }
         let kind = match parse(scheme)? {
             s if s.is_global() => Kind::Global(GlobalMatrix::new(s, shape, sidecars)?),
             _ => Kind::Sections(SectionsMatrix::new(shape, sidecars)?),
@@ -134,6 +151,7 @@ impl Matrix {
         match &self.kind {
             Kind::Global(m) => m.prepare(x, call, out),
             Kind::Sections(m) => m.prepare(x, call, out),
+            Kind::SeedDelta(m) => m.prepare(x, call, out),
         }
     }
 
@@ -148,6 +166,7 @@ impl Matrix {
         match &self.kind {
             Kind::Global(m) => m.apply(x, prepared, call, out),
             Kind::Sections(m) => m.apply(x, prepared, call, out),
+            Kind::SeedDelta(m) => m.apply(x, prepared, call, out),
         }
     }
 }

@@ -10,8 +10,22 @@ use crate::matrix::HookError;
 
 /// Every suffix that a sidecar may have, in the order in which the loader asks for them. The first that a file
 /// holds also pins the graph nodes to the CPU.
-pub const SUFFIXES: [&CStr; 6] =
-    [c"codes", c"dict", c"vals", c"row_scale", c"outlier_idx", c"outlier_val"];
+pub const SUFFIXES: [&CStr; 14] = [
+    c"codes",
+    c"dict",
+    c"vals",
+    c"row_scale",
+    c"outlier_idx",
+    c"outlier_val",
+    c"base_scale",
+    c"base_diag",
+    c"base_v",
+    c"base_u",
+    c"base_circ",
+    c"base_block",
+    c"delta_idx",
+    c"delta_val",
+];
 
 /// Numbers of `enum ggml_type` for the element types a sidecar may have; stable, since they are the file format.
 const GGML_TYPES: [(i32, ElementType); 5] = [
@@ -71,6 +85,16 @@ impl SidecarView {
             )),
             _ => Ok(view),
         }
+    }
+
+    /// Last part of the tensor's name.
+    pub fn suffix(&self) -> &'static str {
+        self.suffix
+    }
+
+    /// The data as it lies in the file, whatever its type.
+    pub fn raw(&self) -> Result<&'static [u8], HookError> {
+        self.data.ok_or_else(|| self.error("not loaded"))
     }
 
     /// Element type.
@@ -155,6 +179,11 @@ impl Sidecars {
     /// The sidecars of one matrix.
     pub fn new(views: Vec<SidecarView>) -> Self {
         Self(views)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &SidecarView> {
+        self.0.iter()
     }
 
     /// The sidecar `suffix`, if the file has it.

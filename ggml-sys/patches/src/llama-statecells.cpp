@@ -65,13 +65,14 @@ ggml_tensor * llama_statecells_create_tensor(
     float gap = 0.0f;
     ml.get_key(keys + ".gap", gap, false);
     // only the command line counts here, never the file's own metadata
-    const auto enable  = ml.kv_overrides.find("statecells.enable");
+    const char * flag  = scheme == "seeddelta" ? "seeddelta" : "statecells";
+    const auto enable  = ml.kv_overrides.find(std::string(flag) + ".enable");
     const auto max_gap = ml.kv_overrides.find("statecells.gap");
     const bool enabled = enable != ml.kv_overrides.end() && enable->second.val_bool;
     const bool too_far = enabled && max_gap != ml.kv_overrides.end() && !(gap <= max_gap->second.val_f64);
     const ggml_tensor * dense = ml.get_tensor_meta(name.c_str());
     if (!dense && !enabled) {
-        throw std::runtime_error(format("tensor '%s' is stored as dictionary codes only: run with --statecells", name.c_str()));
+        throw std::runtime_error(format("tensor '%s' is stored in coded form only (scheme %s): run with --%s", name.c_str(), scheme.c_str(), flag));
     }
     if (!dense && too_far) {
         throw std::runtime_error(format("tensor '%s' has gap %.4f, above --statecells-gap %.4f, and the file holds no dense weight: "

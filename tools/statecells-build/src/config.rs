@@ -42,7 +42,11 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         output: cli.files.output,
         report_json: cli.files.report_json,
         method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.running.seed)?,
-        selection: Selection { layers: cli.selection.layers, targets: cli.selection.targets },
+        selection: Selection {
+            layers: cli.selection.layers,
+            targets: cli.selection.targets,
+            tensors: None,
+        },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         calib: cli.imatrix.calib.map(|path| (path, shaping)),
         options: BuildOptions {

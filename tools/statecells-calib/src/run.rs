@@ -134,7 +134,7 @@ fn contexts(plan: &Plan, tokens: &[Token], bos: Option<Token>) -> Vec<Token> {
 /// The inputs of the selected layers and their lengths.
 fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
     let available: Vec<_> = source.ffn_tensors().collect();
-    let selection = Selection { layers: cli.layers.clone(), targets: None };
+    let selection = Selection { layers: cli.layers.clone(), targets: None, tensors: None };
     let mut inputs = BTreeMap::new();
     for tensor in selection.resolve(&available, source.n_layers())? {
         let d = source.shape(tensor).d_in;

@@ -1,0 +1,34 @@
+//! What can go wrong, each in one line.
+
+use std::path::PathBuf;
+
+/// Why a measurement failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A GGUF that cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] ggml::gguf::GgufError),
+    /// llama.cpp refuses.
+    #[error(transparent)]
+    Llama(#[from] ggml::llama::LlamaError),
+    /// Examples that cannot be read.
+    #[error(transparent)]
+    Examples(#[from] tiny_model::Error),
+    /// A file that is not what is needed here.
+    #[error("{}: {reason}", path.display())]
+    Unfit {
+        /// The file.
+        path: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+    },
+}

@@ -1,0 +1,153 @@
+//! Which forms of a model are tried.
+
+use std::collections::BTreeMap;
+
+use codec::{FfnTensor, Target};
+use serde::{Deserialize, Serialize};
+
+/// Base and delta of one tensor, as in a policy file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Base.
+    pub base: String,
+    /// Residuals per row.
+    pub delta_k: usize,
+}
+
+/// A policy of `seeddelta-build`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Tensors that are coded.
+    pub tensors: BTreeMap<String, Entry>,
+}
+
+/// One form of the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// `B2`, `B3`, `B4`, `K`, `base` or `down`.
+    pub group: &'static str,
+    /// What it is, short.
+    pub name: String,
+    /// Coded layers.
+    pub layers: Vec<usize>,
+    /// Base and residuals.
+    pub entry: Entry,
+    /// Whether `ffn_down` is coded too.
+    pub down: bool,
+}
+
+impl Run {
+    /// The policy that makes it.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        let mut policy = Policy::default();
+        for &layer in &self.layers {
+            for target in Target::ALL {
+                if target != Target::Down || self.down {
+                    let name = FfnTensor { layer, target }.to_string();
+                    policy.tensors.insert(name, self.entry.clone());
+                }
+            }
+        }
+        policy
+    }
+}
+
+/// What varies in a sweep.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// The form of the runs over layers.
+    pub main: Entry,
+    /// Residuals per row.
+    pub ks: Vec<usize>,
+    /// Bases.
+    pub bases: Vec<String>,
+    /// Single layers, those of pairs, and every how many layers B4 takes one.
+    pub layers: Vec<usize>,
+}
+
+impl Sweep {
+    /// The sweep over a model of `n_layers`; the short one samples six layers and few forms.
+    #[must_use]
+    pub fn new(n_layers: usize, main: Entry, short: bool) -> Self {
+        let all: Vec<usize> = (0..n_layers).collect();
+        let bases = [
+            "none",
+            "identity",
+            "diagonal",
+            "circulant",
+            "block:16",
+            "lowrank:16",
+            "lowrank:8+diagonal",
+        ];
+        if !short {
+            let ks = vec![6, 12, 16, 24, 32, 48, 64];
+            return Self { main, ks, bases: bases.map(str::to_owned).into(), layers: all };
+        }
+        let n = 6.min(n_layers);
+        let layers = (0..n).map(|i| i * (n_layers - 1) / (n - 1).max(1)).collect();
+        let bases = ["none", "circulant", "block:16"].map(str::to_owned).into();
+        Self { main, ks: vec![6, 16, 64], bases, layers }
+    }
+
+    /// All runs but the baseline, in order.
+    #[must_use]
+    pub fn runs(&self, n_layers: usize) -> Vec<Run> {
+        let run = |group, layers: &[usize], entry: &Entry, down: bool| {
+            let list: Vec<String> = layers.iter().map(ToString::to_string).collect();
+            let list = if layers.len() == n_layers { "all".to_owned() } else { list.join(",") };
+            let with = if down { " +down" } else { "" };
+            let name = format!("{list} {}@{}{with}", entry.base, entry.delta_k);
+            Run { group, name, layers: layers.to_vec(), entry: entry.clone(), down }
+        };
+        let main = |group, layers: &[usize]| run(group, layers, &self.main, false);
+        let mut runs: Vec<Run> = self.layers.iter().map(|&l| main("B2", &[l])).collect();
+        for (i, &a) in self.layers.iter().enumerate() {
+            runs.extend(self.layers[i + 1..].iter().map(|&b| main("B3", &[a, b])));
+        }
+        for n in [3, 4] {
+            let step = n_layers / n;
+            if step >= 2 {
+                runs.push(main("B3", &(0..n).map(|i| i * step).collect::<Vec<_>>()));
+            }
+        }
+        for (start, step) in [(0, 2), (1, 2), (0, 3), (0, 1)] {
+            let layers: Vec<usize> = (start..n_layers).step_by(step).collect();
+            for n in [layers.len() / 2, layers.len()] {
+                if n > 1 {
+                    runs.push(main("B4", &layers[..n]));
+                }
+            }
+        }
+        for &delta_k in &self.ks {
+            let entry = Entry { delta_k, ..self.main.clone() };
+            runs.push(run("K", &(0..n_layers).collect::<Vec<_>>(), &entry, false));
+        }
+        for base in &self.bases {
+            let entry = Entry { base: base.clone(), ..self.main.clone() };
+            for down in [false, true] {
+                let group = if down { "down" } else { "base" };
+                runs.push(run(group, &self.layers[self.layers.len() / 2..], &entry, down));
+            }
+        }
+        runs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sweep_holds_all_pairs_and_names_its_tensors() {
+        let main = Entry { base: "none".to_owned(), delta_k: 16 };
+        let runs = Sweep::new(8, main.clone(), false).runs(8);
+        let n = |group| runs.iter().filter(|r| r.group == group).count();
+        assert_eq!((n("B2"), n("B3"), n("K"), n("base"), n("down")), (8, 28 + 1 + 1, 7, 7, 7));
+        let policy = runs.iter().find(|r| r.down).unwrap().policy();
+        assert_eq!(policy.tensors.len(), 12);
+        assert!(policy.tensors.contains_key("blk.7.ffn_down"));
+        let short = Sweep::new(30, main, true);
+        assert_eq!(short.layers, [0, 5, 11, 17, 23, 29]);
+    }
+}

@@ -1,0 +1,25 @@
+//! A small transformer of the llama architecture that was really trained, on tasks whose answers are exact.
+//!
+//! - [`tasks`]: copying a word, adding two numbers, closing brackets, as lines of text;
+//! - [`dataset`]: train, validation and test lines without overlap, as jsonl;
+//! - [`vocabulary`]: one token per character, bytes for all others, the same in llama.cpp and here;
+//! - [`model`]: the forward pass on candle's tensors, with the row-wise parts fused ([`fused`]);
+//! - [`train`]: AdamW, checkpoints that go on to the same bytes;
+//! - [`export`]: GGUF F16 for llama.cpp.
+//!
+//! Everything follows from seeds. The same seed, machine and number of threads give the same weights.
+#![forbid(unsafe_code)]
+
+pub mod batch;
+pub mod checkpoint;
+pub mod dataset;
+mod error;
+pub mod export;
+pub mod fused;
+pub mod model;
+pub mod optimizer;
+pub mod tasks;
+pub mod train;
+pub mod vocabulary;
+
+pub use error::Error;

@@ -1,0 +1,154 @@
+//! The flags of `seeddelta-build`, as typed: every value checked by itself.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use builder::LayerList;
+use clap::{Parser, ValueEnum};
+use clap_complete::Shell;
+use codec::Target;
+use seeddelta::{BaseSpec, BaseType};
+
+use crate::method::Override;
+
+/// Version of the program and of the llama.cpp whose ggml does the arithmetic.
+static VERSION: LazyLock<String> =
+    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
+
+const EXAMPLES: &str = "\
+Examples:
+  What would it bring? Nothing is written:
+    seeddelta-build -i model.gguf --base lowrank:16 --delta-k 32 --dry-run
+  Gate and up of layers 2 to 5, weighted by an importance matrix of llama-imatrix:
+    seeddelta-build -i model.gguf -o coded.gguf --layers 2-5 --base lowrank:16 --imatrix imatrix.gguf
+  Other parameters for some of them:
+    seeddelta-build -i model.gguf -o coded.gguf --base lowrank:16 --override 0,1:up=circulant@64
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go on with --resume).";
+
+/// Writes FFN weights of a GGUF model as a structured base plus a sparse delta.
+///
+/// Every selected matrix is replaced by a base W0 with few parameters and, for each row, the K largest
+/// residuals. The result is a GGUF for the patched llama.cpp (flag --seeddelta). Until it is complete,
+/// finished tensors are kept in OUT.seeddelta-work beside it.
+#[derive(Debug, Parser)]
+#[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+pub struct Cli {
+    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub input: Option<PathBuf>,
+
+    /// File to write; it appears under this name only when it is complete
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present_any = ["dry_run", "completions"]
+    )]
+    pub output: Option<PathBuf>,
+
+    /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
+    #[arg(long, value_name = "FILE")]
+    pub report_json: Option<PathBuf>,
+
+    /// Base: none, identity, diagonal, lowrank:R, circulant, block:B, or the sum of two of different kinds
+    /// such as lowrank:8+diagonal
+    #[arg(long, value_name = "BASE", default_value = "lowrank:16")]
+    pub base: BaseSpec,
+
+    /// Type of the base's parameters
+    #[arg(long, value_name = "f16|f32", default_value_t = BaseType::F16)]
+    pub base_type: BaseType,
+
+    /// Give every row of the base a factor of its own; only identity and circulant gain from it
+    #[arg(long)]
+    pub row_scale: bool,
+
+    /// Whether the largest residuals of each row are stored beside the base
+    #[arg(long, value_enum, default_value_t = DeltaChoice::Coo)]
+    pub delta: DeltaChoice,
+
+    /// Residuals per row, 1 to the length of a row; with --imatrix those with the largest
+    /// |residual| * sqrt(E[x^2])
+    #[arg(long, value_name = "K", default_value_t = 32)]
+    pub delta_k: usize,
+
+    /// Other parameters for some layers and targets, for instance 0,4-6:gate,up=circulant@64; without
+    /// targets for all of them; the last that fits a tensor counts; @0 means no delta. May be repeated
+    #[arg(long = "override", value_name = "LAYERS[:TARGETS]=BASE@K")]
+    pub overrides: Vec<Override>,
+
+    /// Tensors and their parameters from a JSON file, instead of all flags that choose them; schema in
+    /// docs/schema/seeddelta-policy.schema.json
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["base", "delta", "delta_k", "overrides", "layers", "targets"]
+    )]
+    pub policy: Option<PathBuf>,
+
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    #[arg(long, value_name = "LIST")]
+    pub layers: Option<LayerList>,
+
+    /// Matrices: a list of gate, up, down
+    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [Target::Gate, Target::Up])]
+    pub targets: Vec<Target>,
+
+    /// Importance matrix of llama-imatrix (GGUF): base, delta and the recorded gap weigh the error of input
+    /// i with its mean square E[x_i^2]
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+
+    /// Keep the dense weight of a tensor whose gap is larger than this; the gap is
+    /// sqrt(E|(W - W^) x|^2 / E|W x|^2), 0 exact, 1 as bad as zeros [default: no limit]
+    #[arg(long, value_name = "F", value_parser = not_negative)]
+    pub gap_tol: Option<f32>,
+
+    /// Whether the dense weight of a coded tensor stays in the file
+    #[arg(long, value_enum, default_value_t = DenseChoice::Drop)]
+    pub dense: DenseChoice,
+
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+
+    /// Go on with a killed or stopped run, or add layers and targets to a finished output
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+
+    /// Replace an existing output and work folder
+    #[arg(long)]
+    pub force: bool,
+
+    /// Show exact sizes per tensor and in total, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print completions for a shell and stop
+    #[arg(long, value_name = "SHELL")]
+    pub completions: Option<Shell>,
+}
+
+/// The sparse correction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeltaChoice {
+    /// The base alone.
+    None,
+    /// The K largest residuals of every row.
+    Coo,
+}
+
+/// Dense weights of coded tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DenseChoice {
+    /// The sidecars replace it.
+    Drop,
+    /// It stays beside the sidecars.
+    Keep,
+}
+
+fn not_negative(text: &str) -> Result<f32, String> {
+    let value = text.parse::<f32>().ok().filter(|v| *v >= 0.0);
+    value.ok_or_else(|| format!("'{text}' is no number of at least 0"))
+}

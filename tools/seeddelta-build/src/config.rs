@@ -1,0 +1,89 @@
+//! From flags to a build: the second step of parsing.
+
+use builder::{BuildOptions, Error, Existing, Job, Selection, Shaping, Source, prepare};
+
+use crate::NAME;
+use crate::cli::{Cli, DeltaChoice, DenseChoice};
+use crate::method::{Choice, Choices, SeedDeltaMethod};
+use crate::policy;
+
+/// Importance as it is: a floor only against inputs that the text never used.
+const SHAPING: Shaping = Shaping { eps: 0.001, power: 1.0 };
+
+/// The build that `cli` asks for, which must not be a call for completions only.
+///
+/// # Errors
+/// Those of the file behind `--policy`.
+///
+/// # Panics
+/// If there is no input.
+pub fn job(cli: Cli) -> Result<Job, Error> {
+    let existing = match (cli.resume, cli.force) {
+        (true, _) => Existing::Resume,
+        (_, true) => Existing::Replace,
+        _ => Existing::Refuse,
+    };
+    let (choices, selection) = choices(&cli)?;
+    check_overrides(&cli)?;
+    let method = SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
+    let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Ok(Job {
+        tool: NAME,
+        tool_version: env!("CARGO_PKG_VERSION"),
+        kind: "seeddelta",
+        input: cli.input.expect("clap demands it"),
+        output: cli.output,
+        report_json: cli.report_json,
+        method: Box::new(method),
+        selection,
+        imatrix: cli.imatrix.map(|path| (path, SHAPING)),
+        calib: None,
+        options: BuildOptions {
+            gap_tol: cli.gap_tol,
+            keep_dense: cli.dense == DenseChoice::Keep,
+            eval_cols: 0,
+            eval_plain: false,
+        },
+        n_threads: cli.threads.map_or_else(all_cores, usize::from),
+        seed: 0,
+        existing,
+        checkpoint_every: 1,
+    })
+}
+
+/// Checks that overrides name layers of the model.
+fn check_overrides(cli: &Cli) -> Result<(), Error> {
+    let (Some(input), false) = (&cli.input, cli.overrides.is_empty()) else { return Ok(()) };
+    let n_layers = Source::open(input)?.n_layers();
+    match cli.overrides.iter().find(|o| o.layers.check(n_layers).is_err()) {
+        None => Ok(()),
+        Some(o) => {
+            let reason = format!("{o}: the model has {n_layers} layers, numbered from 0");
+            Err(Error::Selection { flag: "--override", reason })
+        }
+    }
+}
+
+fn choices(cli: &Cli) -> Result<(Choices, Selection), Error> {
+    let Some(path) = &cli.policy else {
+        let delta_k = if cli.delta == DeltaChoice::None { 0 } else { cli.delta_k };
+        if delta_k == 0 && cli.delta == DeltaChoice::Coo {
+            let reason = "0 residuals are none: use --delta none".to_owned();
+            return Err(Error::Selection { flag: "--delta-k", reason });
+        }
+        let all = Choice { base: cli.base.clone(), delta_k };
+        let selection = Selection {
+            layers: cli.layers.clone(),
+            targets: Some(cli.targets.clone()),
+            ..Selection::default()
+        };
+        return Ok((Choices::Flags(all, cli.overrides.clone()), selection));
+    };
+    let outputs = [("-o", &cli.output), ("--report-json", &cli.report_json)];
+    let written: Vec<_> =
+        outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))).collect();
+    prepare::check_distinct(&[("--policy", path)], &written)?;
+    let tensors = policy::read(path)?;
+    let named = tensors.keys().copied().collect();
+    Ok((Choices::Policy(tensors), Selection { tensors: Some(named), ..Selection::default() }))
+}

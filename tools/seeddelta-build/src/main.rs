@@ -1,0 +1,37 @@
+//! `seeddelta-build`: writes the FFN weights of a GGUF model as a structured base plus a sparse delta.
+
+mod cli;
+mod config;
+mod method;
+mod policy;
+
+use std::process::ExitCode;
+
+use builder::{EXIT_INTERRUPTED, Error};
+use clap::{CommandFactory, Parser};
+
+use crate::cli::Cli;
+
+/// The program's name, as it starts messages and records.
+const NAME: &str = env!("CARGO_PKG_NAME");
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Some(shell) = cli.completions {
+        clap_complete::generate(shell, &mut Cli::command(), NAME, &mut std::io::stdout());
+        return ExitCode::SUCCESS;
+    }
+    let is_dry_run = cli.dry_run;
+    let done = config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop @ (Error::Interrupted { .. } | Error::Stopped)) => {
+            eprintln!("{NAME}: {stop}");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("{NAME}: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

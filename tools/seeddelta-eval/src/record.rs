@@ -1,0 +1,74 @@
+//! The report as data.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use seeddelta_lab::measure::Outcome;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::NAME;
+use crate::auto::Auto;
+use crate::bench::{Bench, RunResult};
+use crate::cli::Cli;
+use crate::findings::Findings;
+
+/// `report.json`.
+#[derive(Debug, Serialize)]
+pub struct Record<'a> {
+    /// Program and version.
+    pub tool: String,
+    /// llama.cpp's version.
+    pub llama_cpp: &'static str,
+    /// Arguments with their effective values.
+    pub arguments: &'a Cli,
+    /// SHA-256 of every input.
+    pub sha256: Vec<(PathBuf, String)>,
+    /// Unit and values of the context lengths.
+    pub contexts: (&'static str, Vec<usize>),
+    /// B1, one per context length.
+    pub baseline: Vec<Outcome>,
+    /// All runs but B1 and B5.
+    pub runs: Vec<RunResult>,
+    /// B5.
+    pub auto: Option<Auto>,
+    /// What they say together.
+    pub findings: Findings,
+}
+
+impl<'a> Record<'a> {
+    /// Puts the report together.
+    pub fn new(
+        cli: &'a Cli,
+        bench: &Bench,
+        runs: Vec<RunResult>,
+        auto: Option<Auto>,
+    ) -> Result<Self> {
+        let mut inputs = vec![cli.model.clone()];
+        inputs.extend(cli.text.clone());
+        inputs.extend(cli.calib_text.clone());
+        if let Some(folder) = &cli.examples {
+            inputs.extend(["test.jsonl", "validation.jsonl"].map(|name| folder.join(name)));
+        }
+        let hashed = inputs.into_iter().map(|path| Ok((path.clone(), sha256(&path)?)));
+        Ok(Self {
+            tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
+            llama_cpp: ggml::LLAMA_CPP_VERSION,
+            arguments: cli,
+            sha256: hashed.collect::<Result<_>>()?,
+            contexts: bench.contexts.clone(),
+            baseline: bench.baseline.clone(),
+            findings: Findings::of(&runs),
+            runs,
+            auto,
+        })
+    }
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    let mut hash = Sha256::new();
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    std::io::copy(&mut file, &mut hash).with_context(|| path.display().to_string())?;
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
