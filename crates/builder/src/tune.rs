@@ -96,10 +96,9 @@ impl Build<'_> {
         let encoder = Encoder { options: &options, ..self.encoder(self.calibrated()) };
         let mut result = encoder.measure(item, self.importance(item), sidecars)?;
         let functional = |r: &TensorResult| r.metrics.and_then(|m| m.functional);
-        if let (Some(old), Some(metrics)) = (functional(earlier), &mut result.metrics) {
-            if let Some(new) = &mut metrics.functional {
-                (new.plain, new.shrink) = (old.plain, old.shrink);
-            }
+        let new = result.metrics.as_mut().and_then(|m| m.functional.as_mut());
+        if let (Some(old), Some(new)) = (functional(earlier), new) {
+            (new.plain, new.shrink) = (old.plain, old.shrink);
         }
         result.seconds += earlier.seconds;
         result.tuned = Some(report);

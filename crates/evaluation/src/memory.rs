@@ -46,7 +46,7 @@ pub struct KvPoint {
 /// # Errors
 /// Those of [`Inspection::new`].
 pub fn inspect(path: &Path, n_ctx: Option<u64>, types: KvTypes) -> Result<Inspection, Error> {
-    Ok(Inspection::new(path, &Selection { layers: None, targets: None }, n_ctx, types)?)
+    Ok(Inspection::new(path, &Selection::default(), n_ctx, types)?)
 }
 
 /// Sizes of the file at `path`.

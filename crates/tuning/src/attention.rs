@@ -33,7 +33,7 @@ impl Sizes {
     }
 
     /// The part of keys or values that query head `h` uses.
-    fn shared<'a>(self, values: &'a [f32], h: usize) -> &'a [f32] {
+    fn shared(self, values: &[f32], h: usize) -> &[f32] {
         let start = h / (self.heads / self.heads_kv) * self.head();
         &values[start..start + self.head()]
     }

@@ -54,7 +54,7 @@ impl FromStr for Override {
             None => (where_, None),
             Some((layers, targets)) => {
                 let targets: Result<_, _> = targets.split(',').map(str::parse).collect();
-                (layers, Some(targets.map_err(|e| format!("{e}"))?))
+                (layers, Some(targets.map_err(|e| e.to_string())?))
             }
         };
         let choice = Choice {

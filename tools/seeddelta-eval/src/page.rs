@@ -1,8 +1,8 @@
 //! The report as a page.
 
+use maud::{Markup, html};
 use report::Page;
 use report::elements::{Outcome, Table, card, cards, figure, note};
-use report::maud::{Markup, html};
 use report::plot::{Axis, Chart, Series};
 
 use crate::bench::RunResult;
