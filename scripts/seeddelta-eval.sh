@@ -23,14 +23,14 @@ TEXT=
 CALIB=
 
 train() {
-  local again=()
+  local resume=()
   if [[ -f $TINY/tiny.gguf ]]; then
     say "   already trained"
     return
   fi
   "$BIN_DIR/tiny-transformer" data -o "$TINY"
-  if [[ -f $TINY/tiny.gguf.checkpoint ]]; then again=(--resume); fi
-  "$BIN_DIR/tiny-transformer" train -d "$TINY" -o "$TINY/tiny.gguf" "${again[@]}"
+  if [[ -f $TINY/tiny.gguf.checkpoint ]]; then resume=(--resume); fi
+  "$BIN_DIR/tiny-transformer" train -d "$TINY" -o "$TINY/tiny.gguf" "${resume[@]}"
 }
 
 accuracy() { python "$SCRIPTS/tiny_accuracy.py" "$TINY/tiny.gguf" "$TINY/test.jsonl" "$TINY/accuracy.json"; }
