@@ -114,7 +114,7 @@ def test_what_the_page_decodes_has_the_recorded_gap(coded, page, random_model):
 
 
 def test_smollm2_read_by_the_page(smollm2, page, build, tmp_path):
-    path = build(smollm2, tmp_path / "coded.gguf", "--layers", "0-1", "--dict-M", "256", "--dict-k", "16", *QUICK)
+    path = build(smollm2, tmp_path / "coded.gguf", "--layers", "0-1", "--row-scale", "--dict-M", "256", "--dict-k", "16", *QUICK)
     reader, source = gguf.GGUFReader(path), gguf.GGUFReader(smollm2)
     assert set(stems(reader)) == {f"blk.{layer}.ffn_{part}" for layer in (0, 1) for part in ("gate", "up", "down")}
     for stem in stems(reader):

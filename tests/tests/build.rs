@@ -15,8 +15,7 @@ use tempfile::TempDir;
 use test_models::Model;
 
 /// Small dictionaries that are learned in a moment; twelve matrices.
-const QUICK: &str =
-    "--layers 0-3 --dict-M 64 --dict-k 8 --dict-iters 1 --dict-refine 1 --dict-max-samples 512";
+const QUICK: &str = "--layers 0-3 --row-scale --dict-M 64 --dict-k 8 --dict-iters 1 --dict-refine 1 --dict-max-samples 512";
 
 /// Times that a build is killed.
 const KILLS: usize = 6;

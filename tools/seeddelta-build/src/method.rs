@@ -53,8 +53,8 @@ impl FromStr for Override {
         let (layers, targets) = match where_.split_once(':') {
             None => (where_, None),
             Some((layers, targets)) => {
-                let targets: Result<_, _> = targets.split(',').map(str::parse).collect();
-                (layers, Some(targets.map_err(|e| e.to_string())?))
+                let targets: Result<_, String> = targets.split(',').map(str::parse).collect();
+                (layers, Some(targets?))
             }
         };
         let choice = Choice {
