@@ -8,6 +8,7 @@
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit 0; fi
 PROGRAM=$BIN_DIR/statecells-eval
 [[ -x $PROGRAM ]] || die "bin/statecells-eval is missing; run ./scripts/quickstart.sh --to build"
 exec "$PROGRAM" "$@"

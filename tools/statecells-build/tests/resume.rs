@@ -65,19 +65,27 @@ fn killed_at_any_moment_a_build_goes_on_to_the_same_bytes() {
     let fixture = Fixture::new(&long_model());
     let start = Instant::now();
     succeeds(&mut fixture.quick(SLOW));
-    let whole = start.elapsed();
+    let mut window = start.elapsed();
     let expected = fixture.bytes("out.gguf");
     let mut n_kills = 0;
     for (round, every) in [1, 1, 3, 100].into_iter().enumerate() {
         fs::remove_file(fixture.path("out.gguf")).unwrap();
         for moment in moments(6 * (round + 1)).skip(6 * round) {
             let mut child = spawn(&fixture, &format!("{SLOW} --resume --checkpoint-every {every}"));
-            std::thread::sleep(whole.mul_f64(moment * 0.7));
-            n_kills += usize::from(child.try_wait().unwrap().is_none());
+            std::thread::sleep(window.mul_f64(moment * 0.7));
+            let met = child.try_wait().unwrap().is_none();
+            n_kills += usize::from(met);
             child.kill().unwrap();
             child.wait().unwrap();
+            if !met {
+                // The first run may have been slowed down by other tests: aim earlier.
+                window /= 2;
+            }
             // What stands under the final name is always complete.
-            assert!(!fixture.path("out.gguf").exists() || fixture.bytes("out.gguf") == expected);
+            if fixture.path("out.gguf").exists() {
+                assert!(fixture.bytes("out.gguf") == expected);
+                fs::remove_file(fixture.path("out.gguf")).unwrap();
+            }
         }
         succeeds(&mut fixture.quick(&format!("{SLOW} --resume")));
         assert!(fixture.bytes("out.gguf") == expected, "round {round} ended with other bytes");
