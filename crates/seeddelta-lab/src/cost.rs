@@ -41,7 +41,7 @@ pub struct Cost {
     pub tensors: Vec<TensorError>,
     /// Coded layers.
     pub layers: Vec<LayerError>,
-    /// See the [crate](crate).
+    /// See the crate.
     pub stack_cost: f64,
 }
 
