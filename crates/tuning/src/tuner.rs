@@ -30,7 +30,7 @@ pub struct TuneParams {
 
 impl Default for TuneParams {
     fn default() -> Self {
-        Self { steps: 50, contexts: 4, rate: 2e-3 }
+        Self { steps: 60, contexts: 2, rate: 1e-3 }
     }
 }
 

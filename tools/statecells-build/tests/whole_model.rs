@@ -41,7 +41,7 @@ fn data(fixture: &Fixture, output: &str, suffix: &str) -> Vec<Vec<u8>> {
 fn tuning_changes_values_and_no_codes_and_is_reported() {
     let fixture = fixture();
     build(&fixture, "plain.gguf", "--outliers 0.01");
-    let tune = "--outliers 0.01 --tune 20 --tune-rate 0.01 --report-json r.json";
+    let tune = "--outliers 0.01 --tune 20 --tune-contexts 4 --tune-rate 0.01 --report-json r.json";
     let text = build(&fixture, "tuned.gguf", tune);
     assert_eq!(data(&fixture, "plain.gguf", "codes"), data(&fixture, "tuned.gguf", "codes"));
     let positions = "outlier_idx";
