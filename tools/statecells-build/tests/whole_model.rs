@@ -82,6 +82,9 @@ fn threads_and_kills_do_not_change_the_bytes() {
     assert!(!fixture.path("killed.gguf").exists());
     build(&fixture, "killed.gguf", &format!("{flags} -t 1 --resume"));
     assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
+    // There is nothing left to do.
+    build(&fixture, "killed.gguf", &format!("{flags} -t 1 --resume"));
+    assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
 }
 
 #[test]

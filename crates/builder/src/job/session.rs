@@ -182,11 +182,11 @@ impl<'a> Session<'a> {
     ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
         let existing = self.existing.as_ref();
         let mut finished = build.encode_all(work, existing)?;
-        build.tune_all(work, existing, &mut finished)?;
         if finished.values().all(|f| f.origin == Origin::Output) {
             self.reporter.line("the output holds all of these tensors already");
             return Ok(finished);
         }
+        build.tune_all(work, existing, &mut finished)?;
         let assembly = Assembly::new(build, &finished, work, existing, &self.record)?;
         assembly.write_part()?;
         self.source.check_unchanged(&self.record.input_sha256, &self.reporter, &self.interrupt)?;
