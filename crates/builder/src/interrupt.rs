@@ -1,10 +1,13 @@
 //! Requests to stop: SIGINT and SIGTERM end a build after the tensor in hand.
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::Error;
 
 /// Whether someone asked the program to stop.
 #[derive(Clone, Debug, Default)]
@@ -12,6 +15,21 @@ pub struct Interrupt(Arc<AtomicBool>);
 
 /// Exit code after a request to stop: 128 + SIGINT, as shells expect.
 pub const EXIT_INTERRUPTED: u8 = 130;
+
+/// Tells the user of `name` how its work ended, and the exit code.
+pub fn conclude(name: &str, done: Result<(), Error>) -> ExitCode {
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(stop @ (Error::Interrupted { .. } | Error::Stopped)) => {
+            eprintln!("{name}: {stop}");
+            ExitCode::from(EXIT_INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("{name}: error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 impl Interrupt {
     /// Catches SIGINT and SIGTERM from now on; `notice` tells the user what follows the first one. A second

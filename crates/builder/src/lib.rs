@@ -48,7 +48,7 @@ pub use existing::ExistingOutput;
 pub use functional::{FunctionalErrors, FunctionalMetrics, OVERFITTED};
 pub use importance::{Importance, Shaping, read_importance};
 pub use inputs::{Decoded, Inputs, Recapture, Recaptured};
-pub use interrupt::{EXIT_INTERRUPTED, Interrupt};
+pub use interrupt::{EXIT_INTERRUPTED, Interrupt, conclude};
 pub use job::Job;
 pub use method::{Encoded, Encoding, Method};
 pub use plan::{Plan, PlanItem, PlanTotals, bits_per_weight, saved, settings_text};

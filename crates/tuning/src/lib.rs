@@ -15,7 +15,6 @@ mod parameters;
 mod stream;
 mod tuner;
 
-pub use config::Config;
 pub use error::TuningError;
 pub use llama::{FfnWeights, Llama};
 pub use stream::{Stream, Watch};

@@ -7,7 +7,6 @@ mod policy;
 
 use std::process::ExitCode;
 
-use builder::{EXIT_INTERRUPTED, Error};
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -22,16 +21,8 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let is_dry_run = cli.dry_run;
-    let done = config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(stop @ (Error::Interrupted { .. } | Error::Stopped)) => {
-            eprintln!("{NAME}: {stop}");
-            ExitCode::from(EXIT_INTERRUPTED)
-        }
-        Err(error) => {
-            eprintln!("{NAME}: error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    builder::conclude(
+        NAME,
+        config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
+    )
 }

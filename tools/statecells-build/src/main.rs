@@ -9,7 +9,6 @@ mod tuning;
 
 use std::process::ExitCode;
 
-use builder::{EXIT_INTERRUPTED, Error};
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -27,16 +26,8 @@ fn main() -> ExitCode {
     if let Err(usage) = config::check(&cli) {
         usage.exit();
     }
-    let done = config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(stop @ (Error::Interrupted { .. } | Error::Stopped)) => {
-            eprintln!("{NAME}: {stop}");
-            ExitCode::from(EXIT_INTERRUPTED)
-        }
-        Err(error) => {
-            eprintln!("{NAME}: error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    builder::conclude(
+        NAME,
+        config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
+    )
 }

@@ -36,22 +36,22 @@ fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
     }
 }
 
-/// The contexts of `kind` in `calibration`.
+/// All contexts behind `calibration`, in order.
 fn contexts(
     flag: &'static str,
     calibration: &Calibration,
-    kind: PassageKind,
-) -> Result<Vec<Vec<u32>>, Error> {
-    let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
-    let found: Vec<Vec<u32>> = calibration.record().contexts(kind).map(unsigned).collect();
-    if found.is_empty() {
+) -> Result<Vec<(PassageKind, Vec<u32>)>, Error> {
+    let record = calibration.record();
+    if record.tokens.is_empty() {
         let reason = format!(
             "{} does not hold the tokens it was made from: make it again with statecells-calib",
             calibration.path().display()
         );
         return Err(Error::Method { flag, reason });
     }
-    Ok(found)
+    let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
+    let contexts = record.tokens.chunks_exact(record.n_ctx as usize).enumerate();
+    Ok(contexts.map(|(i, c)| (passage_kind(i), unsigned(c))).collect())
 }
 
 /// Tunes `tensors` against the model in `source`; leaves them as they are if that does not help.
@@ -65,9 +65,14 @@ pub fn tune(
     tensors: BTreeMap<FfnTensor, Tunable>,
     (reporter, interrupt): (&Reporter, &Interrupt),
 ) -> Result<Tuned, Error> {
-    let mut fitted = contexts(TUNE, calibration, PassageKind::Fitted)?;
+    let (mut fitted, mut held_out) = (Vec::new(), Vec::new());
+    for (kind, context) in contexts(TUNE, calibration)? {
+        match kind {
+            PassageKind::Fitted => fitted.push(context),
+            PassageKind::HeldOut => held_out.push(context),
+        }
+    }
     fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-    let mut held_out = contexts(TUNE, calibration, PassageKind::HeldOut)?;
     held_out.truncate(MEASURED_CONTEXTS);
     let codec_error =
         |tensor: FfnTensor| move |source| Error::Codec { tensor: tensor.weight(), source };
@@ -126,12 +131,7 @@ impl<'a> Sequential<'a> {
         interrupt: &'a Interrupt,
     ) -> Result<Self, Error> {
         let record = calibration.record();
-        // Asked for their error: there are none without tokens.
-        contexts(SEQUENTIAL, calibration, PassageKind::Fitted)?;
-        let tokens = record.tokens.chunks_exact(record.n_ctx as usize).enumerate();
-        let contexts: Vec<(PassageKind, Vec<u32>)> = tokens
-            .map(|(i, c)| (passage_kind(i), c.iter().map(|t| t.unsigned_abs()).collect()))
-            .collect();
+        let contexts = contexts(SEQUENTIAL, calibration)?;
         let model = Llama::load(source.file()).map_err(failed(SEQUENTIAL))?;
         let stream = Stream::new(model, contexts.iter().map(|(kind, c)| (*kind, c.as_slice())));
         Ok(Self {

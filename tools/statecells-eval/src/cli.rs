@@ -80,11 +80,11 @@ pub struct Cli {
     chunks: NonZeroUsize,
 
     /// Type of the keys in the KV cache; -ctk works too
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = KvTypes::parse)]
     ctk: Type,
 
     /// Type of the values in the KV cache; -ctv works too
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = KvTypes::parse)]
     ctv: Type,
 
     /// Rounds of the speed measurement, all files in turn
@@ -192,14 +192,6 @@ fn own_folder() -> PathBuf {
 fn n_ctx(text: &str) -> Result<usize, String> {
     let n: usize = text.parse().map_err(|e| format!("{e}"))?;
     if n >= 16 { Ok(n) } else { Err("use at least 16".to_owned()) }
-}
-
-fn kv_type(name: &str) -> Result<Type, String> {
-    let known = Type::from_name(name).filter(|t| KvTypes::ALL.contains(t));
-    known.ok_or_else(|| {
-        let names: Vec<&str> = KvTypes::ALL.iter().map(|t| t.name()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 #[cfg(test)]

@@ -54,11 +54,11 @@ pub struct Cli {
     pub ctx: Option<u64>,
 
     /// Type of the keys in the KV cache; -ctk works too
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = KvTypes::parse)]
     pub ctk: Type,
 
     /// Type of the values in the KV cache; -ctv works too
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = kv_type)]
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = KvTypes::parse)]
     pub ctv: Type,
 
     /// Print completions for a shell and stop
@@ -75,14 +75,6 @@ impl Cli {
             _ => arg,
         }))
     }
-}
-
-fn kv_type(name: &str) -> Result<Type, String> {
-    let known = Type::from_name(name).filter(|t| KvTypes::ALL.contains(t));
-    known.ok_or_else(|| {
-        let names: Vec<&str> = KvTypes::ALL.iter().map(|t| t.name()).collect();
-        format!("use one of {}", names.join(", "))
-    })
 }
 
 #[cfg(test)]

@@ -32,6 +32,18 @@ impl KvTypes {
         Type::Q5_0,
         Type::Q5_1,
     ];
+
+    /// The type called `name`, if the cache can have it.
+    ///
+    /// # Errors
+    /// What to use instead, for messages about a flag.
+    pub fn parse(name: &str) -> Result<Type, String> {
+        let known = Type::from_name(name).filter(|t| Self::ALL.contains(t));
+        known.ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|t| t.name()).collect();
+            format!("use one of {}", names.join(", "))
+        })
+    }
 }
 
 impl Default for KvTypes {
