@@ -1,11 +1,11 @@
 //! The report as data.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use seeddelta_lab::measure::Outcome;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::NAME;
 use crate::auto::Auto;
@@ -66,6 +66,6 @@ impl<'a> Record<'a> {
 }
 
 fn sha256(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    Ok(Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect())
+    let hash = || builder::files::sha256(&mut File::open(path)?, |_| Ok(()));
+    hash().with_context(|| path.display().to_string())
 }
