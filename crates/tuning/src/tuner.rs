@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Var;
+use candle_core::{Tensor, Var};
 use codec::{FfnTensor, Target};
 use ggml::gguf::GgufFile;
 use rayon::prelude::*;
@@ -90,7 +90,8 @@ impl Tuner {
         report: &mut dyn FnMut(usize, f64) -> bool,
     ) -> Result<TuneReport, TuningError> {
         assert!(!contexts.is_empty(), "there is no text to tune on");
-        let before = self.measure(held_out)?;
+        let expected = self.teacher_states(held_out)?;
+        let before = self.measure_against(&expected, held_out)?;
         let mut losses = Vec::with_capacity(params.steps);
         for step in 0..params.steps {
             let chosen = (0..params.contexts)
@@ -113,7 +114,7 @@ impl Tuner {
                 return Err(TuningError::Stopped);
             }
         }
-        Ok(TuneReport { before, after: self.measure(held_out)?, steps: losses })
+        Ok(TuneReport { before, after: self.measure_against(&expected, held_out)?, steps: losses })
     }
 
     /// Mean divergence over the tokens of `contexts`.
@@ -121,11 +122,24 @@ impl Tuner {
     /// # Errors
     /// [`TuningError::Compute`].
     pub fn measure(&self, contexts: &[Vec<u32>]) -> Result<f64, TuningError> {
+        self.measure_against(&self.teacher_states(contexts)?, contexts)
+    }
+
+    /// States of the source model behind its last layer, of each of `contexts`.
+    fn teacher_states(&self, contexts: &[Vec<u32>]) -> Result<Vec<Tensor>, TuningError> {
+        contexts.iter().map(|tokens| self.model.last_state(tokens, &self.teacher)).collect()
+    }
+
+    /// Mean divergence over the tokens of `contexts`, for which the source model's states are `expected`.
+    fn measure_against(
+        &self,
+        expected: &[Tensor],
+        contexts: &[Vec<u32>],
+    ) -> Result<f64, TuningError> {
         let (mut sum, mut n) = (0.0, 0);
-        for tokens in contexts {
-            let teacher = self.model.last_state(tokens, &self.teacher)?;
+        for (tokens, teacher) in contexts.iter().zip(expected) {
             let student = self.model.last_state(tokens, &self.student)?;
-            sum += divergence(&teacher, &student, &self.model.output, false)?.0;
+            sum += divergence(teacher, &student, &self.model.output, false)?.0;
             n += tokens.len();
         }
         Ok(sum / n.max(1) as f64)

@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     if let Err(usage) = config::check(&cli) {
         usage.exit();
     }
+    if cli.sections.tune.is_some() || cli.sections.sequential.is_some() {
+        builder::keep_freed_memory();
+    }
     builder::conclude(
         NAME,
         config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
