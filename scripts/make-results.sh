@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
 # Makes docs/results/schemes.md: SmolLM2 coded with every scheme, good and ruinous settings, each evaluated.
 #
-# usage: scripts/make-results.sh [--chunks N] [--threads N] [--only NAME] [--speed]
+# usage: scripts/make-results.sh [--calib FILE --text FILE] [--chunks N] [--threads N] [--only NAME] [--speed]
 #
+#   --calib FILE  by statecells-calib (default: that of the quickstart, which is a quarter of the usual size)
+#   --text FILE   to measure on, none of what was calibrated on (default: that of the quickstart)
 #   --chunks N    of 512 tokens (default 32)
 #   --threads N   default: one per core
 #   --only NAME   build and evaluate this one; the page is left alone
 #   --speed       measure speeds too, on an idle machine
 #   --help        this text
 #
-# Needs ./scripts/quickstart.sh --to calibrate first. Models and reports are kept in results/schemes;
-# finished work is used again. Takes about two minutes for each scheme on an idle machine with 2 cores.
+# Without --calib and --text it needs ./scripts/quickstart.sh --to calibrate first. Models and reports are kept in
+# results/schemes; finished work is used again. Takes about an hour and a half on an idle machine with 2 cores,
+# most of it for tuning.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # Name and what it is built with. $CALIBRATION stands for the quickstart's calibration.
 SCHEMES=(
-  "sections-8-calib|--scheme sections --S 8 --outliers 0.001 --calib CALIBRATION"
-  "sections-7-calib|--scheme sections --S 7 --outliers 0.001 --calib CALIBRATION"
-  "sections-6-calib|--scheme sections --S 6 --outliers 0.001 --calib CALIBRATION"
-  "sections-8-weights|--scheme sections --S 8 --outliers 0.001"
+  "sections-8|--S 8 --calib CALIBRATION"
+  "sections-7-tuned|--S 7 --calib CALIBRATION --tune 60"
+  "sections-6-tuned|--S 6 --calib CALIBRATION --tune 120"
+  "sections-8-weights|--S 8"
   "row-scale-layers-0-1|--scheme sign+row_scale --layers 0-1"
   "vals-layers-0-1|--scheme sign+vals --layers 0-1"
   "sign-layers-0-1|--scheme sign --layers 0-1"
@@ -36,6 +39,9 @@ THREADS=$(nproc)
 ONLY=
 SKIP=speed,whole
 
+# What FFN matrices of this model can have; where one does not fit a shape, llama-quantize falls back.
+AGAINST=Q2_K,Q3_K_M,Q4_0,IQ4_NL,Q4_K_M,Q5_0,Q5_K_M,Q6_K,Q8_0
+
 number_of() { [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "$1 needs a number above 0"; }
 
 parse() {
@@ -43,6 +49,8 @@ parse() {
     case $1 in
       --chunks) number_of "$@" && CHUNKS=$2 && shift ;;
       --threads) number_of "$@" && THREADS=$2 && shift ;;
+      --calib) [[ -f ${2:-} ]] || usage_error "--calib needs a file" && CALIBRATION=$(realpath "$2") && shift ;;
+      --text) [[ -f ${2:-} ]] || usage_error "--text needs a file" && TEXT=$(realpath "$2") && shift ;;
       --only) [[ -n ${2:-} ]] || usage_error "--only needs a name" && ONLY=$2 && shift ;;
       --speed) SKIP=whole ;;
       *) no_options "$1" ;;
@@ -55,7 +63,7 @@ parse() {
 build() {
   local name=$1 flags=("${@:2}")
   local stamp=$FOLDER/.$name.stamp wanted
-  wanted=$({ say "${flags[*]}" && sha256_of "$BIN_DIR/statecells-build" && sha256_of "$BASE"; } | sha256_of_stdin)
+  wanted=$({ say "${flags[*]}" && sha256_of "$BIN_DIR/statecells-build" && sha256_of "$BASE" && sha256_of "$CALIBRATION"; } | sha256_of_stdin)
   if [[ -f $FOLDER/$name.gguf && -f $stamp && $(<"$stamp") == "$wanted" ]]; then
     say "   $name: already built"
     return
@@ -68,7 +76,7 @@ build() {
 evaluate() {
   local code=0
   "$BIN_DIR/statecells-eval" --base "$BASE" --sc "$FOLDER/$1.gguf" --text "$TEXT" --outdir "$FOLDER/$1" \
-    --cache "$FOLDER/cache" --keep-variants --against Q5_K_M,Q4_0,IQ4_NL,Q4_K_M,Q3_K_M --skip "$SKIP" \
+    --cache "$FOLDER/cache" --keep-variants --against "$AGAINST" --skip "$SKIP" \
     --chunks "$CHUNKS" -t "$THREADS" || code=$?
   ((code == 0 || code == 3)) || die "the evaluation of $1 failed; see above"
 }
@@ -91,7 +99,7 @@ main() {
   done
   ((${#reports[@]} > 0)) || usage_error "no scheme '$ONLY'"
   if [[ -z $ONLY ]]; then
-    python "$SCRIPTS/schemes_page.py" "${SCHEMES[@]}" -- "${reports[@]}" | write_file "$PAGE"
+    python "$SCRIPTS/schemes_page.py" "${SCHEMES[@]//CALIBRATION/${CALIBRATION#"$ROOT/"}}" -- "${reports[@]}" | write_file "$PAGE"
     say "   ${PAGE#"$ROOT/"}"
   fi
 }

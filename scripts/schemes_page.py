@@ -80,7 +80,7 @@ def page(schemes: list[str], reports: list[dict]) -> str:
     lines = [
         HEAD,
         f"{first['date']}, {machine['cpu']}, {machine['cores']} cores, {machine['system']}{busy}. {first['tool']} "
-        f"{first['tool_version']}, {first['llama_cpp']}. Text: speeches that were not calibrated on (`quickstart.sh`), "
+        f"{first['tool_version']}, {first['llama_cpp']}. Text: `{Path(first['command'][first['command'].index('--text') + 1]).name}`, none of it calibrated on, "
         f"{settings['chunks']} chunks of {settings['n_ctx']} tokens.",
         "",
         "| built as | bits per weight, all FFN | FFN bytes against Q5_K_M | perplexity | KL divergence from the base | same top token "
@@ -96,7 +96,6 @@ def page(schemes: list[str], reports: list[dict]) -> str:
     lines += ["", *(f"- {w}" for w in first["warnings"]), REASONS, "## Commands", ""]
     for scheme in schemes:
         name, flags = scheme.split("|")
-        flags = flags.replace("CALIBRATION", "models/smollm2-calibration.gguf")
         lines.append(f"    bin/statecells-build -i models/SmolLM2-135M-Instruct.Q4_1.gguf -o results/schemes/{name}.gguf {flags}")
     lines += ["", "and for each, here for the first:", "", "    " + relative(first["command"]), ""]
     return "\n".join(lines)

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""What each part of the sections encoder brings: some layers coded with one thing changed at a time.
+
+For every setting, the layers are coded by statecells-build and the whole model is run on a text. Shown are
+the errors of the outputs on the calibration's hold-out (by token, mean over the matrices, and as a ratio to
+that of the defaults), perplexity and Kullback-Leibler divergence from the base. Finished settings are kept in
+--folder and used again. Writes a Markdown table to standard output. Python's standard library only.
+
+    scripts/ablate.py --model M.gguf --calib calib.gguf --text text.txt --folder results/ablation
+"""
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from compare import ROOT, CompareError, positive, run, write_json
+
+# Name, and what differs from the defaults.
+SETTINGS = {
+    "defaults": [],
+    "beam 1": ["--beam", 1],
+    "beam 2": ["--beam", 2],
+    "beam 32": ["--beam", 32],
+    "no feedback: only the moment's diagonal": ["--shrink", 1],
+    "no refit under the moment": ["--rounds", 0],
+    "one round of refit": ["--rounds", 1],
+    "five rounds": ["--rounds", 5],
+    "damping 0.005": ["--damping", 0.005],
+    "damping 0.3": ["--damping", 0.3],
+    "moment not shrunk": ["--shrink", 0],
+    "no exact weights": ["--outliers", 0],
+    "0.4 % exact weights": ["--outliers", 0.004],
+}
+
+
+@dataclass
+class Outcome:
+    """Of one setting."""
+
+    error: float
+    bits: float
+    seconds: float
+    perplexity: float
+    divergence: float
+
+    @staticmethod
+    def of(report: dict, log: str) -> "Outcome":
+        tensors = report["tensors"]
+        # As wide as they lie apart: the geometric mean lets every matrix count alike.
+        logs = [math.log(t["functional"]["error_held_out_tokens"]) for t in tensors]
+        found = [re.search(p, log) for p in (r"Mean PPL\(Q\)\s*:\s*(\S+)", r"Mean\s+KLD:\s*(\S+)")]
+        if not all(found):
+            raise CompareError("llama-perplexity gave no divergence")
+        return Outcome(
+            error=math.exp(sum(logs) / len(logs)),
+            bits=8 * sum(t["bytes"] for t in tensors) / sum(t["d_in"] * t["d_out"] for t in tensors),
+            seconds=report["seconds"],
+            perplexity=float(found[0][1]),
+            divergence=float(found[1][1]),
+        )
+
+
+def settings(args: argparse.Namespace) -> dict[str, list]:
+    """All settings; those that need a file are left out without it."""
+    chosen = {name: [*flags, "--calib", args.calib] for name, flags in SETTINGS.items()}
+    for path in args.fewer:
+        chosen[f"calibrated by {path.stem}"] = ["--calib", path]
+    if args.sequential:
+        every, path = args.sequential
+        chosen[f"calibrated by {Path(path).stem}, --sequential {every}"] = ["--calib", path, "--sequential", every]
+    size = ["--bpw", args.sections / 2 + 0.09, "--calib", args.calib]
+    chosen["same size shared out by errors alone"] = size
+    if args.sensitivity:
+        chosen["same size shared out by errors and sensitivities"] = [*size, "--sensitivity", args.sensitivity]
+    return chosen
+
+
+def perplexity(args: argparse.Namespace, model: Path, *flags: object) -> str:
+    line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
+    line += ["-t", args.threads, "--kl-divergence-base", args.folder / "base.kld", *flags]
+    out, log, _ = run([str(a) for a in line])
+    return out + log
+
+
+def measure(args: argparse.Namespace, flags: list) -> Outcome:
+    coded, report = args.folder / "coded.gguf", args.folder / "report.json"
+    line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "--layers", args.layers]
+    line += ["-t", args.threads, "--report-json", report]
+    if "--bpw" not in flags:
+        line += ["--S", args.sections]
+    run([str(a) for a in [*line, *flags]])
+    return Outcome.of(json.loads(report.read_text()), perplexity(args, coded, "--statecells", "--kl-divergence"))
+
+
+def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
+    args.folder.mkdir(parents=True, exist_ok=True)
+    kept_path = args.folder / "outcomes.json"
+    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
+    if not (args.folder / "base.kld").exists():
+        perplexity(args, args.model)
+    found = {}
+    for name, flags in settings(args).items():
+        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
+        if key not in kept:
+            kept[key] = vars(measure(args, flags))
+            write_json(kept_path, kept)
+        found[name] = Outcome(**kept[key])
+        print(f"   {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: dict[str, Outcome]) -> str:
+    reference = found["defaults"]
+    lines = ["| setting | bits per weight | held-out error | against the defaults | perplexity | KL divergence | seconds |"]
+    lines.append("|" + "---|" * 7)
+    for name, o in found.items():
+        cells = [name, f"{o.bits:.2f}", f"{o.error:.5f}", f"{o.error / reference.error:.3f}", f"{o.perplexity:.2f}"]
+        cells += [f"{o.divergence:.4f}", f"{o.seconds:.0f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
+    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
+    parser.add_argument("--text", type=Path, required=True, help="text to run on")
+    parser.add_argument("--folder", type=Path, required=True, help="for models and finished settings")
+    parser.add_argument("--layers", default="0,5,11,17,23,29", help="that are coded (default %(default)s)")
+    parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
+    parser.add_argument("--fewer", type=Path, nargs="*", default=[], help="calibrations on fewer tokens")
+    parser.add_argument("--sequential", nargs=2, metavar=("LAYERS", "CALIB"), help="also recapture, with this calibration")
+    parser.add_argument("--sensitivity", type=Path, help="by measure_sensitivity.py")
+    parser.add_argument("--chunks", type=positive, default=16, help="of 512 tokens (default %(default)s)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    args = parse(arguments)
+    try:
+        print(table(outcomes(args)))
+    except (CompareError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
