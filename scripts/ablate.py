@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from compare import ROOT, CompareError, positive, run, write_json
+from programs import ROOT, ProgramError, positive, run, write_json
 
 # Name, and what differs from the defaults.
 SETTINGS = {
@@ -55,7 +55,7 @@ class Outcome:
         logs = [math.log(t["functional"]["error_held_out_tokens"]) for t in tensors]
         found = [re.search(p, log) for p in (r"Mean PPL\(Q\)\s*:\s*(\S+)", r"Mean\s+KLD:\s*(\S+)")]
         if not all(found):
-            raise CompareError("llama-perplexity gave no divergence")
+            raise ProgramError("llama-perplexity gave no divergence")
         return Outcome(
             error=math.exp(sum(logs) / len(logs)),
             bits=8 * sum(t["bytes"] for t in tensors) / sum(t["d_in"] * t["d_out"] for t in tensors),
@@ -83,8 +83,7 @@ def settings(args: argparse.Namespace) -> dict[str, list]:
 def perplexity(args: argparse.Namespace, model: Path, *flags: object) -> str:
     line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
     line += ["-t", args.threads, "--kl-divergence-base", args.folder / "base.kld", *flags]
-    out, log, _ = run([str(a) for a in line])
-    return out + log
+    return run([str(a) for a in line])
 
 
 def measure(args: argparse.Namespace, flags: list) -> Outcome:
@@ -146,7 +145,7 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
         print(table(outcomes(args)))
-    except (CompareError, OSError) as error:
+    except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

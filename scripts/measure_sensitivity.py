@@ -16,8 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compare import ROOT, CompareError, positive, run, write_json
 from gguf_header import GgufError, read_tensors
+from programs import ROOT, ProgramError, positive, run, write_json
 
 WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down)\.weight$")
 
@@ -26,7 +26,7 @@ def layers_of(model: Path) -> list[int]:
     found = (WEIGHT.match(t.name) for t in read_tensors(model))
     layers = sorted({int(m[1]) for m in found if m})
     if not layers:
-        raise CompareError(f"{model}: no FFN weights, is it the dense model?")
+        raise ProgramError(f"{model}: no FFN weights, is it the dense model?")
     return layers
 
 
@@ -41,8 +41,7 @@ class Meter:
         args = self.args
         line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
         line += ["-t", args.threads, "--kl-divergence-base", self.base_logits, *flags]
-        out, log, _ = run([str(a) for a in line])
-        return out + log
+        return run([str(a) for a in line])
 
     def divergence(self, layer: int) -> float:
         """Mean KL divergence from the base with this layer coded, over the sum of its tensors' errors."""
@@ -54,7 +53,7 @@ class Meter:
         error = sum(t["functional"]["error_held_out_tokens"] for t in tensors)
         found = re.search(r"Mean\s+KLD:\s*(\S+)", self.perplexity(coded, "--statecells", "--kl-divergence"))
         if not found:
-            raise CompareError(f"llama-perplexity gave no divergence for layer {layer}")
+            raise ProgramError(f"llama-perplexity gave no divergence for layer {layer}")
         return max(float(found[1]), 0.0) / error
 
 
@@ -70,7 +69,7 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
             print(f"   [{number}/{len(layers)}] layer {layer}: {raw[layer]:.4f}", file=sys.stderr, flush=True)
     mean = sum(raw.values()) / len(raw)
     if not mean > 0:
-        raise CompareError("no layer makes a difference: use more --chunks or a smaller --S")
+        raise ProgramError("no layer makes a difference: use more --chunks or a smaller --S")
     targets = ("gate", "up", "down")
     return {f"blk.{layer}.ffn_{t}": round(value / mean, 4) for layer, value in raw.items() for t in targets}
 
@@ -92,7 +91,7 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
         write_json(args.output, measure(args))
-    except (CompareError, GgufError, OSError) as error:
+    except (ProgramError, GgufError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,7 +7,7 @@
 #   4 model      SmolLM2-135M-Instruct and texts into models
 #   5 calibrate  bin/statecells-calib: what the FFN matrices see on the calibration text
 #   6 encode     bin/statecells-build: models/smollm2-statecells.gguf
-#   7 compare    both models side by side: bytes, memory, perplexity, speed, text
+#   7 compare    both models and Q5_K_M's FFN side by side: bytes, memory, perplexity, speed, prompts
 #
 # usage: scripts/quickstart.sh [--threads N] [--to STEP | --only STEP] [--skip-eval]
 #
@@ -28,7 +28,7 @@ STEPS=(tools source build model calibrate encode compare)
 CALIBRATION=$MODELS_DIR/smollm2-calibration.gguf
 CODED=$MODELS_DIR/smollm2-statecells.gguf
 REPORT=$RESULTS_DIR/quickstart-build.json
-COMPARISON=$RESULTS_DIR/quickstart-compare.json
+COMPARISON=$RESULTS_DIR/quickstart
 THREADS=$(nproc)
 FIRST=1
 LAST=${#STEPS[@]}
@@ -135,11 +135,15 @@ encode() {
   say "done $stamp" | write_file "$stamp_file"
 }
 
+# A rule that fails is a result like any other.
 compare() {
+  local code=0
+  need_program statecells-eval
   [[ -f $CODED ]] || die "${CODED#"$ROOT/"} is missing; run ./scripts/quickstart.sh --to encode"
-  python "$SCRIPTS/compare.py" --base "$MODELS_DIR/$MODEL_FILE" --coded "$CODED" \
-    --text "$MODELS_DIR/text/evaluation.txt" --threads "$THREADS" --json "$COMPARISON"
-  say "   figures and commands: ${COMPARISON#"$ROOT/"}"
+  "$BIN_DIR/statecells-eval" --base "$MODELS_DIR/$MODEL_FILE" --sc "$CODED" --text "$MODELS_DIR/text/evaluation.txt" \
+    --outdir "$COMPARISON" --against Q5_K_M --skip whole --resume -t "$THREADS" || code=$?
+  ((code == 0 || code == 3)) || return "$code"
+  say "   pictures, figures and commands: ${COMPARISON#"$ROOT/"}/report.html"
 }
 
 run_step() {

@@ -4,7 +4,7 @@ import json
 
 import measure_sensitivity
 import pytest
-from test_compare import write_gguf
+from conftest import write_gguf
 
 # The error of layer L is L + 1 in each of two tensors; the divergence is 4 in layer 0 and 4 in layer 1.
 BUILDER = """#!/bin/sh

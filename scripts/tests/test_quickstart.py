@@ -133,3 +133,15 @@ def test_without_a_calibration_the_step_to_run_is_named(checkout, programs):
     result = run_step(checkout, "encode")
     assert result.returncode == 1
     assert "--to calibrate" in result.stderr
+
+
+@pytest.mark.parametrize("code", [0, 1, 3])
+def test_a_failed_rule_is_a_result_and_an_error_is_not(checkout, programs, log, code):
+    both(checkout)
+    programs("first", ["statecells-eval"])
+    program = checkout / "bin/statecells-eval"
+    program.write_text(f'#!/bin/sh\necho "statecells-eval $@" >>"{log}"\nexit {code}\n')
+    result = run_step(checkout, "compare")
+    assert result.returncode == (1 if code == 1 else 0), result
+    assert ("report.html" in result.stdout) == (code != 1)
+    assert "--resume" in calls(log, "statecells-eval")[0]
