@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use codec::metrics::Metrics;
 use codec::{Codec, EncodeContext, MatMul, MatrixShape, n_bytes};
+use statecells::sections::Moment;
 use statecells::{SectionsCodec, SectionsParams};
 
 #[path = "common/lanes.rs"]
@@ -56,7 +57,8 @@ fn main() -> Result<(), Failure> {
     }
     let mut codec = SectionsCodec::new(params);
     if let Some(moment) = &moment {
-        codec = codec.with_second_moment(Arc::from(moment.as_slice()));
+        let moment = Moment::whole(moment.clone(), shape.d_in);
+        codec = codec.with_second_moment(Arc::new(moment));
     }
     let context = EncodeContext { mul_mat: &Lanes, importance: None, seed, progress: &() };
     let bytes = n_bytes(&codec.sidecars(shape)?).ok_or("size overflows")?;

@@ -8,7 +8,7 @@ use codec::metrics::Metrics;
 use codec::{Codec, CodecError, EncodeContext, MatMul, MatrixShape, Sidecar, find_sidecar};
 use common::{Random, SerialMatMul, assert_finite, context, on_threads, weights};
 use half::f16;
-use statecells::sections::{ATOMS, BLOCK, SectionsLayout, TILE_ROWS};
+use statecells::sections::{ATOMS, BLOCK, Moment, SectionsLayout, TILE_ROWS};
 use statecells::{SectionsCodec, SectionsParams};
 
 /// Short learning, so that all combinations stay quick.
@@ -20,6 +20,10 @@ fn encode(codec: &SectionsCodec, w: &[f32], shape: MatrixShape) -> (Vec<Sidecar>
     let sidecars = codec.encode(w, shape, &context(None)).expect("encodes");
     let decoded = codec.decode(&sidecars, shape).expect("decodes");
     (sidecars, Metrics::compare(w, &decoded, shape, None).rel_error)
+}
+
+fn whole(h: &[f32]) -> Arc<Moment> {
+    Arc::new(Moment::whole(h.to_vec(), h.len().isqrt()))
 }
 
 /// Inputs whose columns differ in size and hang together, and their second moment.
@@ -149,7 +153,7 @@ fn feedback_lowers_the_functional_error() {
         };
         let white = error(&plain, None);
         let weighted = error(&plain, Some(&diagonal));
-        let aware = plain.clone().with_second_moment(Arc::from(h.as_slice()));
+        let aware = plain.clone().with_second_moment(whole(&h));
         let feedback = error(&aware, None);
         assert!(weighted < white, "{d_in}: white {white}, diagonal {weighted}");
         assert!(feedback < 0.7 * weighted, "{d_in}: diagonal {weighted}, feedback {feedback}");
@@ -163,12 +167,32 @@ fn rounds_never_raise_the_error_they_fit() {
     let error = |rounds| {
         // next to no damping: the damped moment is the one that is fitted
         let p = SectionsParams { rounds, damping: 1e-6, ..params(5) };
-        let codec = SectionsCodec::new(p).with_second_moment(Arc::from(h.as_slice()));
+        let codec = SectionsCodec::new(p).with_second_moment(whole(&h));
         let sidecars = codec.encode(&w, shape, &context(None)).unwrap();
         functional(&w, &codec.decode(&sidecars, shape).unwrap(), &h, 40)
     };
     let (none, some) = (error(0), error(4));
     assert!(some < none, "{none} {some}");
+}
+
+#[test]
+fn a_moment_in_spans_is_worth_most_of_the_whole() {
+    let shape = MatrixShape::new(256, 96);
+    let (w, h) = (weights(shape, 4), moment(256, 5));
+    let cost = |codec: &SectionsCodec| {
+        let sidecars = codec.encode(&w, shape, &context(None)).unwrap();
+        let decoded = codec.decode(&sidecars, shape).unwrap();
+        let error: Vec<f32> = w.iter().zip(&decoded).map(|(w, d)| w - d).collect();
+        codec::functional::functional_error(&error, &w, shape, &h, &SerialMatMul).ratio()
+    };
+    let codec = SectionsCodec::new(params(5));
+    let spans = Moment::in_spans(256, 64, |r| {
+        r.clone().flat_map(|i| &h[i * 256..][r.clone()]).copied().collect()
+    });
+    let in_spans = cost(&codec.clone().with_second_moment(Arc::new(spans)));
+    let one = cost(&codec.clone().with_second_moment(whole(&h)));
+    let none = cost(&codec);
+    assert!(one < in_spans && in_spans < 0.8 * none, "{one} {in_spans} {none}");
 }
 
 #[test]
@@ -180,7 +204,7 @@ fn outliers_are_exact_and_free_the_rest() {
     let error = |outlier_share, h: Option<&[f32]>| {
         let mut codec = SectionsCodec::new(SectionsParams { outlier_share, ..params(6) });
         if let Some(h) = h {
-            codec = codec.with_second_moment(Arc::from(h));
+            codec = codec.with_second_moment(whole(h));
         }
         let sidecars = codec.encode(&w, shape, &context(None)).unwrap();
         let decoded = codec.decode(&sidecars, shape).unwrap();
@@ -209,7 +233,7 @@ fn the_same_bytes_on_any_number_of_threads() {
     let (w, h) = (weights(shape, 11), moment(45, 12));
     let diagonal: Vec<f32> = (0..45).map(|i| h[i * 45 + i]).collect();
     let plain = SectionsCodec::new(SectionsParams { outlier_share: 0.01, ..params(4) });
-    let full = plain.clone().with_second_moment(Arc::from(h.as_slice()));
+    let full = plain.clone().with_second_moment(whole(&h));
     for (codec, importance) in [(&plain, None), (&plain, Some(&*diagonal)), (&full, None)] {
         let serial = EncodeContext { mul_mat: &SerialMatMul, ..context(importance) };
         let expected = on_threads(1, || codec.encode(&w, shape, &serial).unwrap());
@@ -238,7 +262,7 @@ fn degenerate_matrices_stay_finite() {
         let h = moment(shape.d_in, 13);
         for outlier_share in [0.0, 0.05] {
             let plain = SectionsCodec::new(SectionsParams { outlier_share, ..params(3) });
-            for codec in [plain.clone(), plain.with_second_moment(Arc::from(h.as_slice()))] {
+            for codec in [plain.clone(), plain.with_second_moment(whole(&h))] {
                 let sidecars = codec.encode(&w, shape, &context(None)).unwrap();
                 assert_finite(&sidecars);
                 let dense = codec.decode(&sidecars, shape).unwrap();
@@ -273,7 +297,7 @@ fn rejects_bad_parameters_and_inputs() {
     assert_eq!(flag(SectionsParams { damping: -1.0, ..params(4) }), "--damping");
     assert_eq!(flag(SectionsParams { max_samples: 0, ..params(4) }), "--dict-max-samples");
     let codec = SectionsCodec::new(params(4));
-    let wrong = codec.clone().with_second_moment(Arc::from([1.0f32; 9].as_slice()));
+    let wrong = codec.clone().with_second_moment(whole(&[1.0f32; 9]));
     assert!(wrong.encode(&w, shape, &context(None)).is_err());
     assert!(codec.encode(&w, shape, &context(Some(&[1.0; 3]))).is_err());
     let mut damaged = w.clone();
@@ -327,7 +351,7 @@ proptest::proptest! {
         let h = moment(d_in, seed + 1);
         let mut codec = SectionsCodec::new(SectionsParams { beam, outlier_share, ..params(sections) });
         if full {
-            codec = codec.with_second_moment(Arc::from(h.as_slice()));
+            codec = codec.with_second_moment(whole(&h));
         }
         let sidecars = codec.encode(&w, shape, &context(None)).unwrap();
         let specs: Vec<_> = sidecars.iter().map(|s| s.spec.clone()).collect();

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use builder::{Allocation, Encoding, Error, Plan, Survey};
 use codec::functional::token_error;
 use codec::metrics::ratio;
 use codec::{CodecError, FfnTensor};
 use statecells::sections::{
-    Choice, Probe, SHARED_SECTIONS, SectionsParams, Shrink, allocate, errors_by_sections, shrunk,
+    Choice, Probe, SHARED_SECTIONS, SectionsParams, Shrink, allocate, errors_by_sections,
 };
 
 use crate::sections_method::Moments;
@@ -110,13 +111,12 @@ fn estimate(
     moments: Option<Moments>,
 ) -> Result<Vec<(usize, f64, f64)>, CodecError> {
     let Encoding { item, weights, calibrated, context } = encoding;
-    let moment = moments.zip(*calibrated).and_then(|(moments, input)| {
+    let moment = moments.zip(*calibrated).map(|(moments, input)| {
         let share = match moments.shrink {
             Shrink::Fixed(share) => share,
             Shrink::Auto => 0.0,
         };
-        let moment = moments.moment(input, context.mul_mat)?;
-        Some(shrunk(&moment, item.shape.d_in, share))
+        Arc::new(moments.moment(input, context.mul_mat).shrunk(share))
     });
     let inputs = calibrated.map(calibration::CalibratedInput::holdout_samples);
     let mut gaps = Vec::new();

@@ -232,8 +232,8 @@ pub struct SectionsFlags {
     #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, requires = "calib")]
     pub shrink: Shrink,
 
-    /// Longest input that gets a second moment; longer ones are coded for their mean squares. Needs about
-    /// 24 N^2 bytes of memory: 6.5 GB for 16384
+    /// Longest input whose second moment is used whole, in about 24 N^2 bytes of memory: 6.5 GB for
+    /// 16384. Longer inputs are taken in spans of at most 4096, as if those were uncorrelated
     #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
     pub max_h_dim: usize,
 

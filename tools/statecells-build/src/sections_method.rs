@@ -1,19 +1,20 @@
 //! The scheme `sections` as the builder sees it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use builder::{
     Allocation, Encoded, Encoding, Error, Interrupt, Method, PlanItem, Recapture, Reporter,
     Settings, Source, Survey, Tunable, Tuned,
 };
-use calibration::{CalibratedInput, Calibration};
+use calibration::{CalibratedInput, Calibration, Samples};
 use codec::{
     Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
 };
 use ggml::gguf::Value;
 use statecells::Scheme;
 use statecells::sections::{
-    HeldOut, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink, shrunk,
+    HeldOut, Moment, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink,
 };
 
 use ::tuning::TuneParams;
@@ -43,12 +44,15 @@ pub struct ModelSteps {
     pub seed: u64,
 }
 
+/// Inputs of a span where the whole second moment would be too large: 4096^2 entries are 64 MB.
+const SPAN: usize = 4096;
+
 /// How the second moments of a calibration are used.
 #[derive(Clone, Copy, Debug)]
 pub struct Moments {
     /// Their shrinkage.
     pub shrink: Shrink,
-    /// Inputs up to this length get one; longer ones are coded for their mean squares.
+    /// Inputs up to this length get a whole one, longer ones one in spans.
     pub max_dim: usize,
 }
 
@@ -83,21 +87,25 @@ impl SectionsMethod {
 }
 
 impl Moments {
-    /// E[x x^T] of `input`, [d, d], unless that is too large.
-    pub fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
-        if input.d() > self.max_dim {
-            return None;
-        }
-        input.second_moment().or_else(|| {
-            let columns = input.fitted_samples()?.columns();
-            Some(columns.moment(0..input.d(), 0..input.d(), mul_mat))
+    /// E[x x^T] of `input`: whole up to the longest input that is, in spans beyond.
+    pub fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Moment {
+        let d = input.d();
+        let width = if d > self.max_dim { SPAN.min(self.max_dim) } else { d };
+        let known = input.second_moment();
+        let columns = input.fitted_samples().map(Samples::columns);
+        Moment::in_spans(d, width, |span| match (&known, &columns) {
+            (Some(known), _) => {
+                span.clone().flat_map(|i| &known[i * d..][span.clone()]).copied().collect()
+            }
+            (None, Some(columns)) => columns.moment(span.clone(), span, mul_mat),
+            (None, None) => unreachable!("an input has a moment or samples"),
         })
     }
 
     /// The shrinkage for `moment` and `codec`.
     fn shrinkage(
         self,
-        moment: &[f32],
+        moment: &Moment,
         codec: &SectionsCodec,
         input: &CalibratedInput,
         encoding: &Encoding<'_>,
@@ -145,15 +153,13 @@ impl Method for SectionsMethod {
     fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
         let Encoding { item, weights, calibrated, context } = encoding;
         let codec = self.codec_for(item.tensor);
-        let known = self.moments.zip(*calibrated).and_then(|(moments, input)| {
-            Some((moments, input, moments.moment(input, context.mul_mat)?))
-        });
-        let Some((moments, input, moment)) = known else {
+        let Some((moments, input)) = self.moments.zip(*calibrated) else {
             let sidecars = codec.encode(weights, item.shape, context)?;
             return Ok(Encoded { sidecars, shrink: None });
         };
+        let moment = moments.moment(input, context.mul_mat);
         let share = moments.shrinkage(&moment, &codec, input, encoding)?;
-        let codec = codec.with_second_moment(shrunk(&moment, item.shape.d_in, share));
+        let codec = codec.with_second_moment(Arc::new(moment.shrunk(share)));
         drop(moment);
         let sidecars = codec.encode(weights, item.shape, context)?;
         Ok(Encoded { sidecars, shrink: Some(share) })

@@ -103,7 +103,7 @@ fn samples_are_fitted_like_the_moment_they_are_of() {
 }
 
 #[test]
-fn long_inputs_and_global_dictionaries_use_the_mean_squares() {
+fn global_dictionaries_use_the_mean_squares() {
     let fixture = calibrated(Made::default());
     let mut entries = Vec::new();
     let calibration = calibration::Calibration::open(&fixture.path("calib.gguf")).unwrap();
@@ -112,18 +112,30 @@ fn long_inputs_and_global_dictionaries_use_the_mean_squares() {
         entries.push((tensor.weight(), mean_squares));
     }
     write_imatrix(&fixture.path("imatrix.gguf"), &entries, 1.0).unwrap();
-    build(&fixture, "i.gguf", "--imatrix imatrix.gguf");
-    build(&fixture, "c.gguf", "--calib calib.gguf --max-h-dim 8 --report-json r.json");
+    fixture.build("i.gguf", "--imatrix imatrix.gguf");
+    fixture.build("c.gguf", "--calib calib.gguf");
     assert!(sidecars(&fixture, "i.gguf") == sidecars(&fixture, "c.gguf"));
-    assert!(
-        report(&fixture, "r.json").tensors.iter().all(|t| t.functional.unwrap().shrink.is_none())
-    );
-    build(&fixture, "h.gguf", "--calib calib.gguf");
-    assert!(sidecars(&fixture, "h.gguf") != sidecars(&fixture, "c.gguf"));
+}
 
-    fixture.build("i.gguf", "--imatrix imatrix.gguf --force");
-    fixture.build("c.gguf", "--calib calib.gguf --force");
-    assert!(sidecars(&fixture, "i.gguf") == sidecars(&fixture, "c.gguf"));
+#[test]
+fn moments_of_long_inputs_are_used_in_spans() {
+    let [from_moments, from_samples] = [false, true].map(|samples_only| {
+        let fixture = calibrated(Made { samples_only, ..Made::default() });
+        // held-out error of all ffn_down, whose inputs are longer than the others
+        let down = |flags: &str| -> f64 {
+            let shrink = if flags.contains("shrink") { "" } else { "--shrink 0" };
+            let fixed = "--calib calib.gguf --report-json r.json --force";
+            let flags = format!("{fixed} {shrink} {flags}");
+            build(&fixture, "out.gguf", &flags);
+            let tensors = report(&fixture, "r.json").tensors;
+            let down = tensors.iter().filter(|t| t.name.contains("down"));
+            down.map(|t| t.functional.unwrap().coded.error_held_out.unwrap()).sum()
+        };
+        let [whole, spans, diagonal] = ["", "--max-h-dim 64", "--shrink 1"].map(down);
+        assert!(whole < spans && spans < diagonal, "{whole} {spans} {diagonal}");
+        spans
+    });
+    assert!((from_moments / from_samples - 1.0).abs() < 0.05, "{from_moments} {from_samples}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use codec::{CodecError, EncodeContext, MatrixShape};
 
-use super::{Probe, SectionsCodec, SectionsParams};
+use super::{Moment, Probe, SectionsCodec, SectionsParams};
 
 /// Numbers of sections that are shared out.
 pub const SHARED_SECTIONS: RangeInclusive<usize> = 4..=10;
@@ -29,7 +29,7 @@ pub struct Choice {
 }
 
 /// The errors of a matrix with every number of sections of [`SHARED_SECTIONS`], ascending, estimated on a
-/// [`Probe`] and scored by `score`. With a second moment `moment`, [d_in, d_in], codes are fitted to it,
+/// [`Probe`] and scored by `score`. With a second moment `moment` codes are fitted to it,
 /// else to the importance of `context`.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub struct Choice {
 pub fn errors_by_sections(
     params: &SectionsParams,
     (weights, shape): (&[f32], MatrixShape),
-    moment: Option<Arc<[f32]>>,
+    moment: Option<Arc<Moment>>,
     context: &EncodeContext<'_>,
     mut score: impl FnMut(&Probe, &[f32]) -> f64,
 ) -> Result<Vec<(usize, f64)>, CodecError> {

@@ -14,6 +14,7 @@ mod gradient;
 mod layout;
 mod learn;
 mod metric;
+mod moment;
 mod params;
 mod probe;
 mod refit;
@@ -29,9 +30,10 @@ pub use gradient::PartsGradient;
 pub use layout::{
     ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
 };
+pub use moment::Moment;
 pub use params::SectionsParams;
 pub use probe::Probe;
-pub use shrink::{HeldOut, Shrink, choose_shrink, shrunk};
+pub use shrink::{HeldOut, Shrink, choose_shrink};
 
 use metric::Metric;
 
@@ -40,8 +42,7 @@ use metric::Metric;
 pub struct SectionsCodec {
     /// What to learn and how to search.
     pub params: SectionsParams,
-    /// E[x x^T] of the inputs, [d_in, d_in].
-    second_moment: Option<Arc<[f32]>>,
+    second_moment: Option<Arc<Moment>>,
 }
 
 impl SectionsCodec {
@@ -51,13 +52,9 @@ impl SectionsCodec {
         Self { params, second_moment: None }
     }
 
-    /// Codec for inputs with second moment `moment` = E[x x^T] (any multiple of it), which then takes the
-    /// place of the context's importance.
-    ///
-    /// # Shapes
-    /// `moment`: [d_in, d_in], symmetric.
+    /// Codec for inputs with second moment `moment`, which then takes the place of the context's importance.
     #[must_use]
-    pub fn with_second_moment(self, moment: Arc<[f32]>) -> Self {
+    pub fn with_second_moment(self, moment: Arc<Moment>) -> Self {
         Self { second_moment: Some(moment), ..self }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use codec::{Codec, CodecError, EncodeContext, MatrixShape};
 
 use super::layout::Atoms;
-use super::{SectionsCodec, SectionsParams, encode};
+use super::{Moment, SectionsCodec, SectionsParams, encode};
 
 /// Rows at most.
 const ROWS: usize = 64;
@@ -73,14 +73,14 @@ impl Probe {
         self.shape
     }
 
-    /// What is left of the rows, [d_in, n], when they are coded for inputs with second moment `moment`,
-    /// [d_in, d_in]; without one for the importance of `context`.
+    /// What is left of the rows, [d_in, n], when they are coded for inputs with second moment `moment`;
+    /// without one for the importance of `context`.
     ///
     /// # Errors
     /// As [`Codec::encode`].
     pub fn error(
         &self,
-        moment: Option<Arc<[f32]>>,
+        moment: Option<Arc<Moment>>,
         context: &EncodeContext<'_>,
     ) -> Result<Vec<f32>, CodecError> {
         let codec = match moment {

@@ -10,6 +10,8 @@ use super::metric::Metric;
 
 /// Blocks whose tables are in memory at the same time; errors reach the columns behind them together.
 const STRIPE: usize = 8;
+/// Inputs of these blocks.
+pub(crate) const STRIPE_INPUTS: usize = STRIPE * BLOCK;
 /// Rows per task.
 const GROUP: usize = 32;
 /// Rows per product with the second moment.
@@ -66,7 +68,6 @@ impl<'a> Problem<'a> {
     ) -> Self {
         let mut problem = Self { weights, shape, metric, outliers, projected: Vec::new() };
         if let Some(full) = metric.as_full() {
-            let factor = full.factor_transposed(shape.d_in, metric.n_blocks * BLOCK);
             problem.projected = vec![0.0; shape.n_weights()];
             let mut rows = Vec::new();
             for (chunk, out) in problem.projected.chunks_mut(PRODUCT_ROWS * shape.d_in).enumerate()
@@ -78,7 +79,7 @@ impl<'a> Problem<'a> {
                 for (row, column, _) in outliers.entries(first..first + n) {
                     rows[(row - first) * shape.d_in + column] = 0.0;
                 }
-                mul_mat.mul_mat(&factor, &rows, shape.d_in, out);
+                full.apply_factor(&rows, shape.d_in, mul_mat, out);
             }
         }
         problem
@@ -192,7 +193,7 @@ impl RowJob<'_> {
         let sections = winners.len() / problem.metric.n_blocks;
         let full = problem.metric.as_full();
         let end = blocks.end * BLOCK;
-        let mut errors = [0.0f32; STRIPE * BLOCK];
+        let mut errors = [0.0f32; STRIPE_INPUTS];
         for (block, (factor, tables)) in blocks.clone().zip(tables) {
             let x = self.load(problem.weights, block, true);
             let before = match full {
@@ -219,15 +220,13 @@ impl RowJob<'_> {
             }
             if let Some(full) = full {
                 let next = (block + 1) * BLOCK;
-                let padded = problem.metric.n_blocks * BLOCK;
-                full.push_errors(padded, (block * BLOCK, &e), next, &mut carry[next..end]);
+                full.push_errors((block * BLOCK, &e), next, &mut carry[next..end]);
                 errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
             }
         }
         if let Some(full) = full {
             let start = blocks.start * BLOCK;
-            let padded = problem.metric.n_blocks * BLOCK;
-            full.push_errors(padded, (start, &errors[..end - start]), end, &mut carry[end..]);
+            full.push_errors((start, &errors[..end - start]), end, &mut carry[end..]);
         }
     }
 

@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use codec::functional::{functional_error, token_error};
 use codec::{CodecError, EncodeContext};
-use rayon::prelude::*;
 
-use super::Probe;
+use super::{Moment, Probe};
 
 /// Shrinkages that are tried, ascending.
 const GRID: [f64; 6] = [0.0, 0.01, 0.03, 0.1, 0.2, 0.4];
@@ -70,33 +69,20 @@ impl HeldOut<'_> {
     }
 }
 
-/// `(1 - share) H + share diag(H)` for H = `moment`, [d, d].
-///
-/// # Panics
-/// If `moment` is no square of `d` rows.
-#[must_use]
-pub fn shrunk(moment: &[f32], d: usize, share: f64) -> Arc<[f32]> {
-    assert_eq!(Some(moment.len()), d.checked_mul(d));
-    let keep = (1.0 - share) as f32;
-    let mut out: Vec<f32> = moment.par_iter().map(|v| keep * v).collect();
-    (0..d).for_each(|i| out[i * d + i] = moment[i * d + i]);
-    out.into()
-}
-
-/// The shrinkage of `moment`, [d_in, d_in], for rows like those of `probe`: the smallest of a small grid from
+/// The shrinkage of `moment` for rows like those of `probe`: the smallest of a small grid from
 /// which the next larger one does not lower the rows' error on `held_out` by a percent or more.
 ///
 /// # Errors
 /// As [`Probe::error`].
 pub fn choose_shrink(
     probe: &Probe,
-    moment: &[f32],
+    moment: &Moment,
     held_out: HeldOut<'_>,
     context: &EncodeContext<'_>,
 ) -> Result<f64, CodecError> {
     let mut best = (GRID[0], f64::INFINITY);
     for share in GRID {
-        let left = probe.error(Some(shrunk(moment, probe.shape().d_in, share)), context)?;
+        let left = probe.error(Some(Arc::new(moment.shrunk(share))), context)?;
         let error = held_out.error(&left, probe, context);
         if error >= WORTH_IT * best.1 {
             break;
@@ -159,18 +145,14 @@ mod tests {
         let probe = Probe::new(&params, &values(D * 400, 5), shape, &context).unwrap();
         assert_eq!(probe.shape(), MatrixShape::new(D, 50));
         let held_out = moment(4000, 17);
-        choose_shrink(&probe, &moment(n_fitted, 7), HeldOut::Moment(&held_out), &context).unwrap()
+        let fitted = Moment::whole(moment(n_fitted, 7), D);
+        choose_shrink(&probe, &fitted, HeldOut::Moment(&held_out), &context).unwrap()
     }
 
     #[test]
     fn few_inputs_are_trusted_less_than_many() {
         let (few, many) = (chosen(D / 2), chosen(100 * D));
         assert!(few > many && many <= 0.01, "{few} {many}");
-    }
-
-    #[test]
-    fn shrinking_keeps_the_diagonal() {
-        assert_eq!(*shrunk(&[4.0, 2.0, 2.0, 3.0], 2, 0.25), [4.0, 1.5, 1.5, 3.0]);
     }
 
     #[test]
