@@ -25,6 +25,7 @@ mod scratch;
 pub mod sections;
 mod simd;
 pub mod sparse;
+mod transpose;
 mod view;
 
 pub use error::KernelError;

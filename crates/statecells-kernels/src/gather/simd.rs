@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::Product;
-use crate::common::{Batch, NARROW, WIDE, interleave};
+use crate::common::{Batch, NARROW, WIDE};
 use crate::isa::Level;
+use crate::transpose::interleave;
 use crate::{Output, ROW_TILE, Scratch};
 
 /// The loops of [`super::rows`] with the instructions of one set.
@@ -126,7 +127,7 @@ fn tokens<const T: usize>(
     let (table, _) = scratch.floats((matrix.shape.n_atoms + 1) * T).as_chunks_mut::<T>();
     // Entry 0 is what an empty slot adds.
     table[0] = [0.0; T];
-    interleave(product.p, tokens.clone(), &mut table[1..]);
+    interleave(level, product.p, tokens.clone(), &mut table[1..]);
     let own = y.rows();
     let mut sums = [[0.0f32; T]; ROW_TILE];
     for first in own.clone().step_by(ROW_TILE) {

@@ -11,6 +11,7 @@ use half::f16;
 
 use crate::error::{check_finite_f16, check_len};
 use crate::isa::Level;
+use crate::transpose::Store;
 use crate::{Columns, Isa, KernelError, Output, Scratch};
 
 /// A sparse matrix, borrowed where it lies (a mapped file, say).
@@ -208,22 +209,6 @@ impl<'a> SparseMatrix<'a> {
             }
             Entries::Rows(k, _) => r * k,
         }
-    }
-}
-
-/// What becomes of the product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Store {
-    /// It is the result.
-    Set,
-    /// It is added to the result.
-    Add,
-}
-
-impl Store {
-    #[inline(always)]
-    fn store(self, to: &mut f32, sum: f32) {
-        *to = if self == Self::Add { *to + sum } else { sum };
     }
 }
 

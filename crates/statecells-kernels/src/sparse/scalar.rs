@@ -1,6 +1,7 @@
 //! The sparse product as its definition says it: reference for the fast forms.
 
-use super::{ColumnIndex, Entries, SparseMatrix, Store};
+use super::{ColumnIndex, Entries, SparseMatrix};
+use crate::transpose::Store;
 use crate::{Columns, Output};
 
 pub(super) fn product(m: &SparseMatrix<'_>, store: Store, x: Columns<'_>, y: &mut Output<'_>) {

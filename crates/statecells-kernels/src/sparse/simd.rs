@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::{Entries, SparseMatrix, Store};
-use crate::common::{Batch, NARROW, WIDE, interleave};
+use super::{Entries, SparseMatrix};
+use crate::common::{Batch, NARROW, WIDE};
 use crate::isa::Level;
+use crate::transpose::{Store, interleave, spread};
 use crate::{Columns, Output, ROW_TILE, Scratch};
 
 /// The loops of [`super::rows`] with the instructions of one set.
@@ -14,7 +15,8 @@ macro_rules! compiled {
         mod $name {
             use half::f16;
 
-            use super::super::{SparseMatrix, Store, rows};
+            use super::super::{SparseMatrix, rows};
+            use crate::transpose::Store;
 
             /// # Safety
             /// As [`rows::tokens`]; and the machine has the instructions.
@@ -135,7 +137,7 @@ impl Product<'_> {
     ) -> usize {
         let tokens = t..x.n_tokens().min(t + T);
         let table = scratch.floats(self.matrix.d_in * T).as_chunks_mut::<T>().0;
-        interleave(x, tokens.clone(), table);
+        interleave(self.level, x, tokens.clone(), table);
         self.tokens(table, tokens, y)
     }
 
@@ -167,11 +169,7 @@ impl Product<'_> {
                     Level::Scalar => unreachable!("the reference has its own product"),
                 }
             }
-            for (j, t) in tokens.clone().enumerate() {
-                for (out, sum) in y.token_rows(t, rows.clone()).iter_mut().zip(sums.iter()) {
-                    self.store.store(out, sum[j]);
-                }
-            }
+            spread(self.level, self.store, sums, (rows, tokens.clone()), y);
         }
         tokens.len()
     }
