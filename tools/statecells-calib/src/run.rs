@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use builder::progress::{Eta, duration};
-use builder::{Interrupt, Reporter, Selection, Source, files, prepare};
+use builder::{Interrupt, Reporter, Selection, Source, explain_bus_errors, files, prepare};
 use calibration::capture::{Capture, CaptureError, CaptureParams, Plan};
 use calibration::{CalibratedInput, FfnInput, PassageKind, Record, TextSketch};
 use codec::Progress;
@@ -42,6 +42,8 @@ pub fn run(cli: &Cli) -> Result<()> {
     check_files(cli)?;
     let notice = format!("{NAME}: stopping, nothing will be written");
     let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
+    let changed = format!("{NAME}: error: {}\n", builder::Error::changed(cli.model()));
+    explain_bus_errors(changed).context("cannot catch signals")?;
     let n_threads = n_threads(cli);
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
     let reporter = Reporter::new();

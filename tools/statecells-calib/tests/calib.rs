@@ -274,33 +274,39 @@ fn damaged_models_are_refused() {
     setup.refuses(&mut setup.program(), 1, "blk.1.ffn_in: *NaN");
 }
 
-#[test]
-fn an_interrupted_run_leaves_nothing() {
-    let setup = Setup::new();
+/// A run that would take forever, at work on the model.
+fn long_run(setup: &Setup) -> std::process::Child {
     fs::write(setup.at("text.txt"), prose(6000)).unwrap();
-    let before = setup.files();
-    let program = cargo_bin!("statecells-calib");
-    let mut child = std::process::Command::new(program)
+    let mut child = std::process::Command::new(cargo_bin!("statecells-calib"))
         .current_dir(setup.0.path())
-        .args([
-            "-m",
-            "model.gguf",
-            "-f",
-            "text.txt",
-            "-o",
-            "calib.gguf",
-            "-t1",
-            "--tokens",
-            "1000000000",
-        ])
+        .args("-m model.gguf -f text.txt -o calib.gguf -t1 --tokens 1000000000".split(' '))
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     wait_for_line(child.stderr.as_mut().unwrap(), "contexts");
+    child
+}
+
+#[test]
+fn an_interrupted_run_leaves_nothing() {
+    let setup = Setup::new();
+    fs::write(setup.at("text.txt"), "").unwrap();
+    let before = setup.files();
+    let mut child = long_run(&setup);
     // SAFETY: the child is alive or not yet waited for, so the number is still its own.
     assert_eq!(unsafe { libc::kill(child.id().cast_signed(), libc::SIGINT) }, 0);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert_eq!(setup.files(), before);
+}
+
+#[test]
+fn a_model_that_is_cut_short_under_way_is_no_crash() {
+    let setup = Setup::new();
+    let mut child = long_run(&setup);
+    let model = fs::OpenOptions::new().write(true).open(setup.at("model.gguf")).unwrap();
+    model.set_len(4096).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(!setup.at("calib.gguf").exists());
 }
 
 fn wait_for_line(from: &mut impl std::io::Read, text: &str) {
