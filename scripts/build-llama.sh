@@ -152,6 +152,11 @@ keep_for_cargo() {
   mv "$part" "$PREFIX"
 }
 
+# What every program shows as the hash of its patches.
+name_patches() {
+  if [[ ! -f $PREFIX/patches-id ]]; then say "${PREFIX##*/}" | write_file "$PREFIX/patches-id"; fi
+}
+
 install_programs() {
   local program
   for program in "${LLAMA_PROGRAMS[@]}"; do install_program "$WORK/build/bin/$program" "$program"; done
@@ -166,6 +171,7 @@ build() {
   configure
   compile
   keep_for_cargo
+  name_patches
   install_programs
   say "$PREFIX" | write_file "$PREFIX_FILE"
 }

@@ -7,6 +7,9 @@ const PREFIX_VAR: &str = "STATECELLS_LLAMA_PREFIX";
 /// One-line file, relative to the workspace, that names it otherwise.
 const PREFIX_FILE: &str = ".tools/llama-prefix";
 
+/// One-line file in that directory: hash of the source, the patches and the hook's header.
+const PATCHES_FILE: &str = "patches-id";
+
 /// The patched source tree and the cmake build tree beside it.
 pub struct Tree {
     /// Directory that holds `src` and `build`.
@@ -44,6 +47,15 @@ impl Tree {
             ""
         };
         Ok(format!("llama.cpp {llama}{dev} ({}), ggml {ggml}", self.stamp()))
+    }
+
+    /// Hash of the patches in the tree, as `scripts/build-llama.sh` wrote it down; `unknown` for other trees.
+    pub fn patches(&self) -> String {
+        let path = self.prefix.join(PATCHES_FILE);
+        let Ok(text) = std::fs::read_to_string(&path) else { return "unknown".to_owned() };
+        // Only where it is there: a file that is missing counts as changed at every build.
+        println!("cargo:rerun-if-changed={}", path.display());
+        text.trim().to_owned()
     }
 
     /// Value of `name` in the cmake cache.

@@ -25,6 +25,7 @@ fn run() -> Result<(), String> {
     bindings::generate(&tree, with_llama)?;
     link::link(&tree, with_llama)?;
     println!("cargo:rustc-env=STATECELLS_LLAMA_VERSION={}", tree.version()?);
+    println!("cargo:rustc-env=STATECELLS_LLAMA_PATCHES={}", tree.patches());
     publish(&tree);
     Ok(())
 }

@@ -21,6 +21,10 @@ include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
 /// What was linked: `llama.cpp 0.5.0-dev (build 0, commit unknown), ggml 0.25.3`.
 pub const LLAMA_CPP_VERSION: &str = env!("STATECELLS_LLAMA_VERSION");
 
+/// Hash of the patches in what was linked: 16 hexadecimal digits, or `unknown` for a tree that
+/// `scripts/build-llama.sh` did not make.
+pub const LLAMA_CPP_PATCHES: &str = env!("STATECELLS_LLAMA_PATCHES");
+
 #[cfg(test)]
 mod tests {
     use std::ffi::CStr;

@@ -22,3 +22,10 @@ pub use types::{Type, TypeError};
 
 /// Version of the llama.cpp and ggml that this program is linked with.
 pub const LLAMA_CPP_VERSION: &str = ggml_sys::LLAMA_CPP_VERSION;
+
+/// What a program says to `--version`, its own `version` first: `0.1.0 (llama.cpp 0.5.0-dev (build 0, commit
+/// unknown), ggml 0.25.3, patches 0123456789abcdef)`.
+#[must_use]
+pub fn version_line(version: &str) -> String {
+    format!("{version} ({LLAMA_CPP_VERSION}, patches {})", ggml_sys::LLAMA_CPP_PATCHES)
+}

@@ -26,7 +26,7 @@ const EXIT_FAILED: u8 = 3;
 /// from the codec. Each family runs on every shape, with and without noise, with and without the base,
 /// with white and with unequal inputs, stored as F32 and F16.
 #[derive(Parser, Debug)]
-#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(version = VERSION, max_term_width = 100, after_help = AFTER_HELP)]
 struct Args {
     /// Families to run, comma separated [default: all]
     #[arg(long = "case", value_delimiter = ',', value_name = "LIST")]
@@ -77,6 +77,9 @@ struct Args {
     #[arg(long, value_name = "MISTAKE", default_value = "none")]
     sabotage: Sabotage,
 }
+
+/// The other programs name the llama.cpp in them.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (links no llama.cpp)");
 
 const AFTER_HELP: &str = "\
 Reading the table:

@@ -12,8 +12,7 @@ use seeddelta::{BaseSpec, BaseType};
 use crate::method::Override;
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 const EXAMPLES: &str = "\
 Examples:

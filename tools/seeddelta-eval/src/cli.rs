@@ -1,10 +1,13 @@
 //! The flags of `seeddelta-eval`, as typed.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use clap::Parser;
 use seeddelta_lab::plan::{Entry, Sweep};
 use serde::Serialize;
+
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,7 +22,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 the strict policy collapsed.";
 /// strict policy (B5), sweeps over K, bases and ffn_down. Writes report.json, report.html and
 /// policy.auto.json; docs/results/seeddelta.md explains them.
 #[derive(Debug, Parser, Serialize)]
-#[command(version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// Dense model
     #[arg(short, long, value_name = "FILE")]

@@ -11,9 +11,7 @@ use statecells::sections::MAX_SECTIONS;
 use statecells::{GlobalParams, Scheme};
 
 /// Version of the program and of the llama.cpp whose ggml it measures.
-static VERSION: LazyLock<String> = LazyLock::new(|| {
-    format!("{} (llama.cpp {})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION)
-});
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 /// Defaults come from the codec, so that the help cannot differ from what the builder does.
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);

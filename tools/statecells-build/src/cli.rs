@@ -13,8 +13,7 @@ use statecells::{DictType, Encoder, GlobalParams, Scheme};
 use tuning::TuneParams;
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 /// Defaults come from the codec, so that the help cannot differ from what happens.
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);

@@ -9,9 +9,7 @@ use clap::Parser;
 use clap_complete::Shell;
 
 /// Version of the program and of the llama.cpp that runs the model.
-static VERSION: LazyLock<String> = LazyLock::new(|| {
-    format!("{} (llama.cpp {})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION)
-});
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 const EXAMPLES: &str = "\
 Examples:

@@ -11,8 +11,7 @@ use clap_complete::Shell;
 use codec::Target;
 use ggml::Type;
 
-static VERSION: LazyLock<String> =
-    LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), ggml::LLAMA_CPP_VERSION));
+static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 
 const EXAMPLES: &str = "\
 Examples:
