@@ -14,6 +14,7 @@ mod encode;
 mod error;
 mod existing;
 pub mod files;
+pub mod flags;
 mod functional;
 mod importance;
 mod inputs;

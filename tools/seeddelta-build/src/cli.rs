@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use builder::LayerList;
+use builder::flags::{DenseFlags, FileFlags, RunFlags};
 use clap::{Parser, ValueEnum};
-use clap_complete::Shell;
 use codec::Target;
 use seeddelta::{BaseSpec, BaseType};
 
@@ -33,22 +33,8 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
-    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
-    pub input: Option<PathBuf>,
-
-    /// File to write; it appears under this name only when it is complete
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        required_unless_present_any = ["dry_run", "completions"]
-    )]
-    pub output: Option<PathBuf>,
-
-    /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
-    #[arg(long, value_name = "FILE")]
-    pub report_json: Option<PathBuf>,
+    #[command(flatten)]
+    pub files: FileFlags,
 
     /// Base: none, identity, diagonal, lowrank:R, circulant, block:B, or the sum of two of different kinds
     /// such as lowrank:8+diagonal
@@ -99,34 +85,10 @@ pub struct Cli {
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
 
-    /// Keep the dense weight of a tensor whose gap is larger than this; the gap is
-    /// sqrt(E|(W - W^) x|^2 / E|W x|^2), 0 exact, 1 as bad as zeros [default: no limit]
-    #[arg(long, value_name = "F", value_parser = not_negative)]
-    pub gap_tol: Option<f32>,
-
-    /// Whether the dense weight of a coded tensor stays in the file
-    #[arg(long, value_enum, default_value_t = DenseChoice::Drop)]
-    pub dense: DenseChoice,
-
-    /// Threads [default: one per core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub threads: Option<u16>,
-
-    /// Go on with a killed or stopped run, or add layers and targets to a finished output
-    #[arg(long, conflicts_with = "force")]
-    pub resume: bool,
-
-    /// Replace an existing output and work folder
-    #[arg(long)]
-    pub force: bool,
-
-    /// Show exact sizes per tensor and in total, and stop
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Print completions for a shell and stop
-    #[arg(long, value_name = "SHELL")]
-    pub completions: Option<Shell>,
+    #[command(flatten)]
+    pub dense: DenseFlags,
+    #[command(flatten)]
+    pub running: RunFlags,
 }
 
 /// The sparse correction.
@@ -136,18 +98,4 @@ pub enum DeltaChoice {
     None,
     /// The K largest residuals of every row.
     Coo,
-}
-
-/// Dense weights of coded tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DenseChoice {
-    /// The sidecars replace it.
-    Drop,
-    /// It stays beside the sidecars.
-    Keep,
-}
-
-fn not_negative(text: &str) -> Result<f32, String> {
-    let value = text.parse::<f32>().ok().filter(|v| *v >= 0.0);
-    value.ok_or_else(|| format!("'{text}' is no number of at least 0"))
 }

@@ -1,9 +1,10 @@
 //! From flags to a build: the second step of parsing.
 
-use builder::{BuildOptions, Error, Existing, Job, Selection, Shaping, Source, prepare};
+use builder::flags::DenseChoice;
+use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
 
 use crate::NAME;
-use crate::cli::{Cli, DeltaChoice, DenseChoice};
+use crate::cli::{Cli, DeltaChoice};
 use crate::method::{Choice, Choices, SeedDeltaMethod};
 use crate::policy;
 
@@ -18,42 +19,36 @@ const SHAPING: Shaping = Shaping { eps: 0.001, power: 1.0 };
 /// # Panics
 /// If there is no input.
 pub fn job(cli: Cli) -> Result<Job, Error> {
-    let existing = match (cli.resume, cli.force) {
-        (true, _) => Existing::Resume,
-        (_, true) => Existing::Replace,
-        _ => Existing::Refuse,
-    };
     let (choices, selection) = choices(&cli)?;
     check_overrides(&cli)?;
     let method = SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
-    let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Ok(Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
         kind: "seeddelta",
-        input: cli.input.expect("clap demands it"),
-        output: cli.output,
-        report_json: cli.report_json,
+        n_threads: cli.running.n_threads(),
+        existing: cli.running.existing(),
+        checkpoint_every: cli.running.checkpoint_every as usize,
+        input: cli.files.input.expect("clap demands it"),
+        output: cli.files.output,
+        report_json: cli.files.report_json,
         method: Box::new(method),
         selection,
         imatrix: cli.imatrix.map(|path| (path, SHAPING)),
         calib: None,
         options: BuildOptions {
-            gap_tol: cli.gap_tol,
-            keep_dense: cli.dense == DenseChoice::Keep,
+            gap_tol: cli.dense.gap_tol,
+            keep_dense: cli.dense.dense == DenseChoice::Keep,
             eval_cols: 0,
             eval_plain: false,
         },
-        n_threads: cli.threads.map_or_else(all_cores, usize::from),
         seed: 0,
-        existing,
-        checkpoint_every: 1,
     })
 }
 
 /// Checks that overrides name layers of the model.
 fn check_overrides(cli: &Cli) -> Result<(), Error> {
-    let (Some(input), false) = (&cli.input, cli.overrides.is_empty()) else { return Ok(()) };
+    let (Some(input), false) = (&cli.files.input, cli.overrides.is_empty()) else { return Ok(()) };
     let n_layers = Source::open(input)?.n_layers();
     match cli.overrides.iter().find(|o| o.layers.check(n_layers).is_err()) {
         None => Ok(()),
@@ -79,10 +74,7 @@ fn choices(cli: &Cli) -> Result<(Choices, Selection), Error> {
         };
         return Ok((Choices::Flags(all, cli.overrides.clone()), selection));
     };
-    let outputs = [("-o", &cli.output), ("--report-json", &cli.report_json)];
-    let written: Vec<_> =
-        outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))).collect();
-    prepare::check_distinct(&[("--policy", path)], &written)?;
+    prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
     let tensors = policy::read(path)?;
     let named = tensors.keys().copied().collect();
     Ok((Choices::Policy(tensors), Selection { tensors: Some(named), ..Selection::default() }))

@@ -16,11 +16,11 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Some(shell) = cli.completions {
+    if let Some(shell) = cli.running.completions {
         clap_complete::generate(shell, &mut Cli::command(), NAME, &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let is_dry_run = cli.dry_run;
+    let is_dry_run = cli.running.dry_run;
     builder::conclude(
         NAME,
         config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),

@@ -1,9 +1,9 @@
 //! From flags to a build: the second step of parsing.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use builder::{BuildOptions, Error, Existing, Job, Method, Selection, Shaping, prepare};
+use builder::flags::DenseChoice;
+use builder::{BuildOptions, Error, Job, Method, Selection, Shaping, prepare};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use codec::Target;
@@ -13,7 +13,7 @@ use tuning::TuneParams;
 
 use crate::NAME;
 use crate::budget::{Budget, Sensitivity};
-use crate::cli::{Cli, DenseChoice, Dict, SchemeFlags, SectionsFlags};
+use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
 use crate::sections_method::{ModelSteps, Moments, SectionsMethod};
 
@@ -26,22 +26,18 @@ use crate::sections_method::{ModelSteps, Moments, SectionsMethod};
 /// If there is no input.
 pub fn job(cli: Cli) -> Result<Job, Error> {
     check_sensitivity(&cli)?;
-    let existing = match (cli.running.resume, cli.running.force) {
-        (true, _) => Existing::Resume,
-        (_, true) => Existing::Replace,
-        _ => Existing::Refuse,
-    };
     let shaping = Shaping { eps: cli.imatrix.imatrix_eps, power: cli.imatrix.imatrix_power };
-    let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let calibrated = cli.imatrix.calib.is_some();
     Ok(Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
         kind: "statecells",
+        n_threads: cli.running.n_threads(),
+        existing: cli.running.existing(),
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.running.seed)?,
+        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.seed)?,
         selection: Selection {
             layers: cli.selection.layers,
             targets: cli.selection.targets,
@@ -50,14 +46,12 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         calib: cli.imatrix.calib.map(|path| (path, shaping)),
         options: BuildOptions {
-            gap_tol: cli.quality.gap_tol,
-            keep_dense: cli.quality.dense == DenseChoice::Keep,
-            eval_cols: cli.quality.eval_cols,
-            eval_plain: cli.quality.eval_plain,
+            gap_tol: cli.dense.gap_tol,
+            keep_dense: cli.dense.dense == DenseChoice::Keep,
+            eval_cols: cli.eval.eval_cols,
+            eval_plain: cli.eval.eval_plain,
         },
-        n_threads: cli.running.threads.map_or_else(all_cores, usize::from),
-        seed: cli.running.seed,
-        existing,
+        seed: cli.seed,
         checkpoint_every: cli.running.checkpoint_every as usize,
     })
 }
@@ -65,10 +59,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
 /// Checks that the file of `--sensitivity` will not be overwritten.
 fn check_sensitivity(cli: &Cli) -> Result<(), Error> {
     let Some(path) = &cli.sections.sensitivity else { return Ok(()) };
-    let outputs = [("-o", &cli.files.output), ("--report-json", &cli.files.report_json)];
-    let written: Vec<(&str, &Path)> =
-        outputs.iter().filter_map(|(flag, path)| Some((*flag, path.as_deref()?))).collect();
-    prepare::check_distinct(&[("--sensitivity", path)], &written)
+    prepare::check_distinct(&[("--sensitivity", path)], &cli.files.written())
 }
 
 /// What clap cannot check: flags that only one scheme has.

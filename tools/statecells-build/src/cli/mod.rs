@@ -1,16 +1,18 @@
 //! The flags of `statecells-build`, as typed: every value checked by itself.
 
+mod sections;
+
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use builder::LayerList;
+use builder::flags::{DenseFlags, FileFlags, RunFlags, not_negative, number, positive};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, ValueEnum};
-use clap_complete::Shell;
+use clap::{Args, Parser};
 use codec::Target;
-use statecells::sections::{SectionsParams, Shrink};
 use statecells::{DictType, Encoder, GlobalParams, Scheme};
-use tuning::TuneParams;
+
+pub use sections::SectionsFlags;
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
@@ -18,12 +20,6 @@ static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CAR
 /// Defaults come from the codec, so that the help cannot differ from what happens.
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
 
-/// The same for the scheme `sections`.
-/// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
-const OUTLIERS: f64 = 0.001;
-
-static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
-static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,14 +40,15 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go
 
 /// Compresses the FFN weights of a GGUF model with learned dictionaries.
 ///
-/// Every selected matrix (ffn_gate, ffn_up, ffn_down) is replaced by a dictionary of M atoms and, for each
-/// of its rows, the k atoms whose sum approximates it. The result is a GGUF for the patched llama.cpp
-/// (flag --statecells). Until it is complete, finished tensors are kept in OUT.statecells-work beside it.
+/// Every selected matrix (ffn_gate, ffn_up, ffn_down) is replaced by a dictionary of atoms and, for each of its
+/// rows, the numbers of the atoms whose sums approximate it: one from each of S sections for every 8 inputs,
+/// or k of M for the whole row. The result is a GGUF for the patched llama.cpp (flag --statecells). Until it
+/// is complete, finished tensors are kept in OUT.statecells-work beside it.
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     #[command(flatten, next_help_heading = "Files")]
-    pub files: Files,
+    pub files: FileFlags,
     #[command(flatten, next_help_heading = "Scheme")]
     pub scheme: SchemeFlags,
     #[command(flatten, next_help_heading = "Dictionary (all schemes but sections)")]
@@ -63,30 +60,14 @@ pub struct Cli {
     #[command(flatten, next_help_heading = "Importance of inputs")]
     pub imatrix: ImatrixFlags,
     #[command(flatten, next_help_heading = "Quality")]
-    pub quality: Quality,
+    pub dense: DenseFlags,
+    #[command(flatten, next_help_heading = "Quality")]
+    pub eval: EvalFlags,
     #[command(flatten, next_help_heading = "Running")]
-    pub running: Running,
-}
-
-/// What is read and written.
-#[derive(Debug, Args)]
-pub struct Files {
-    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
-    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
-    pub input: Option<PathBuf>,
-
-    /// File to write; it appears under this name only when it is complete
-    #[arg(
-        short,
-        long,
-        value_name = "FILE",
-        required_unless_present_any = ["dry_run", "completions"]
-    )]
-    pub output: Option<PathBuf>,
-
-    /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
-    #[arg(long, value_name = "FILE")]
-    pub report_json: Option<PathBuf>,
+    pub running: RunFlags,
+    /// Seed of all random choices; each tensor's own seed follows from it and the tensor's name
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Running")]
+    pub seed: u64,
 }
 
 /// How rows are written as sums of atoms.
@@ -181,97 +162,6 @@ pub struct Dict {
     pub anti_hebb: f32,
 }
 
-/// Size, learning and search of the scheme `sections`.
-#[derive(Debug, Args)]
-pub struct SectionsFlags {
-    /// Sections of the dictionary, 1 to 16: a weight takes S/2 bits
-    #[arg(
-        long = "S",
-        value_name = "SECTIONS",
-        default_value_t = SECTIONS.sections,
-        conflicts_with = "budget"
-    )]
-    pub sections: usize,
-
-    /// Instead of --S: bits per weight of all tensors together, everything included. Each tensor gets the
-    /// sections, 4 to 10, with which the sum of all tensors' errors (by token, on the hold-out of --calib;
-    /// without --calib those of the weights) is least
-    #[arg(long, value_name = "BITS", value_parser = positive_f64, group = "budget")]
-    pub bpw: Option<f64>,
-
-    /// The same with a size that is this share, below 1, less than Q5_K_M's types take for these tensors
-    #[arg(long, value_name = "SHARE", value_parser = below_one, group = "budget")]
-    pub target_saving: Option<f64>,
-
-    /// Factors of single tensors' errors when sections are shared out, 1 for those left out: a JSON file such
-    /// as {"blk.0.ffn_down": 2.5}. scripts/measure_sensitivity.py measures them
-    #[arg(long, value_name = "FILE", requires = "budget")]
-    pub sensitivity: Option<PathBuf>,
-
-    /// Partial sums that survive each section of the search, 1 to 64: better and slower
-    #[arg(long, value_name = "SUMS", default_value_t = SECTIONS.beam)]
-    pub beam: usize,
-
-    /// Rounds of refitting atoms and row scales and searching the codes anew
-    #[arg(long, value_name = "ROUNDS", default_value_t = SECTIONS.rounds)]
-    pub rounds: usize,
-
-    /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
-    /// sum of atoms reaches
-    #[arg(long, value_name = "SHARE", default_value_t = OUTLIERS)]
-    pub outliers: f64,
-
-    /// What is added to the diagonal of a second moment, as a share of its mean, so that it can be
-    /// inverted and small directions are not trusted too far
-    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, requires = "calib")]
-    pub damping: f64,
-
-    /// How far second moments are drawn towards their diagonal, 0 to 1: auto chooses for each tensor what
-    /// does best on the calibration's hold-out
-    #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, requires = "calib")]
-    pub shrink: Shrink,
-
-    /// Longest input whose second moment is used whole, in about 24 N^2 bytes of memory: 6.5 GB for
-    /// 16384. Longer inputs are taken in spans of at most 4096, as if those were uncorrelated
-    #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
-    pub max_h_dim: usize,
-
-    /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see.
-    /// Takes about two forward passes over the calibration's text; llama architecture only
-    #[arg(
-        long,
-        value_name = "LAYERS",
-        requires = "calib",
-        value_parser = clap::value_parser!(u16).range(1..)
-    )]
-    pub sequential: Option<u16>,
-
-    /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
-    /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama
-    /// architecture only
-    #[arg(
-        long,
-        value_name = "STEPS",
-        requires = "calib",
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub tune: Option<u32>,
-
-    /// Contexts of the calibration's text per step of --tune
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = TUNE.contexts as u16,
-        requires = "tune",
-        value_parser = clap::value_parser!(u16).range(1..)
-    )]
-    pub tune_contexts: u16,
-
-    /// Change of a value in the first step of --tune, as a share of its size
-    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive, requires = "tune")]
-    pub tune_rate: f32,
-}
-
 /// What is coded.
 #[derive(Debug, Args)]
 pub struct SelectionFlags {
@@ -308,19 +198,9 @@ pub struct ImatrixFlags {
     pub imatrix_power: f32,
 }
 
-/// What happens to the result.
+/// What is measured besides.
 #[derive(Debug, Args)]
-pub struct Quality {
-    /// Keep the dense weight of a tensor whose gap is larger than this; the gap is
-    /// sqrt(E|(W - W^) x|^2 / E|W x|^2), 0 exact, 1 as bad as zeros [default: no limit]
-    #[arg(long, value_name = "F", value_parser = not_negative)]
-    pub gap_tol: Option<f32>,
-
-    /// Whether the dense weight of a coded tensor stays in the file (for llama.cpp's --statecells-gap and
-    /// for running without --statecells)
-    #[arg(long, value_enum, default_value_t = DenseChoice::Drop)]
-    pub dense: DenseChoice,
-
+pub struct EvalFlags {
     /// Also measure every gap on N random inputs, x_i normal with variance E[x_i^2] (1 without an
     /// imatrix): a check on the closed form, which is recorded and decides in any case; shown as gap_eval
     /// in the JSON report. 0: closed form only
@@ -331,53 +211,6 @@ pub struct Quality {
     /// activations: takes as long again
     #[arg(long, requires = "calib")]
     pub eval_plain: bool,
-}
-
-/// Dense weights of coded tensors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DenseChoice {
-    /// The sidecars replace it.
-    Drop,
-    /// It stays beside the sidecars.
-    Keep,
-}
-
-/// How the work is done; nothing here changes the bytes of the output, except the seed.
-#[derive(Debug, Args)]
-pub struct Running {
-    /// Threads [default: one per core]
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
-    pub threads: Option<u16>,
-
-    /// Seed of all random choices; each tensor's own seed follows from it and the tensor's name
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-
-    /// Go on with a killed or stopped run, or add layers and targets to a finished output: what is
-    /// finished is not done again, and the result is the same as that of one uninterrupted run
-    #[arg(long, conflicts_with = "force")]
-    pub resume: bool,
-
-    /// Write finished tensors to disk for good after every N tensors
-    #[arg(
-        long,
-        value_name = "TENSORS",
-        default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    pub checkpoint_every: u32,
-
-    /// Replace an existing output and work folder
-    #[arg(long)]
-    pub force: bool,
-
-    /// Show exact sizes per tensor and in total, against the source and against Q5_K_M, and stop
-    #[arg(long)]
-    pub dry_run: bool,
-
-    /// Print completions for a shell and stop
-    #[arg(long, value_name = "SHELL")]
-    pub completions: Option<Shell>,
 }
 
 fn scheme_parser() -> impl TypedValueParser<Value = Scheme> {
@@ -392,30 +225,6 @@ fn encoder_parser() -> impl TypedValueParser<Value = Encoder> {
 fn dict_type_parser() -> impl TypedValueParser<Value = DictType> {
     let names = DictType::ALL.iter().map(|t| t.as_str());
     PossibleValuesParser::new(names).try_map(|name| name.parse())
-}
-
-/// A finite number for which `fits` holds, else an error that says what is `wanted`.
-fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
-    let number = text.parse().ok().filter(|n: &f32| n.is_finite() && fits(*n));
-    number.ok_or_else(|| format!("use {wanted}"))
-}
-
-fn positive_f64(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
-    number.ok_or_else(|| "use a number above 0".to_owned())
-}
-
-fn below_one(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n < 1.0);
-    number.ok_or_else(|| "use a number below 1".to_owned())
-}
-
-fn positive(text: &str) -> Result<f32, String> {
-    number(text, "a number above 0", |n| n > 0.0)
-}
-
-fn not_negative(text: &str) -> Result<f32, String> {
-    number(text, "a number of at least 0", |n| n >= 0.0)
 }
 
 fn unit_interval(text: &str) -> Result<f32, String> {

@@ -1,0 +1,139 @@
+//! Flags that every build program has, as clap reads them.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use clap_complete::Shell;
+
+use crate::Existing;
+
+/// What is read and written.
+#[derive(Debug, Args)]
+pub struct FileFlags {
+    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
+    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    pub input: Option<PathBuf>,
+
+    /// File to write; it appears under this name only when it is complete
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        required_unless_present_any = ["dry_run", "completions"]
+    )]
+    pub output: Option<PathBuf>,
+
+    /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
+    #[arg(long, value_name = "FILE")]
+    pub report_json: Option<PathBuf>,
+}
+
+impl FileFlags {
+    /// The files that will be written, with their flags.
+    #[must_use]
+    pub fn written(&self) -> Vec<(&'static str, &Path)> {
+        let outputs = [("-o", &self.output), ("--report-json", &self.report_json)];
+        outputs.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect()
+    }
+}
+
+/// What happens to dense weights.
+#[derive(Debug, Args)]
+pub struct DenseFlags {
+    /// Keep the dense weight of a tensor whose gap is larger than this; the gap is
+    /// sqrt(E|(W - W^) x|^2 / E|W x|^2), 0 exact, 1 as bad as zeros [default: no limit]
+    #[arg(long, value_name = "F", value_parser = not_negative)]
+    pub gap_tol: Option<f32>,
+
+    /// Whether the dense weight of a coded tensor stays in the file (for llama.cpp's --statecells-gap and
+    /// for running without the codes)
+    #[arg(long, value_enum, default_value_t = DenseChoice::Drop)]
+    pub dense: DenseChoice,
+}
+
+/// Dense weights of coded tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DenseChoice {
+    /// The sidecars replace it.
+    Drop,
+    /// It stays beside the sidecars.
+    Keep,
+}
+
+/// How the work is done; nothing here changes the bytes of the output.
+#[derive(Debug, Args)]
+pub struct RunFlags {
+    /// Threads [default: one per core]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub threads: Option<u16>,
+
+    /// Go on with a killed or stopped run, or add layers and targets to a finished output: what is
+    /// finished is not done again, and the result is the same as that of one uninterrupted run
+    #[arg(long, conflicts_with = "force")]
+    pub resume: bool,
+
+    /// Write finished tensors to disk for good after every N tensors
+    #[arg(
+        long,
+        value_name = "TENSORS",
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub checkpoint_every: u32,
+
+    /// Replace an existing output and work folder
+    #[arg(long)]
+    pub force: bool,
+
+    /// Show exact sizes per tensor and in total, against the source and against Q5_K_M, and stop
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print completions for a shell and stop
+    #[arg(long, value_name = "SHELL")]
+    pub completions: Option<Shell>,
+}
+
+impl RunFlags {
+    /// What to do with an output and a work folder that are already there.
+    #[must_use]
+    pub fn existing(&self) -> Existing {
+        match (self.resume, self.force) {
+            (true, _) => Existing::Resume,
+            (_, true) => Existing::Replace,
+            _ => Existing::Refuse,
+        }
+    }
+
+    /// Number of threads: all cores unless asked otherwise.
+    #[must_use]
+    pub fn n_threads(&self) -> usize {
+        let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        self.threads.map_or_else(all_cores, usize::from)
+    }
+}
+
+/// A finite number for which `fits` holds.
+///
+/// # Errors
+/// What is `wanted`.
+pub fn number(text: &str, wanted: &str, fits: impl Fn(f32) -> bool) -> Result<f32, String> {
+    let number = text.parse().ok().filter(|n: &f32| n.is_finite() && fits(*n));
+    number.ok_or_else(|| format!("use {wanted}"))
+}
+
+/// A number above 0.
+///
+/// # Errors
+/// As [`number`].
+pub fn positive(text: &str) -> Result<f32, String> {
+    number(text, "a number above 0", |n| n > 0.0)
+}
+
+/// A number of at least 0.
+///
+/// # Errors
+/// As [`number`].
+pub fn not_negative(text: &str) -> Result<f32, String> {
+    number(text, "a number of at least 0", |n| n >= 0.0)
+}

@@ -1,0 +1,118 @@
+//! Flags of the scheme `sections`.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use builder::flags::positive;
+use clap::Args;
+use statecells::sections::{SectionsParams, Shrink};
+use tuning::TuneParams;
+
+/// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
+const OUTLIERS: f64 = 0.001;
+
+/// Defaults come from the codec, so that the help cannot differ from what happens.
+static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
+/// The same for tuning.
+static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
+
+/// Size, learning and search of the scheme `sections`.
+#[derive(Debug, Args)]
+pub struct SectionsFlags {
+    /// Sections of the dictionary, 1 to 16: a weight takes S/2 bits
+    #[arg(
+        long = "S",
+        value_name = "SECTIONS",
+        default_value_t = SECTIONS.sections,
+        conflicts_with = "budget"
+    )]
+    pub sections: usize,
+
+    /// Instead of --S: bits per weight of all tensors together, everything included. Each tensor gets the
+    /// sections, 4 to 10, with which the sum of all tensors' errors (by token, on the hold-out of --calib;
+    /// without --calib those of the weights) is least
+    #[arg(long, value_name = "BITS", value_parser = positive_f64, group = "budget")]
+    pub bpw: Option<f64>,
+
+    /// The same with a size that is this share, below 1, less than Q5_K_M's types take for these tensors
+    #[arg(long, value_name = "SHARE", value_parser = below_one, group = "budget")]
+    pub target_saving: Option<f64>,
+
+    /// Factors of single tensors' errors when sections are shared out, 1 for those left out: a JSON file such
+    /// as {"blk.0.ffn_down": 2.5}. scripts/measure_sensitivity.py measures them
+    #[arg(long, value_name = "FILE", requires = "budget")]
+    pub sensitivity: Option<PathBuf>,
+
+    /// Partial sums that survive each section of the search, 1 to 64: better and slower
+    #[arg(long, value_name = "SUMS", default_value_t = SECTIONS.beam)]
+    pub beam: usize,
+
+    /// Rounds of refitting atoms and row scales and searching the codes anew
+    #[arg(long, value_name = "ROUNDS", default_value_t = SECTIONS.rounds)]
+    pub rounds: usize,
+
+    /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
+    /// sum of atoms reaches
+    #[arg(long, value_name = "SHARE", default_value_t = OUTLIERS)]
+    pub outliers: f64,
+
+    /// What is added to the diagonal of a second moment, as a share of its mean, so that it can be
+    /// inverted and small directions are not trusted too far
+    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, requires = "calib")]
+    pub damping: f64,
+
+    /// How far second moments are drawn towards their diagonal, 0 to 1: auto chooses for each tensor what
+    /// does best on the calibration's hold-out
+    #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, requires = "calib")]
+    pub shrink: Shrink,
+
+    /// Longest input whose second moment is used whole, in about 24 N^2 bytes of memory: 6.5 GB for
+    /// 16384. Longer inputs are taken in spans of at most 4096, as if those were uncorrelated
+    #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
+    pub max_h_dim: usize,
+
+    /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see.
+    /// Takes about two forward passes over the calibration's text; llama architecture only
+    #[arg(
+        long,
+        value_name = "LAYERS",
+        requires = "calib",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub sequential: Option<u16>,
+
+    /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
+    /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama
+    /// architecture only
+    #[arg(
+        long,
+        value_name = "STEPS",
+        requires = "calib",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub tune: Option<u32>,
+
+    /// Contexts of the calibration's text per step of --tune
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = TUNE.contexts as u16,
+        requires = "tune",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub tune_contexts: u16,
+
+    /// Change of a value in the first step of --tune, as a share of its size
+    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive, requires = "tune")]
+    pub tune_rate: f32,
+}
+
+fn positive_f64(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
+    number.ok_or_else(|| "use a number above 0".to_owned())
+}
+
+fn below_one(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n < 1.0);
+    number.ok_or_else(|| "use a number below 1".to_owned())
+}
