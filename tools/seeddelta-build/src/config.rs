@@ -1,10 +1,11 @@
 //! From flags to a build: the second step of parsing.
 
 use builder::{BuildOptions, Error, Existing, Job, Selection, Shaping, Source, prepare};
+use seeddelta::Choice;
 
 use crate::NAME;
 use crate::cli::{Cli, DeltaChoice, DenseChoice};
-use crate::method::{Choice, Choices, SeedDeltaMethod};
+use crate::method::{Choices, SeedDeltaMethod};
 use crate::policy;
 
 /// Importance as it is: a floor only against inputs that the text never used.
