@@ -1,6 +1,6 @@
 // Glue between the loader, the graph and the Rust library behind statecells.h. Format, checks and arithmetic are there.
 
-#include "llama-statecells.h"
+#include "llama-statecells-check.h"
 
 #include "llama-impl.h"
 #include "llama-model.h"
