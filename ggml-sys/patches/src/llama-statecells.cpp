@@ -143,7 +143,7 @@ ggml_tensor * llama_statecells_create_tensor(
         return nullptr;
     }
     if (dense && m->checked) {
-        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, ne, 0);
+        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne.size() > 1 ? ne[1] : 1 }, 0);
     } else if (dense) {
         ml.n_created++;
         ml.size_data -= ggml_nbytes(dense);
