@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use test_models::Model;
 
 const GENERATE: &str = "-no-cnv -p hello -n 8 --temp 0 --ignore-eos -c 64 -t 2 --no-warmup";
-const UP: FfnTensor = FfnTensor { layer: 1, target: Target::Up };
+const UP: FfnTensor = FfnTensor { layer: 0, target: Target::Up };
 
 /// A base model and its coded twin beside the dense weights.
 fn files(folder: &Path) -> (ModelFile, ModelFile) {
@@ -65,7 +65,7 @@ fn a_coded_weight_that_overflows_is_named_and_replaced_by_the_dense_one() {
     let (base, mut coded) = files(folder.path());
     overflow(&mut coded, UP);
     let checked = run(&coded, "--statecells --statecells-check").ok();
-    let line = checked.line(&["layer 1", "'blk.1.ffn_up.weight'", "output", "token", "position"]);
+    let line = checked.line(&["layer 0", "'blk.0.ffn_up.weight'", "output", "token", "position"]);
     assert!(line.contains("runs from its dense weight from now on"), "{line}");
     assert_eq!(checked.stderr.matches("from now on").count(), 1, "once, not at every token");
     // As if this one weight had never been coded.
@@ -87,7 +87,7 @@ fn without_a_dense_weight_the_run_ends_with_the_name() {
     overflow(&mut coded, UP);
     let file = without_dense(coded, UP);
     let run = run(&file, "--statecells --statecells-check");
-    assert_refused(&run, &["layer 1", "'blk.1.ffn_up.weight'", "no dense weight", "stopped"]);
+    assert_refused(&run, &["layer 0", "'blk.0.ffn_up.weight'", "no dense weight", "stopped"]);
 }
 
 /// Token of the letter `z`: after three special ones every byte has one.
