@@ -86,6 +86,8 @@ place_hook() {
   place_file "$hook/new.a" "$hook/$HOOK"
   cp "$HOOK_HEADER" "$hook/new.h"
   place_file "$hook/new.h" "$hook/${HOOK_HEADER##*/}"
+  say "#define STATECELLS_PATCHES \"${PREFIX##*/}\"" >"$hook/new.h"
+  place_file "$hook/new.h" "$hook/statecells-build.h"
 }
 
 # cmake writes the paths of cmake and ninja into the build files: copies that outlive the checkout.

@@ -24,6 +24,8 @@ const READY: &str = "listening on http://127.0.0.1:";
 pub struct Server {
     child: Child,
     port: u16,
+    /// Lines of its messages that nobody has waited for yet.
+    log: Receiver<String>,
 }
 
 impl Drop for Server {
@@ -52,8 +54,8 @@ impl Server {
             .expect("the server starts");
         let log = follow(child.stderr.take().expect("it is piped"));
         // from here on a panic ends the server, too
-        let mut server = Self { child, port: 0 };
-        server.port = port_when_ready(&log);
+        let mut server = Self { child, port: 0, log };
+        server.port = port_when_ready(&server.log);
         server
     }
 
@@ -63,11 +65,37 @@ impl Server {
     /// If there is none, or it says anything but success.
     #[must_use]
     pub fn post(&self, path: &str, body: &Value) -> Value {
+        let (status, body) = self.try_post(path, body);
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).expect("JSON")
+    }
+
+    /// Status and body of the answer to `body`, sent to `path`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn try_post(&self, path: &str, body: &Value) -> (u16, String) {
         let answer = self.exchange(path, &body.to_string()).expect("an answer");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let status = head.lines().next().unwrap_or_default();
-        assert!(status.contains(" 200 "), "{status}: {body}");
-        serde_json::from_str(body).expect("JSON")
+        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok());
+        (status.unwrap_or_else(|| panic!("no status in {head}")), body.to_owned())
+    }
+
+    /// The next line of the server's messages that holds all of `parts`.
+    ///
+    /// # Panics
+    /// If it does not come, with what came.
+    #[must_use]
+    pub fn wait_for(&self, parts: &[&str]) -> String {
+        let mut seen = String::new();
+        while let Ok(line) = self.log.recv_timeout(TIMEOUT) {
+            if parts.iter().all(|part| line.contains(part)) {
+                return line;
+            }
+            seen += &line;
+        }
+        panic!("no line with {parts:?} in:\n{seen}");
     }
 
     /// One exchange of HTTP/1.0, at whose end the server closes the connection.

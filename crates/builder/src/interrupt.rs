@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::Error;
+use crate::{Error, printable};
 
 /// Whether someone asked the program to stop.
 #[derive(Clone, Debug, Default)]
@@ -25,7 +25,8 @@ pub fn conclude(name: &str, done: Result<(), Error>) -> ExitCode {
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("{name}: error: {error}");
+            // Errors quote files: what is in them must not get to the terminal as it is.
+            eprintln!("{name}: error: {}", printable(&error.to_string()));
             ExitCode::FAILURE
         }
     }

@@ -46,6 +46,9 @@ impl std::str::FromStr for Target {
     }
 }
 
+/// A model of a million layers is none.
+const MAX_LAYER_DIGITS: usize = 6;
+
 /// The FFN matrix `target` of layer `layer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct FfnTensor {
@@ -58,13 +61,15 @@ pub struct FfnTensor {
 impl FfnTensor {
     /// The FFN matrix that `name` (`blk.3.ffn_up.weight`, `blk.3.ffn_up.codes`) belongs to, and its suffix.
     ///
-    /// `None` for every other tensor, including biases of other parts and MoE experts
-    /// (`ffn_up_exps`, `ffn_up_shexp`).
+    /// `None` for every other tensor, including biases of other parts, MoE experts (`ffn_up_exps`,
+    /// `ffn_up_shexp`) and layers that no model has, so that a layer's number can be counted with.
     #[must_use]
     pub fn parse(name: &str) -> Option<(Self, &str)> {
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
         let (target, suffix) = rest.strip_prefix("ffn_")?.split_once('.')?;
-        if layer.len() > 1 && layer.starts_with('0') || !layer.bytes().all(|b| b.is_ascii_digit()) {
+        let is_number = layer.bytes().all(|b| b.is_ascii_digit());
+        if layer.len() > MAX_LAYER_DIGITS || layer.len() > 1 && layer.starts_with('0') || !is_number
+        {
             return None;
         }
         Some((Self { layer: layer.parse().ok()?, target: target.parse().ok()? }, suffix))

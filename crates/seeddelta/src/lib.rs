@@ -44,6 +44,7 @@
 //! The tensors describe themselves: [`SeedDelta::from_sidecars`] needs no other parameters.
 #![forbid(unsafe_code)]
 
+mod choice;
 mod circulant;
 mod codec_impl;
 mod fit;
@@ -54,6 +55,7 @@ mod part;
 mod spec;
 mod tiles;
 
+pub use choice::Choice;
 pub use codec_impl::{Delta, SeedDeltaCodec};
 pub use model::SeedDelta;
 pub use operator::Operator;

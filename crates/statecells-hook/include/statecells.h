@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    1
+#define STATECELLS_ABI_VERSION    2
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -70,6 +70,19 @@ int32_t statecells_prepare(const statecells_matrix * matrix, const float * x, in
                            void * prepared, size_t prepared_bytes, int32_t ith, int32_t nth);
 int32_t statecells_apply(const statecells_matrix * matrix, const float * x, const void * prepared, size_t prepared_bytes,
                          int64_t n_tokens, float * y, int32_t ith, int32_t nth);
+
+/* The first value that is not finite. */
+typedef struct statecells_finding {
+    int32_t place; /* 1 an input, 2 an output of a thread whose inputs were finite, 0 nothing */
+    float   value;
+    int64_t token; /* column of the product */
+    int64_t index; /* input or output within the column */
+} statecells_finding;
+
+/* Looks at this thread's share of the product, after statecells_apply with the same numbers: every nth token of x and
+ * the rows of y that this thread wrote. 1 and `finding` if a value is not finite, else 0. */
+int32_t statecells_check(const statecells_matrix * matrix, const float * x, const float * y, int64_t n_tokens,
+                         int32_t ith, int32_t nth, statecells_finding * finding);
 
 #ifdef __cplusplus
 }

@@ -6,11 +6,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use codec::MatrixShape;
 
 use crate::buffer::{SharedOutput, bytes_of};
+use crate::check::{Finding, Place, Share};
 use crate::matrix::{Call, HookError, Matrix, Plan};
 use crate::sidecars::{SidecarView, Sidecars};
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 1;
+const ABI_VERSION: i32 = 2;
 
 /// Architectures of the pinned llama.cpp whose graph multiplies FFN weights without `build_lora_mm`, or
 /// reads the dense tensor's metadata while loading. Checked again at every raise of the pin.
@@ -54,6 +55,30 @@ impl From<Plan> for StatecellsPlan {
             prepared_type: crate::sidecars::ggml_type(plan.prepared_type),
             project: i32::from(plan.project),
         }
+    }
+}
+
+/// `statecells_finding` of the header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StatecellsFinding {
+    /// 1 for an input, 2 for an output; 0 for nothing.
+    pub place: i32,
+    /// The value.
+    pub value: f32,
+    /// Column of the product.
+    pub token: i64,
+    /// Input or output within the column.
+    pub index: i64,
+}
+
+impl From<Finding> for StatecellsFinding {
+    fn from(found: Finding) -> Self {
+        let place = match found.place {
+            Place::Input => 1,
+            Place::Output => 2,
+        };
+        Self { place, value: found.value, token: found.token as i64, index: found.index as i64 }
     }
 }
 
@@ -248,6 +273,50 @@ pub unsafe extern "C" fn statecells_apply(
         result
     });
     i32::from(result.is_err())
+}
+
+/// Looks for values that are not finite in this thread's tokens of `x` and rows of `y`. 0 if there are none or the
+/// call is refused, else 1 and `finding`.
+///
+/// # Safety
+/// As [`statecells_apply`], which this thread has called with the same numbers; `finding` is writable.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_check(
+    matrix: *const Matrix,
+    x: *const f32,
+    y: *const f32,
+    n_tokens: i64,
+    ith: i32,
+    nth: i32,
+    finding: *mut StatecellsFinding,
+) -> i32 {
+    let result = guarded(|| {
+        // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
+        let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
+        let (call, n_inputs, _) = Call::check(matrix, n_tokens, ith, nth)?;
+        let share = Share::new(matrix.shape(), call)?;
+        // SAFETY: the caller promises [d_in, n_tokens] floats.
+        if let Some(found) = share.input(unsafe { bytes_of(x, n_inputs)? }) {
+            return Ok(Some(found));
+        }
+        for (token, part) in share.outputs().enumerate() {
+            // SAFETY: the part lies in the [d_out, n_tokens] floats that the caller promises, and this thread
+            // alone wrote it.
+            let y = unsafe { bytes_of(y.wrapping_add(part.start), part.len())? };
+            if let Some(found) = share.output(token, y) {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    });
+    match result {
+        Ok(Some(found)) if !finding.is_null() => {
+            // SAFETY: not null, and the caller promises that it is writable.
+            unsafe { finding.write(found.into()) };
+            1
+        }
+        _ => 0,
+    }
 }
 
 impl Call {

@@ -5,6 +5,7 @@
 
 mod abi;
 mod buffer;
+mod check;
 mod global;
 mod matrix;
 mod sections;
@@ -12,8 +13,8 @@ mod seeddelta;
 mod sidecars;
 
 pub use abi::{
-    StatecellsPlan, StatecellsTensor, statecells_abi_version, statecells_apply,
-    statecells_arch_bypasses_hook, statecells_matrix_free, statecells_matrix_new,
+    StatecellsFinding, StatecellsPlan, StatecellsTensor, statecells_abi_version, statecells_apply,
+    statecells_arch_bypasses_hook, statecells_check, statecells_matrix_free, statecells_matrix_new,
     statecells_plan_matrix, statecells_prepare, statecells_suffixes, statecells_version,
 };
 pub use matrix::Matrix;

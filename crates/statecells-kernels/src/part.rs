@@ -45,7 +45,8 @@ impl Part {
     }
 
     /// The rows of these tiles.
-    pub(crate) fn rows(self, n_rows: usize) -> Range<usize> {
+    #[must_use]
+    pub fn rows(self, n_rows: usize) -> Range<usize> {
         let tiles = self.tiles(n_rows);
         (tiles.start * ROW_TILE).min(n_rows)..(tiles.end * ROW_TILE).min(n_rows)
     }

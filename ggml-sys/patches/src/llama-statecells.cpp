@@ -1,12 +1,21 @@
 // Glue between the loader, the graph and the Rust library behind statecells.h. Format, checks and arithmetic are there.
 
-#include "llama-statecells.h"
+#include "llama-statecells-check.h"
 
 #include "llama-impl.h"
 #include "llama-model.h"
 #include "llama-model-loader.h"
 #include "statecells.h"
 
+#if __has_include("statecells-build.h")
+#include "statecells-build.h" // STATECELLS_PATCHES
+#else
+#define STATECELLS_PATCHES "unknown"
+#endif
+
+#include <atomic>
+#include <cmath>
+#include <mutex>
 #include <set>
 #include <stdexcept>
 
@@ -20,6 +29,28 @@ struct llama_statecells_matrix {
     std::vector<std::pair<const char *, ggml_tensor *>> sidecars;
     std::unique_ptr<statecells_matrix, statecells_deleter> matrix; // null until the data is loaded
     statecells_plan plan = {};
+
+    // --statecells-check
+    int layer = -1;
+    bool checked = false;
+    ggml_tensor * dense = nullptr;
+    std::atomic<bool> runs_dense = false;
+    std::mutex mutex; // of the finding
+    statecells_finding finding = {};
+    int64_t n_found_in = 0; // tokens of the product with the finding
+
+    void look(const float * x, const float * y, int64_t n_tokens, int ith, int nth) {
+        statecells_finding found = {};
+        if (!checked || statecells_check(matrix.get(), x, y, n_tokens, ith, nth, &found) == 0) {
+            return;
+        }
+        std::lock_guard<std::mutex> lock(mutex);
+        const bool first = finding.place == 0 || std::make_pair(found.place, found.token) < std::make_pair(finding.place, finding.token);
+        if (first) {
+            finding    = found;
+            n_found_in = n_tokens;
+        }
+    }
 
     ggml_tensor * find(const char * suffix) const {
         for (const auto & [s, t] : sidecars) {
@@ -83,14 +114,21 @@ ggml_tensor * llama_statecells_create_tensor(
         throw std::runtime_error(format("architecture '%s' does not run tensor '%s' through the StateCells hook", arch.c_str(), name.c_str()));
     }
 
+    const auto check = ml.kv_overrides.find("statecells.check");
+
     auto m = std::make_unique<llama_statecells_matrix>();
-    m->scheme = scheme;
+    m->scheme  = scheme;
+    m->layer   = tn.bid;
+    m->checked = check != ml.kv_overrides.end() && check->second.val_bool;
     auto * cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const buft_list_t plain = { { cpu, ggml_backend_cpu_buffer_type() } }; // no repacking, no device memory
     const bool coded = enabled && !too_far;
     for (const char * const * suffix = statecells_suffixes(); *suffix; suffix++) {
         const LLM_TN_IMPL tn_sidecar(ml.get_arch(), tn.tensor, *suffix, tn.bid, tn.xid);
         const ggml_tensor * meta = ml.get_tensor_meta(tn_sidecar.str().c_str());
+        if (meta && ggml_nelements(meta) == 0) { // ggml divides by dimensions
+            throw std::runtime_error(format("tensor '%s': sidecar '%s' is empty: the file is damaged", name.c_str(), *suffix));
+        }
         if (meta && coded) {
             m->sidecars.emplace_back(*suffix, ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn_sidecar,
                     { meta->ne[0], meta->ne[1], meta->ne[2], meta->ne[3] }, 0));
@@ -104,7 +142,9 @@ ggml_tensor * llama_statecells_create_tensor(
         sc->n_bytes_dense += ggml_nbytes(dense);
         return nullptr;
     }
-    if (dense) {
+    if (dense && m->checked) {
+        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne.size() > 1 ? ne[1] : 1 }, 0);
+    } else if (dense) {
         ml.n_created++;
         ml.size_data -= ggml_nbytes(dense);
     }
@@ -133,7 +173,8 @@ void llama_statecells_check_names(const llama_statecells_ptr & sc, const llama_m
 
 void llama_statecells_add_names(const llama_statecells_ptr & sc, std::vector<std::pair<std::string, ggml_tensor *>> & tensors_by_name) {
     for (size_t i = 0; sc && i < sc->matrices.size(); i++) {
-        tensors_by_name.emplace_back(sc->matrices[i]->handle->name, sc->matrices[i]->handle);
+        // in front of a dense weight of the same name: the graph asks for the stand-in
+        tensors_by_name.emplace(tensors_by_name.begin(), sc->matrices[i]->handle->name, sc->matrices[i]->handle);
     }
 }
 
@@ -169,10 +210,11 @@ static void statecells_op_prepare(ggml_tensor * dst, int ith, int nth, void * us
 }
 
 static void statecells_op_apply(ggml_tensor * dst, int ith, int nth, void * userdata) {
-    const auto * m = (const llama_statecells_matrix *) userdata;
+    auto * m = (llama_statecells_matrix *) userdata;
     const ggml_tensor * x = dst->src[0];
     const ggml_tensor * p = dst->src[1];
     statecells_apply(m->matrix.get(), (const float *) x->data, p->data, ggml_nbytes(p), ggml_nrows(x), (float *) dst->data, ith, nth);
+    m->look((const float *) x->data, (const float *) dst->data, ggml_nrows(x), ith, nth);
 }
 
 ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml_tensor * x) {
@@ -180,6 +222,9 @@ ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml
         return nullptr;
     }
     auto * m = (llama_statecells_matrix *) w->extra;
+    if (m->runs_dense) {
+        return ggml_mul_mat(ctx, m->dense, x);
+    }
     x = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
     ggml_tensor * prepared = x;
     if (m->plan.prepared_ne0 > 0) {
@@ -192,4 +237,53 @@ ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml
     }
     ggml_tensor * args[] = { x, prepared, m->sidecars[0].second };
     return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], x->ne[2], x->ne[3], args, 3, statecells_op_apply, GGML_N_TASKS_MAX, m);
+}
+
+static std::string describe(const llama_statecells_matrix & m, int64_t n_tokens, const llama_pos * pos) {
+    const auto & f = m.finding;
+    // the last layer sees only those tokens whose output is wanted
+    const std::string position = m.n_found_in == n_tokens && pos ? format(" (position %d)", (int) pos[f.token]) : "";
+    return format("layer %d, tensor '%s': %s %lld of token %lld%s is %s", m.layer, m.handle->name, f.place == 1 ? "input" : "output",
+            (long long) f.index, (long long) f.token, position.c_str(), std::isnan(f.value) ? "NaN" : f.value > 0 ? "inf" : "-inf");
+}
+
+llama_statecells_verdict llama_statecells_check(const llama_statecells_ptr & sc, int64_t n_tokens, const llama_pos * pos, bool can_redo) {
+    std::vector<llama_statecells_matrix *> found; // those of the first layer that has any
+    for (size_t i = 0; sc && i < sc->matrices.size(); i++) {
+        auto * m = sc->matrices[i].get();
+        std::lock_guard<std::mutex> lock(m->mutex);
+        if (m->finding.place != 0 && !m->runs_dense && (found.empty() || m->layer <= found[0]->layer)) {
+            if (!found.empty() && m->layer < found[0]->layer) {
+                found.clear();
+            }
+            found.push_back(m);
+        }
+    }
+    llama_statecells_verdict verdict = LLAMA_STATECELLS_FINE;
+    // a bad output is the cause of the bad inputs behind it
+    llama_statecells_matrix * cause = nullptr;
+    for (auto * m : found) {
+        if (!cause || m->finding.place > cause->finding.place) {
+            cause = m;
+        }
+    }
+    if (cause && cause->finding.place == 2 && cause->dense && can_redo) {
+        LLAMA_LOG_WARN("statecells: %s: it runs from its dense weight from now on\n", describe(*cause, n_tokens, pos).c_str());
+        cause->runs_dense = true;
+        verdict = LLAMA_STATECELLS_REDO;
+    } else if (cause) {
+        const char * why = cause->finding.place == 1 ? "it was not finite before" : cause->dense ? "this model cannot repeat a batch" : "the file holds no dense weight";
+        LLAMA_LOG_ERROR("statecells: %s: %s, the request is stopped\n", describe(*cause, n_tokens, pos).c_str(), why);
+        verdict = LLAMA_STATECELLS_FAIL;
+    }
+    for (size_t i = 0; sc && i < sc->matrices.size(); i++) {
+        std::lock_guard<std::mutex> lock(sc->matrices[i]->mutex);
+        sc->matrices[i]->finding = {};
+    }
+    return verdict;
+}
+
+const char * llama_statecells_version(void) {
+    static const std::string version = format("%s, patches %s", statecells_version(), STATECELLS_PATCHES);
+    return version.c_str();
 }

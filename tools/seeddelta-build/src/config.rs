@@ -2,10 +2,11 @@
 
 use builder::flags::DenseChoice;
 use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
+use seeddelta::Choice;
 
 use crate::NAME;
 use crate::cli::{Cli, DeltaChoice};
-use crate::method::{Choice, Choices, SeedDeltaMethod};
+use crate::method::{Choices, SeedDeltaMethod};
 use crate::policy;
 
 /// Importance as it is: a floor only against inputs that the text never used.

@@ -6,19 +6,10 @@ use std::str::FromStr;
 
 use builder::{LayerList, Method, Settings};
 use codec::{Codec, FfnTensor, MatrixShape, Target};
-use seeddelta::{BaseSpec, BaseType, Delta, PartSpec, SeedDeltaCodec};
+use seeddelta::{BaseSpec, BaseType, Choice, Delta, PartSpec, SeedDeltaCodec};
 
 /// The scheme's name in the file.
 const SCHEME: &str = "seeddelta";
-
-/// Parameters of one tensor that may differ from the others'.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The base.
-    pub base: BaseSpec,
-    /// Residuals per row, 0 for none.
-    pub delta_k: usize,
-}
 
 /// Other parameters for some tensors, as typed: `LAYERS[:TARGETS]=BASE@K`.
 #[derive(Clone, Debug)]

@@ -1,59 +1,36 @@
-//! Tensors and their parameters from a JSON file.
+//! Tensors and their parameters from a JSON file, see `docs/schema/seeddelta-policy.schema.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use builder::Error;
+use builder::{Error, by_tensor};
 use codec::FfnTensor;
-use seeddelta::BaseSpec;
-use serde::Deserialize;
-
-use crate::method::Choice;
-
-/// The file, see `docs/schema/seeddelta-policy.schema.json`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Policy {
-    tensors: BTreeMap<String, Entry>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    base: BaseSpec,
-    delta_k: usize,
-}
+use seeddelta::Choice;
 
 /// Reads the policy at `path`. Whether the model has the tensors is not known here.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Selection`] naming the file and what is wrong in it.
 pub fn read(path: &Path) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::Io {
+    let text = fs::read(path).map_err(|source| Error::Io {
         path: path.to_owned(),
         action: "read",
         source,
     })?;
-    parse(&text).map_err(|reason| Error::Selection {
+    by_tensor::policy(&text).map_err(|reason| Error::Selection {
         flag: "--policy",
         reason: format!("{}: {reason}", path.display()),
     })
 }
 
-fn parse(text: &str) -> Result<BTreeMap<FfnTensor, Choice>, String> {
-    let policy: Policy = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let tensor = |(name, entry): (String, Entry)| match FfnTensor::parse(&format!("{name}.weight"))
-    {
-        Some((tensor, _)) => Ok((tensor, Choice { base: entry.base, delta_k: entry.delta_k })),
-        None => Err(format!("'{name}' is no FFN matrix: write names such as blk.0.ffn_up")),
-    };
-    policy.tensors.into_iter().map(tensor).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(text: &str) -> Result<BTreeMap<FfnTensor, Choice>, String> {
+        by_tensor::policy(text.as_bytes())
+    }
 
     #[test]
     fn a_policy_names_tensors_bases_and_numbers() {

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_COLLAPSED)
         }
         Err(error) => {
-            eprintln!("{NAME}: error: {error:#}");
+            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

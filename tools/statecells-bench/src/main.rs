@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: error: {error:#}");
+            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use builder::{Allocation, Encoding, Error, Plan, Survey};
+use builder::{Allocation, Encoding, Error, Plan, Survey, by_tensor};
 use codec::functional::token_error;
 use codec::metrics::ratio;
 use codec::{CodecError, FfnTensor};
@@ -180,19 +180,7 @@ impl Sensitivity {
             action: "read",
             source,
         })?;
-        let named: BTreeMap<String, f64> = serde_json::from_slice(&text).map_err(|e| {
-            refuse(format!("is no JSON object of tensors and numbers ({e}): write {EXAMPLE}"))
-        })?;
-        let mut factors = BTreeMap::new();
-        for (stem, factor) in named {
-            let tensor = FfnTensor::parse(&format!("{stem}.weight")).map(|(tensor, _)| tensor);
-            let tensor = tensor
-                .ok_or_else(|| refuse(format!("'{stem}' is no FFN matrix: write {EXAMPLE}")))?;
-            if !(factor.is_finite() && factor >= 0.0) {
-                return Err(refuse(format!("{stem} is {factor}: use numbers of at least 0")));
-            }
-            factors.insert(tensor, factor);
-        }
+        let factors = by_tensor::sensitivities(&text).map_err(refuse)?;
         let sha256 = builder::files::sha256(&mut text.as_slice(), |_| Ok(()));
         Ok(Self { factors, sha256: sha256.ok() })
     }
@@ -201,5 +189,3 @@ impl Sensitivity {
         self.factors.get(&tensor).copied().unwrap_or(1.0)
     }
 }
-
-const EXAMPLE: &str = r#"{"blk.0.ffn_down": 2.5}"#;

@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("{NAME}: error: {error:#}");
+            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

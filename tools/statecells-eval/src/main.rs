@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         None => cli.options().and_then(|options| run(&options)),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("{NAME}: error: {error:#}");
+        eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
         match error.downcast_ref::<Error>() {
             Some(Error::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
             _ => ExitCode::FAILURE,

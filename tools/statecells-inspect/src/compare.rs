@@ -80,7 +80,7 @@ fn side(tensor: Option<&FfnReport>) -> [String; 4] {
     let Some(t) = tensor else { return ["-", "", "", ""].map(str::to_owned) };
     let scheme = match (&t.scheme, &t.dense_type) {
         (None, Some(ty)) => ty.clone(),
-        (Some(scheme), Some(ty)) => format!("{scheme} beside {ty}"),
+        (Some(_), Some(ty)) => format!("{} beside {ty}", show::scheme(t)),
         _ => show::scheme(t),
     };
     [scheme, show::bits(t), show::gap(t), bytes(t.bytes)]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use builder::inspect::{Inspection, KvTypes};
 use builder::table::print_line;
-use builder::{Error, Selection};
+use builder::{Error, Selection, printable};
 use clap::CommandFactory;
 
 use crate::cli::Cli;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let text = match text(&cli) {
         Ok(text) => text,
         Err(error) => {
-            eprintln!("{NAME}: error: {error}");
+            eprintln!("{NAME}: error: {}", printable(&error.to_string()));
             return ExitCode::FAILURE;
         }
     };

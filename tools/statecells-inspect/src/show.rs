@@ -1,8 +1,8 @@
 //! One file as text.
 
 use builder::inspect::{FfnReport, Inspection, Memory};
-use builder::settings_text;
 use builder::table::{Align, Table, bytes, percent};
+use builder::{printable, settings_text};
 use serde_json::Value;
 
 /// Table, totals, record and memory.
@@ -20,15 +20,15 @@ pub fn text(file: &Inspection) -> String {
 pub fn headline(file: &Inspection) -> String {
     let mut line = format!("{}: ", file.path);
     match &file.architecture {
-        Some(architecture) => line += architecture,
+        Some(architecture) => line += &printable(architecture),
         None => line += "no model (no general.architecture)",
     }
     if let Some(name) = &file.name {
-        line += &format!(" '{name}'");
+        line += &format!(" '{}'", printable(name));
     }
     line += &format!(", {} layers, {} bytes", file.n_layers, bytes(file.file_bytes));
     if let Some(coding) = &file.coding {
-        let scheme = coding.scheme.as_deref().unwrap_or("unknown");
+        let scheme = printable(coding.scheme.as_deref().unwrap_or("unknown"));
         let version = coding.format_version.map_or_else(|| "?".to_owned(), |v| v.to_string());
         line += &format!("; scheme {scheme}, format {version}");
         if let Some(tolerance) = coding.default_gap_tol {
@@ -86,7 +86,7 @@ fn table(file: &Inspection) -> Table {
 }
 
 pub fn scheme(t: &FfnReport) -> String {
-    t.scheme.clone().unwrap_or_else(|| "dense".to_owned())
+    printable(t.scheme.as_deref().unwrap_or("dense")).into_owned()
 }
 
 pub fn bits(t: &FfnReport) -> String {
@@ -137,16 +137,18 @@ pub fn memory(memory: &Memory) -> String {
 
 /// The record, one line per entry; hashes of single tensors are left to `--json`.
 fn record(record: &Value) -> String {
-    let Value::Object(fields) = record else { return format!("Record: {record}") };
+    let Value::Object(fields) = record else { return format!("Record: {}", plain(record)) };
     let mut lines = vec!["Record:".to_owned()];
     for (name, value) in fields {
         match value {
             Value::Object(entries) if name == "arguments" => {
-                let flags = entries.iter().map(|(flag, v)| format!("{flag} {}", plain(v)));
+                let flags = entries.iter().map(|(flag, v)| printable(flag) + " " + &*plain(v));
                 lines.push(format!("  {name}: {}", flags.collect::<Vec<_>>().join(" ")));
             }
-            Value::Object(entries) => lines.push(format!("  {name}: {}", entries.len())),
-            _ => lines.push(format!("  {name}: {}", plain(value))),
+            Value::Object(entries) => {
+                lines.push(format!("  {}: {}", printable(name), entries.len()));
+            }
+            _ => lines.push(format!("  {}: {}", printable(name), plain(value))),
         }
     }
     lines.join("\n")
@@ -154,5 +156,5 @@ fn record(record: &Value) -> String {
 
 /// A value as text, without the quotes of JSON.
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    printable(&value.as_str().map_or_else(|| value.to_string(), str::to_owned)).into_owned()
 }

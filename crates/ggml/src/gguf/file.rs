@@ -285,11 +285,21 @@ fn map(path: &Path) -> io::Result<Mmap> {
 /// Parses the metadata in `bytes` and checks it again; the error is one line.
 pub(super) fn parse(bytes: &[u8]) -> Result<(Context, Vec<TensorInfo>), String> {
     scan::check(bytes)?;
-    let context = Context::parse(bytes)?;
+    let context = Context::parse(bytes).map_err(explain)?;
     let tensors = (0..context.n_tensors())
         .map(|id| tensor_info(&context, id, bytes.len()))
         .collect::<Result<_, _>>()?;
     Ok((context, tensors))
+}
+
+/// ggml's message for files without the data, in words of the file.
+fn explain(message: String) -> String {
+    match &*message {
+        "failed to seek to beginning of data section" => {
+            "the tensors' data are not there (truncated or damaged)".to_owned()
+        }
+        _ => message,
+    }
 }
 
 /// ggml computes sizes with wrapping arithmetic and does not look at the end of the file: both are

@@ -7,6 +7,10 @@
 /// More metadata than this is a damaged file: the largest vocabularies need about 20 MB.
 const MAX_METADATA_BYTES: usize = 256 << 20;
 
+/// More keys or tensors than this are a damaged file: the largest models have some thousands. ggml needs hundreds of
+/// bytes for a tensor that the file describes in 25, so what it allocates is bounded by this, not by the file.
+const MAX_ENTRIES: u64 = 1 << 16;
+
 /// Smallest metadata entry: key length, a key of one byte, type, a value of one byte.
 const MIN_KEY_BYTES: usize = 8 + 1 + 4 + 1;
 /// Smallest tensor entry: name length, number of dimensions, type, offset.
@@ -19,11 +23,11 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
     let metadata = &file[..file.len().min(MAX_METADATA_BYTES)];
     let mut cursor = Cursor { file: metadata, position: 0, cut: metadata.len() < file.len() };
     let (n_tensors, n_keys) = header(&mut cursor)?;
-    cursor.check_count("metadata keys", n_keys, MIN_KEY_BYTES)?;
+    cursor.check_entries("metadata keys", n_keys, MIN_KEY_BYTES)?;
     for i in 0..n_keys {
         key_value(&mut cursor).map_err(|e| format!("metadata key {i}: {e}"))?;
     }
-    cursor.check_count("tensors", n_tensors, MIN_TENSOR_BYTES)?;
+    cursor.check_entries("tensors", n_tensors, MIN_TENSOR_BYTES)?;
     for i in 0..n_tensors {
         tensor(&mut cursor).map_err(|e| format!("tensor {i}: {e}"))?;
     }
@@ -129,11 +133,25 @@ impl<'a> Cursor<'a> {
         self.take(n as usize)
     }
 
-    /// A key or tensor name: UTF-8 without NUL, since ggml hands it out as a C string.
+    /// A key or tensor name: UTF-8 without NUL, since ggml hands it out as a C string, and without what would
+    /// make a message about it two lines or a command to the terminal.
     fn name(&mut self) -> Result<&'a str, String> {
         let at = self.position;
         let name = std::str::from_utf8(self.string()?).ok().filter(|n| !n.contains('\0'));
-        name.ok_or_else(|| format!("the name at byte {at} is not a text"))
+        let name = name.ok_or_else(|| format!("the name at byte {at} is not a text"))?;
+        if name.chars().any(char::is_control) {
+            return Err(format!("the name at byte {at} holds a control character"));
+        }
+        Ok(name)
+    }
+
+    /// Refuses a count of keys or tensors that the rest of the file cannot hold, or that nobody has.
+    fn check_entries(&self, what: &str, n: u64, item_bytes: usize) -> Result<(), String> {
+        self.check_count(what, n, item_bytes)?;
+        if n > MAX_ENTRIES {
+            return Err(format!("{n} {what} claimed, more than the {MAX_ENTRIES} of any model"));
+        }
+        Ok(())
     }
 
     /// Refuses a count of items that the rest of the file cannot hold.

@@ -20,7 +20,6 @@ static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CAR
 /// Defaults come from the codec, so that the help cannot differ from what happens.
 static DEFAULTS: LazyLock<GlobalParams> = LazyLock::new(GlobalParams::default);
 
-
 const EXAMPLES: &str = "\
 Examples:
   What would it bring? Nothing is written:

@@ -1,0 +1,27 @@
+//! The corpus of bad files through the reader of calibrations. A program of its own with one test, because the
+//! limit on memory is the process's.
+
+use std::path::Path;
+
+use calibration::Calibration;
+use codec::{FfnTensor, Target};
+use hostile::check::all_refused;
+use hostile::good;
+
+fn read(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let file = Calibration::open(path)?;
+    for target in Target::ALL {
+        file.input(FfnTensor { layer: 0, target })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn bad_files_are_refused_in_one_line_and_with_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    all_refused(folder.path(), &hostile::calibrations(), read);
+    all_refused(folder.path(), &hostile::structure(), read);
+    let path = folder.path().join("good.gguf");
+    std::fs::write(&path, good::calibration().bytes()).unwrap();
+    read(&path).unwrap();
+}

@@ -1,0 +1,52 @@
+//! The corpus of bad files through the patched llama.cpp: a clean refusal each time, by name where a coded
+//! tensor is to blame.
+
+use end_to_end::programs::Run;
+use hostile::gguf::Gguf;
+use hostile::{Case, good};
+use tempfile::TempDir;
+
+const FLAGS: &str =
+    "--statecells --seeddelta -no-cnv -p abc -n 2 --temp 0 -c 64 -t 1 --no-warmup -m";
+
+fn run(bytes: &[u8]) -> Run {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("bad.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    Run::of("llama-completion", FLAGS.split(' ').chain([path.to_str().unwrap()]))
+}
+
+/// All cases must end by exit code 1 with an error line that holds what `parts` gives for them.
+fn refused(cases: Vec<Case>, parts: impl Fn(&Case) -> Vec<&'static str>) {
+    let mut faults = Vec::new();
+    for case in cases.iter().filter(|c| c.llama_refuses) {
+        let run = run(&case.bytes);
+        let parts = parts(case);
+        let is_error = |line: &str| line.contains(" E ") && parts.iter().all(|p| line.contains(p));
+        if run.code != Some(1) || !run.stderr.lines().any(is_error) {
+            faults
+                .push(format!("{}: {:?}, expected {parts:?}\n{}", case.name, run.code, run.stderr));
+        }
+    }
+    assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), cases.len(), faults.join("\n"));
+}
+
+#[test]
+fn the_intact_files_run() {
+    for file in [good::model(), good::coded(), good::seeddelta()] {
+        let _ = run(&Gguf::bytes(&file)).ok();
+    }
+}
+
+#[test]
+fn coded_tensors_that_lie_are_refused_by_name() {
+    refused(hostile::coded(), |case| case.says.clone());
+    refused(hostile::strays(), |case| case.says.clone());
+}
+
+#[test]
+fn broken_files_are_refused() {
+    for cases in [hostile::structure(), hostile::truncated(), hostile::models()] {
+        refused(cases, |_| vec!["error loading model"]);
+    }
+}
