@@ -145,7 +145,7 @@ fn schemes() -> Vec<Case> {
         scheme("another scheme's name", &[UP, "vals"], Value::text("sign")),
         scheme("sections without sections", &[UP], Value::text("sections")),
         changed("a gap as text", &[UP], |f| {
-            f.set(format!("statecells.{UP}.gap"), Value::text("a"))
+            f.set(format!("statecells.{UP}.gap"), Value::text("a"));
         }),
         changed("no version", &["statecells.version"], |f| f.remove("statecells.version")),
         changed("version 2", &["version 2"], |f| f.set("statecells.version", Value::u32(2))),
