@@ -3,7 +3,6 @@
 //! One corpus for unit tests, end-to-end tests on the real programs and the seeds of the fuzz targets. The
 //! bytes are written by hand ([`gguf`]), not by the project's writer, and every bad file is a sound one
 //! ([`good`]) with one thing wrong, so that this one thing is the reason for which it is refused.
-#![forbid(unsafe_code)]
 
 mod activations;
 pub mod check;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use builder::{LayerList, Method, Settings};
 use codec::{Codec, FfnTensor, MatrixShape, Target};
-use seeddelta::{BaseSpec, BaseType, Choice, Delta, PartSpec, SeedDeltaCodec};
+use seeddelta::{BaseType, Choice, Delta, PartSpec, SeedDeltaCodec};
 
 /// The scheme's name in the file.
 const SCHEME: &str = "seeddelta";
@@ -143,6 +143,8 @@ impl Method for SeedDeltaMethod {
 
 #[cfg(test)]
 mod tests {
+    use seeddelta::BaseSpec;
+
     use super::*;
 
     fn tensor(layer: usize, target: Target) -> FfnTensor {

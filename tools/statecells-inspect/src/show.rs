@@ -142,7 +142,8 @@ fn record(record: &Value) -> String {
     for (name, value) in fields {
         match value {
             Value::Object(entries) if name == "arguments" => {
-                let flags = entries.iter().map(|(flag, v)| printable(flag) + " " + &*plain(v));
+                let flags =
+                    entries.iter().map(|(flag, v)| format!("{} {}", printable(flag), plain(v)));
                 lines.push(format!("  {name}: {}", flags.collect::<Vec<_>>().join(" ")));
             }
             Value::Object(entries) => {
