@@ -3,7 +3,7 @@
 //! - [`tasks`]: copying a word, adding two numbers, closing brackets, as lines of text;
 //! - [`dataset`]: train, validation and test lines without overlap, as jsonl;
 //! - [`vocabulary`]: one token per character, bytes for all others, the same in llama.cpp and here;
-//! - [`model`]: the forward pass on candle's tensors, with the row-wise parts fused ([`fused`]);
+//! - [`model`]: the forward pass on candle's tensors, with the row-wise parts operations ([`operations`]);
 //! - [`train`]: AdamW, checkpoints that go on to the same bytes;
 //! - [`export`]: GGUF F16 for llama.cpp.
 //!
@@ -15,8 +15,8 @@ pub mod checkpoint;
 pub mod dataset;
 mod error;
 pub mod export;
-pub mod fused;
 pub mod model;
+pub mod operations;
 pub mod optimizer;
 pub mod tasks;
 pub mod train;

@@ -1,12 +1,13 @@
 //! The llama architecture: rotary attention and a gated FFN, each behind an RMS norm.
 
 use candle_core::{Device, Result, Tensor, Var};
+use fused::{RmsNorm, SwiGlu};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Batch;
-use crate::fused::{CausalSoftmax, CrossEntropy, RmsNorm, Rope, SwiGlu, log_sum_exp};
+use crate::operations::{CausalSoftmax, CrossEntropy, Rope, log_sum_exp};
 use crate::{Error, vocabulary};
 
 /// Sizes of a model.

@@ -1,7 +1,8 @@
 //! One layer: attention and FFN around the hidden state.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 use candle_nn::rotary_emb::rope_i_slow;
+use fused::{RmsNorm, SwiGlu};
 
 use crate::attention::Attention;
 use crate::config::Config;
@@ -64,7 +65,7 @@ impl Layer {
 impl FfnWeights {
     /// What down sees: silu(gate x) * up x.
     pub(crate) fn down_input(&self, input: &Tensor) -> Result<Tensor> {
-        linear(input, &self.gate)?.silu()? * linear(input, &self.up)?
+        linear(input, &self.gate)?.apply_op2(&linear(input, &self.up)?, SwiGlu)
     }
 }
 
@@ -81,6 +82,5 @@ fn heads(x: &Tensor, n: usize) -> Result<Tensor> {
 
 /// x / sqrt(mean x^2 + eps) * weight.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    let mean_square = x.sqr()?.mean_keepdim(D::Minus1)?;
-    x.broadcast_div(&(mean_square + f64::from(eps))?.sqrt()?)?.broadcast_mul(weight)
+    x.apply_op2(weight, RmsNorm { eps })
 }

@@ -1,0 +1,230 @@
+//! Row-wise parts of a transformer layer as single candle operations with their own derivatives: on the CPU the
+//! chains of elementary operations that they replace would cost more than the products, and run on one thread.
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// The values behind a contiguous tensor.
+///
+/// # Errors
+/// If it is not contiguous, or not F32.
+pub fn floats<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("the input of a fused operation must be contiguous"),
+    }
+}
+
+/// All values of a tensor.
+///
+/// # Errors
+/// If it is not F32.
+pub fn to_vec(t: &Tensor) -> Result<Vec<f32>> {
+    t.contiguous()?.flatten_all()?.to_vec1()
+}
+
+/// A tensor of these values and the shape of `like`.
+///
+/// # Errors
+/// If there are more or fewer values.
+pub fn from_vec(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, like.shape(), like.device())
+}
+
+/// Length of the innermost dimension.
+#[must_use]
+pub fn n_columns(layout: &Layout) -> usize {
+    layout.dims().last().copied().unwrap_or(1)
+}
+
+/// `x / rms(x) * w` over the innermost dimension; x: [d, n], w: `[d]`.
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
+impl RmsNorm {
+    fn inverse(&self, x: &[f32]) -> f32 {
+        let mean = x.iter().map(|v| v * v).sum::<f32>() / x.len() as f32;
+        (mean + self.eps).sqrt().recip()
+    }
+}
+
+impl CustomOp2 for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (x, w) = (floats(s1, l1)?, floats(s2, l2)?);
+        let mut y = vec![0.0f32; x.len()];
+        y.par_chunks_mut(w.len()).zip(x.par_chunks(w.len())).for_each(|(y, x)| {
+            let inverse = self.inverse(x);
+            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                *y = x * inverse * w;
+            }
+        });
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (xs, ws, gs) = (to_vec(x)?, to_vec(w)?, to_vec(grad)?);
+        let d = ws.len();
+        let mut dx = vec![0.0f32; xs.len()];
+        dx.par_chunks_mut(d).zip(xs.par_chunks(d).zip(gs.par_chunks(d))).for_each(
+            |(dx, (x, g))| {
+                let inverse = self.inverse(x);
+                let dot: f32 = x.iter().zip(g).zip(&ws).map(|((x, g), w)| x * g * w).sum();
+                let along = dot * inverse * inverse / d as f32;
+                for (i, dx) in dx.iter_mut().enumerate() {
+                    *dx = inverse * (g[i] * ws[i] - along * x[i]);
+                }
+            },
+        );
+        let mut dw = vec![0.0f32; d];
+        for (x, g) in xs.chunks(d).zip(gs.chunks(d)) {
+            let inverse = self.inverse(x);
+            dw.iter_mut().zip(x.iter().zip(g)).for_each(|(dw, (x, g))| *dw += x * g * inverse);
+        }
+        Ok((Some(from_vec(dx, x)?), Some(from_vec(dw, w)?)))
+    }
+}
+
+/// `silu(gate) * up`, elementwise.
+pub struct SwiGlu;
+
+/// Elements that one thread takes at a time.
+const CHUNK: usize = 16 * 1024;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (gate, up) = (floats(s1, l1)?, floats(s2, l2)?);
+        let mut y = vec![0.0f32; gate.len()];
+        let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)));
+        chunks.for_each(|(y, (gate, up))| {
+            for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+                *y = g / (1.0 + (-g).exp()) * u;
+            }
+        });
+        Ok((CpuStorage::F32(y), l1.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (mut gates, mut ups, grads) = (to_vec(gate)?, to_vec(up)?, to_vec(grad)?);
+        let chunks = gates.par_chunks_mut(CHUNK).zip(ups.par_chunks_mut(CHUNK));
+        chunks.zip(grads.par_chunks(CHUNK)).for_each(|((gates, ups), grads)| {
+            for ((g, u), dy) in gates.iter_mut().zip(ups).zip(grads) {
+                let sigmoid = 1.0 / (1.0 + (-*g).exp());
+                let silu = *g * sigmoid;
+                (*g, *u) = (dy * *u * (sigmoid + silu * (1.0 - sigmoid)), dy * silu);
+            }
+        });
+        Ok((Some(from_vec(gates, gate)?), Some(from_vec(ups, up)?)))
+    }
+}
+
+/// What tests of such operations share.
+pub mod check {
+    use candle_core::{Device, Tensor, Var};
+
+    use super::{from_vec, to_vec};
+
+    /// A variable of `n` values between -1 and 1.
+    ///
+    /// # Panics
+    /// If `shape` has not `n` values.
+    #[must_use]
+    pub fn wave(n: usize, shape: (usize, usize), phase: f32) -> Var {
+        let values: Vec<f32> = (0..n).map(|i| (1.7 * i as f32 + phase).sin()).collect();
+        Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+    }
+
+    /// Checks the derivative of `sum(f(vars) * wave)` against central differences.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub fn derivative(vars: &[&Var], f: impl Fn() -> Tensor) {
+        let loss = || {
+            let y = f().flatten_all().unwrap();
+            let n = y.elem_count();
+            let weights = wave(n, (n, 1), 0.3).flatten_all().unwrap();
+            (y * weights).unwrap().sum_all().unwrap()
+        };
+        let grads = loss().backward().unwrap();
+        let value = || loss().to_scalar::<f32>().unwrap();
+        for var in vars {
+            let grad = to_vec(grads.get(var).unwrap()).unwrap();
+            let at = to_vec(var).unwrap();
+            for i in 0..at.len() {
+                let mut shifted = at.clone();
+                let mut moved = |step: f32| {
+                    shifted[i] = at[i] + step;
+                    var.set(&from_vec(shifted.clone(), var).unwrap()).unwrap();
+                    value()
+                };
+                let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                var.set(&from_vec(at.clone(), var).unwrap()).unwrap();
+                assert!((numeric - grad[i]).abs() < 2e-3, "{i}: {numeric} {}", grad[i]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check::{derivative, wave};
+    use super::*;
+
+    #[test]
+    fn derivatives_are_those_of_the_functions() {
+        let (x, u) = (wave(24, (3, 8), 0.0), wave(24, (3, 8), 1.0));
+        let w =
+            candle_core::Var::from_tensor(&wave(8, (8, 1), 2.0).flatten_all().unwrap()).unwrap();
+        derivative(&[&x, &w], || x.apply_op2(&w, RmsNorm { eps: 1e-5 }).unwrap());
+        derivative(&[&x, &u], || x.apply_op2(&u, SwiGlu).unwrap());
+    }
+
+    #[test]
+    fn values_are_those_of_the_definition() {
+        let x = wave(6, (2, 3), 0.4);
+        let w = Tensor::new(&[1f32, 2.0, -1.0], x.device()).unwrap();
+        let found = to_vec(&x.apply_op2(&w, RmsNorm { eps: 0.1 }).unwrap()).unwrap();
+        for (row, found) in to_vec(&x).unwrap().chunks(3).zip(found.chunks(3)) {
+            let rms = (row.iter().map(|v| v * v).sum::<f32>() / 3.0 + 0.1).sqrt();
+            let expected = [row[0] / rms, 2.0 * row[1] / rms, -row[2] / rms];
+            assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?}");
+        }
+        let silu = to_vec(&x.apply_op2(&x.ones_like().unwrap(), SwiGlu).unwrap()).unwrap();
+        for (x, silu) in to_vec(&x).unwrap().into_iter().zip(silu) {
+            assert!((x / (1.0 + (-x).exp()) - silu).abs() < 1e-6);
+        }
+    }
+}
