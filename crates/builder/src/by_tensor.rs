@@ -19,7 +19,9 @@ struct Policy<T> {
 /// # Errors
 /// What is wrong, for a message that names the file.
 pub fn policy<T: DeserializeOwned>(text: &[u8]) -> Result<BTreeMap<FfnTensor, T>, String> {
-    let policy: Policy<T> = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let policy: Policy<T> = serde_json::from_slice(text).map_err(|e| {
+        format!("is no policy ({e}): write {{\"tensors\": {{\"blk.0.ffn_up\": ...}}}}")
+    })?;
     let tensor = |(stem, entry): (String, T)| match of_stem(&stem) {
         Some(tensor) => Ok((tensor, entry)),
         None => Err(format!("'{stem}' is no FFN matrix: write names such as blk.0.ffn_up")),

@@ -149,6 +149,9 @@ fn check_kind(file: &GgufFile) -> Result<(), String> {
     let architecture = file.architecture().map_err(|_| {
         "has no general.architecture: it is not a language model, give one with -i".to_owned()
     })?;
+    if architecture.contains(char::is_control) {
+        return Err("has a general.architecture that is no name: the file is damaged".to_owned());
+    }
     if let Ok(Some(kind)) = file.string("general.type")
         && kind != "model"
     {

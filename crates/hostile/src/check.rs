@@ -4,18 +4,22 @@ use std::path::Path;
 
 use crate::{Case, memory};
 
-/// Gives every case to `read` as a file in `folder`. It must be refused with one line that says what the case
+/// Gives every case to `read` as a file in `folder`, after `good`, which must be taken: a reader may start threads the
+/// first time it is used. A bad file must be refused with one line that says what the case
 /// expects, and with no more memory than the file's size and [`memory::CONSTANT`].
 ///
 /// # Panics
 /// With the names of all cases for which that is not so.
 pub fn all_refused(
     folder: &Path,
+    good: &[u8],
     cases: &[Case],
     read: impl Fn(&Path) -> Result<(), Box<dyn std::error::Error>>,
 ) {
     assert!(!cases.is_empty());
     let path = folder.join("bad.gguf");
+    std::fs::write(&path, good).expect("a writable folder");
+    read(&path).expect("the file that the bad ones were made from");
     let mut faults = Vec::new();
     for case in cases {
         println!("{}", case.name);

@@ -177,7 +177,7 @@ pub fn strays() -> Vec<Case> {
     };
     vec![
         stray("a dictionary for a layer beyond the last", "blk.7.ffn_up", &["blk.7.ffn_up"]),
-        stray("a dictionary for an attention weight", "blk.0.attn_q", &["wrong number of tensors"]),
+        stray("a dictionary for an attention weight", "blk.0.attn_q", &["blk.0.attn_q"]),
         stray("a dictionary for experts", "blk.0.ffn_up_exps", &["blk.0.ffn_up_exps"]),
         changed("a dictionary for a gate that arcee lacks", &[GATE], |f| {
             for (key, _) in &mut f.keys {

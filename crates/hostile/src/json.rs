@@ -20,17 +20,17 @@ pub fn policies() -> Vec<Case> {
     vec![
         policy("nothing", String::new(), &["EOF"]),
         policy("cut", entry(up, r#"{"base": "none""#)[..30].to_owned(), &["EOF"]),
-        case("policy", "not UTF-8", b"{\"tensors\": {\"\xff\"", &["UTF-8"]),
+        case("policy", "not UTF-8", b"{\"tensors\": {\"\xff\"", &["unicode"]),
         policy("no tensors", "{}".to_owned(), &["tensors"]),
-        policy("a list", "[]".to_owned(), &["tensors"]),
-        policy("brackets 100000 deep", nested(100_000), &["recursion limit"]),
+        policy("a list", "[]".to_owned(), &["is no policy"]),
+        policy("brackets 100000 deep", nested(100_000), &["is no policy"]),
         policy("an unknown field", entry(up, r#"{"base": "none", "k": 1}"#), &["unknown field"]),
         policy("no delta_k", entry(up, r#"{"base": "none"}"#), &["delta_k"]),
         policy("a negative delta_k", entry(up, r#"{"base": "none", "delta_k": -1}"#), &["-1"]),
         policy(
             "a delta_k of 2^64",
             entry(up, r#"{"base": "none", "delta_k": 18446744073709551616}"#),
-            &["delta_k", "18446744073709552000"],
+            &["is no policy", "e+19"],
         ),
         policy("an unknown base", entry(up, r#"{"base": "magic", "delta_k": 1}"#), &["magic"]),
         policy(

@@ -61,7 +61,7 @@ fn header() -> Vec<Case> {
     cases.push(changed("a tensor more than there are", &["tensor"], |f| {
         f.n_tensors = Some(f.tensors.len() as u64 + 1);
     }));
-    cases.push(changed("a key more than there are", &["metadata key"], |f| {
+    cases.push(changed("a key more than there are", &["text claimed"], |f| {
         f.n_keys = Some(f.keys.len() as u64 + 1);
     }));
     cases

@@ -63,7 +63,7 @@ fn bad_importance_matrices() {
 
 #[test]
 fn bad_sensitivities() {
-    let flags = "-i model.gguf -o out.gguf --bpw 4 --sensitivity s.json";
+    let flags = "-i model.gguf -o out.gguf --bpw 7 --sensitivity s.json";
     all_refused(&fixture(), &hostile::sensitivities(), "s.json", flags);
 }
 
@@ -75,7 +75,7 @@ fn the_intact_files_are_taken() {
     std::fs::write(fixture.path("s.json"), good::SENSITIVITY).unwrap();
     for flags in [
         format!("{SIGN} --imatrix imatrix.gguf"),
-        "-i model.gguf -o sections.gguf --bpw 4 --sensitivity s.json".to_owned(),
+        "-i model.gguf -o sections.gguf --bpw 7 --sensitivity s.json".to_owned(),
     ] {
         let output = run(&fixture, &flags);
         assert!(output.status.success(), "{flags}: {}", stderr(&output));
