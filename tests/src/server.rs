@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ pub struct Server {
     child: Child,
     port: u16,
     /// Lines of its messages that nobody has waited for yet.
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Drop for Server {
@@ -54,9 +55,13 @@ impl Server {
             .expect("the server starts");
         let log = follow(child.stderr.take().expect("it is piped"));
         // from here on a panic ends the server, too
-        let mut server = Self { child, port: 0, log };
-        server.port = port_when_ready(&server.log);
+        let mut server = Self { child, port: 0, log: Mutex::new(log) };
+        server.port = port_when_ready(&server.lines());
         server
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Receiver<String>> {
+        self.log.lock().expect("nobody panicked while waiting for a line")
     }
 
     /// The answer to `body`, sent to `path`.
@@ -89,7 +94,7 @@ impl Server {
     #[must_use]
     pub fn wait_for(&self, parts: &[&str]) -> String {
         let mut seen = String::new();
-        while let Ok(line) = self.log.recv_timeout(TIMEOUT) {
+        while let Ok(line) = self.lines().recv_timeout(TIMEOUT) {
             if parts.iter().all(|part| line.contains(part)) {
                 return line;
             }

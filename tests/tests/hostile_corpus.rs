@@ -17,7 +17,7 @@ fn run(bytes: &[u8]) -> Run {
 }
 
 /// All cases must end by exit code 1 with an error line that holds what `parts` gives for them.
-fn refused(cases: Vec<Case>, parts: impl Fn(&Case) -> Vec<&'static str>) {
+fn refused(cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
     let mut faults = Vec::new();
     for case in cases.iter().filter(|c| c.llama_refuses) {
         let run = run(&case.bytes);
@@ -40,13 +40,13 @@ fn the_intact_files_run() {
 
 #[test]
 fn coded_tensors_that_lie_are_refused_by_name() {
-    refused(hostile::coded(), |case| case.says.clone());
-    refused(hostile::strays(), |case| case.says.clone());
+    refused(&hostile::coded(), |case| case.says.clone());
+    refused(&hostile::strays(), |case| case.says.clone());
 }
 
 #[test]
 fn broken_files_are_refused() {
     for cases in [hostile::structure(), hostile::truncated(), hostile::models()] {
-        refused(cases, |_| vec!["error loading model"]);
+        refused(&cases, |_| vec!["error loading model"]);
     }
 }
