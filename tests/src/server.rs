@@ -56,7 +56,8 @@ impl Server {
         let log = follow(child.stderr.take().expect("it is piped"));
         // from here on a panic ends the server, too
         let mut server = Self { child, port: 0, log: Mutex::new(log) };
-        server.port = port_when_ready(&server.lines());
+        let port = port_when_ready(&server.lines());
+        server.port = port;
         server
     }
 
