@@ -45,11 +45,18 @@ impl Folder {
         let folder = Self(TempDir::new().unwrap());
         let model = Model { n_layers: 6, n_embd: 96, n_ff: 288, ..Model::default() };
         model.write(&folder.path("model.gguf")).unwrap();
-        let words = (0..6000).map(|i| format!("w{} ", i * i % 131)).collect::<String>();
+        let words = (0..600).map(|i| format!("w{} ", i * i % 131)).collect::<String>();
         fs::write(folder.path("text.txt"), words).unwrap();
         let path = |name| folder.path(name).into_os_string();
         let flags = ["-m".into(), path("model.gguf"), "-f".into(), path("text.txt")];
-        let rest = ["-o".into(), path("calib.gguf"), "--ctx".into(), "128".into()];
+        let rest = [
+            "-o".into(),
+            path("calib.gguf"),
+            "--ctx".into(),
+            "128".into(),
+            "--tokens".into(),
+            "2048".into(),
+        ];
         let _ = Run::of("statecells-calib", flags.into_iter().chain(rest)).ok();
         folder
     }
