@@ -12,16 +12,14 @@
 #   --help        this text
 #
 # Without --calib and --text it needs ./scripts/quickstart.sh --to calibrate first. Models and reports are kept in
-# results/schemes; finished work is used again. Takes about an hour and a half on an idle machine with 2 cores,
-# most of it for tuning.
+# results/schemes; finished work is used again. Takes about an hour on an idle machine with 2 cores.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# Name and what it is built with. $CALIBRATION stands for the quickstart's calibration.
+# Name and what it is built with. CALIBRATION stands for that file.
 SCHEMES=(
   "sections-8|--S 8 --calib CALIBRATION"
   "sections-7-tuned|--S 7 --calib CALIBRATION --tune 60"
-  "sections-6-tuned|--S 6 --calib CALIBRATION --tune 60"
   "sections-8-weights|--S 8"
   "row-scale-layers-0-1|--scheme sign+row_scale --layers 0-1"
   "vals-layers-0-1|--scheme sign+vals --layers 0-1"
