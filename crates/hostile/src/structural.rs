@@ -58,6 +58,10 @@ fn header() -> Vec<Case> {
         let keys = format!("{name} keys");
         cases.push(changed(&keys, &["metadata keys claimed"], |f| f.n_keys = Some(n)));
     }
+    // Each is 25 bytes in the file and hundreds in memory.
+    cases.push(changed("65537 tensors", &["65537 tensors", "more than the 65536"], |f| {
+        f.tensors = vec![Tensor::new("t", tensor_type::F32, &[], Vec::new()); 65537];
+    }));
     cases.push(changed("a tensor more than there are", &["tensor"], |f| {
         f.n_tensors = Some(f.tensors.len() as u64 + 1);
     }));
