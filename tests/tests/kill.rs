@@ -24,7 +24,7 @@ const KILLS_PER_BUILD: usize = 8;
 const BUILDS: [(&str, &str, &str); 7] = [
     ("sections", "statecells-build", "--S 4 --beam 2"),
     ("sections, calib", "statecells-build", "--S 4 --beam 2 --calib calib.gguf"),
-    ("sections, shared out", "statecells-build", "--bpw 5.5 --beam 2"),
+    ("sections, shared out", "statecells-build", "--bpw 7 --beam 2"),
     ("sign", "statecells-build", "--scheme sign --dict-M 32 --dict-k 4"),
     ("sign+row_scale", "statecells-build", "--row-scale --dict-M 32 --dict-k 4 --encoder omp"),
     ("sign+vals", "statecells-build", "--vals --dict-M 32 --dict-k 4"),
