@@ -137,7 +137,9 @@ pub fn memory(memory: &Memory) -> String {
 
 /// The record, one line per entry; hashes of single tensors are left to `--json`.
 fn record(record: &Value) -> String {
-    let Value::Object(fields) = record else { return format!("Record: {}", plain(record)) };
+    let Value::Object(fields) = record else {
+        return format!("Record: {}", printable(&record.to_string()));
+    };
     let mut lines = vec!["Record:".to_owned()];
     for (name, value) in fields {
         match value {
