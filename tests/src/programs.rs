@@ -105,6 +105,10 @@ fn folder(variable: &str, default: &str) -> PathBuf {
     env::var_os(variable).map_or_else(|| root().join(default), PathBuf::from)
 }
 
+/// Makes the threads of llama.cpp sleep while they wait for each other: tests run side by side, and threads that
+/// spin instead keep those from work that they wait for.
+pub(crate) const PATIENCE: (&str, &str) = ("OMP_WAIT_POLICY", "passive");
+
 /// What a program did.
 #[derive(Debug)]
 pub struct Run {
@@ -131,6 +135,7 @@ impl Run {
     #[must_use]
     pub fn of<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Self {
         let mut command = assert_cmd::Command::new(program(name));
+        command.env(PATIENCE.0, PATIENCE.1);
         command.args(arguments).timeout(TIMEOUT);
         for (variable, _) in env::vars_os() {
             // Flags of llama.cpp by another way: the tests give all they mean.

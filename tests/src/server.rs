@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::programs::program;
+use crate::programs::{PATIENCE, program};
 
 /// Neither loading a small model nor one answer takes as long.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -47,6 +47,7 @@ impl Server {
         let fixed = "--host 127.0.0.1 --port 0 --no-ui --no-warmup -fit off";
         arguments.extend(fixed.split(' ').chain(flags.split_whitespace()).map(OsString::from));
         let mut child = Command::new(program("llama-server"))
+            .env(PATIENCE.0, PATIENCE.1)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
