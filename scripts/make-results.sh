@@ -20,7 +20,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 SCHEMES=(
   "sections-8|--S 8 --calib CALIBRATION"
   "sections-7-tuned|--S 7 --calib CALIBRATION --tune 60"
-  "sections-8-weights|--S 8"
   "row-scale-layers-0-1|--scheme sign+row_scale --layers 0-1"
   "vals-layers-0-1|--scheme sign+vals --layers 0-1"
   "sign-layers-0-1|--scheme sign --layers 0-1"
