@@ -12,14 +12,17 @@ that of the defaults), perplexity and Kullback-Leibler divergence from the base.
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ROOT, ProgramError, positive, run, write_json
+from programs import (
+    ProgramError, calibrated_model_flags, divergence_run, mean_divergence, positive, run, write_json,
+)  # fmt: skip
 
+# The base's logits, in the folder.
+LOGITS = "base.kld"
 # Name, and what differs from the defaults.
 SETTINGS = {
     "defaults": [],
@@ -53,15 +56,16 @@ class Outcome:
         tensors = report["tensors"]
         # As wide as they lie apart: the geometric mean lets every matrix count alike.
         logs = [math.log(t["functional"]["error_held_out_tokens"]) for t in tensors]
-        found = [re.search(p, log) for p in (r"Mean PPL\(Q\)\s*:\s*(\S+)", r"Mean\s+KLD:\s*(\S+)")]
-        if not all(found):
-            raise ProgramError("llama-perplexity gave no divergence")
+        divergence = mean_divergence(log)
+        perplexity = re.search(r"Mean PPL\(Q\)\s*:\s*(\S+)", log)
+        if not perplexity:
+            raise ProgramError("llama-perplexity gave no perplexity")
         return Outcome(
             error=math.exp(sum(logs) / len(logs)),
             bits=8 * sum(t["bytes"] for t in tensors) / sum(t["d_in"] * t["d_out"] for t in tensors),
             seconds=report["seconds"],
-            perplexity=float(found[0][1]),
-            divergence=float(found[1][1]),
+            perplexity=float(perplexity[1]),
+            divergence=divergence,
         )
 
 
@@ -80,12 +84,6 @@ def settings(args: argparse.Namespace) -> dict[str, list]:
     return chosen
 
 
-def perplexity(args: argparse.Namespace, model: Path, *flags: object) -> str:
-    line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
-    line += ["-t", args.threads, "--kl-divergence-base", args.folder / "base.kld", *flags]
-    return run([str(a) for a in line])
-
-
 def measure(args: argparse.Namespace, flags: list) -> Outcome:
     coded, report = args.folder / "coded.gguf", args.folder / "report.json"
     line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "--layers", args.layers]
@@ -93,15 +91,18 @@ def measure(args: argparse.Namespace, flags: list) -> Outcome:
     if "--bpw" not in flags:
         line += ["--S", args.sections]
     run([str(a) for a in [*line, *flags]])
-    return Outcome.of(json.loads(report.read_text()), perplexity(args, coded, "--statecells", "--kl-divergence"))
+    return Outcome.of(
+        json.loads(report.read_text()),
+        divergence_run(args, args.folder / LOGITS, coded, "--statecells", "--kl-divergence"),
+    )
 
 
 def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
     args.folder.mkdir(parents=True, exist_ok=True)
     kept_path = args.folder / "outcomes.json"
     kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    if not (args.folder / "base.kld").exists():
-        perplexity(args, args.model)
+    if not (args.folder / LOGITS).exists():
+        divergence_run(args, args.folder / LOGITS, args.model)
     found = {}
     for name, flags in settings(args).items():
         key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
@@ -126,18 +127,13 @@ def table(found: dict[str, Outcome]) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
-    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
-    parser.add_argument("--text", type=Path, required=True, help="text to run on")
+    calibrated_model_flags(parser, chunks=16)
     parser.add_argument("--folder", type=Path, required=True, help="for models and finished settings")
     parser.add_argument("--layers", default="0,5,11,17,23,29", help="that are coded (default %(default)s)")
     parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
     parser.add_argument("--fewer", type=Path, nargs="*", default=[], help="calibrations on fewer tokens")
     parser.add_argument("--sequential", nargs=2, metavar=("LAYERS", "CALIB"), help="also recapture, with this calibration")
     parser.add_argument("--sensitivity", type=Path, help="by measure_sensitivity.py")
-    parser.add_argument("--chunks", type=positive, default=16, help="of 512 tokens (default %(default)s)")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
-    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
     return parser.parse_args(arguments)
 
 

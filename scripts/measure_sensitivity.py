@@ -10,14 +10,15 @@ library only.
 
 import argparse
 import json
-import os
 import re
 import sys
 import tempfile
 from pathlib import Path
 
 from gguf_header import GgufError, read_tensors
-from programs import ROOT, ProgramError, positive, run, write_json
+from programs import (
+    ProgramError, calibrated_model_flags, divergence_run, mean_divergence, positive, run, write_json,
+)  # fmt: skip
 
 WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down)\.weight$")
 
@@ -38,10 +39,7 @@ class Meter:
         self.base_logits = folder / "base.kld"
 
     def perplexity(self, model: Path, *flags: object) -> str:
-        args = self.args
-        line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
-        line += ["-t", args.threads, "--kl-divergence-base", self.base_logits, *flags]
-        return run([str(a) for a in line])
+        return divergence_run(self.args, self.base_logits, model, *flags)
 
     def divergence(self, layer: int) -> float:
         """Mean KL divergence from the base with this layer coded, over the sum of its tensors' errors."""
@@ -51,10 +49,8 @@ class Meter:
         run([str(a) for a in [*line, "-t", args.threads, "--report-json", report]])
         tensors = json.loads(report.read_text())["tensors"]
         error = sum(t["functional"]["error_held_out_tokens"] for t in tensors)
-        found = re.search(r"Mean\s+KLD:\s*(\S+)", self.perplexity(coded, "--statecells", "--kl-divergence"))
-        if not found:
-            raise ProgramError(f"llama-perplexity gave no divergence for layer {layer}")
-        return max(float(found[1]), 0.0) / error
+        log = self.perplexity(coded, "--statecells", "--kl-divergence")
+        return max(mean_divergence(log), 0.0) / error
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
@@ -76,14 +72,9 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
-    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
-    parser.add_argument("--text", type=Path, required=True, help="text to run on")
+    calibrated_model_flags(parser, chunks=6)
     parser.add_argument("-o", "--output", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--chunks", type=positive, default=6, help="of 512 tokens (default %(default)s)")
     parser.add_argument("--sections", type=positive, default=5, help="S of the coarse code (default %(default)s)")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
-    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
     return parser.parse_args(arguments)
 
 

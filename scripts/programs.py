@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -24,6 +25,30 @@ def run(command: list[str]) -> str:
         end = "\n".join(log.strip().splitlines()[-5:])
         raise ProgramError(f"{' '.join(command)}\n{end}\nended with code {done.returncode}")
     return out + log
+
+
+def divergence_run(args: argparse.Namespace, base_logits: Path, model: Path, *flags: object) -> str:
+    """What llama-perplexity says of `model`. Without --kl-divergence among `flags` it writes the base's logits."""
+    line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
+    return run([str(a) for a in [*line, "-t", args.threads, "--kl-divergence-base", base_logits, *flags]])
+
+
+def mean_divergence(log: str) -> float:
+    """The mean Kullback-Leibler divergence from the base that llama-perplexity gave."""
+    found = re.search(r"Mean\s+KLD:\s*(\S+)", log)
+    if not found:
+        raise ProgramError("llama-perplexity gave no divergence")
+    return float(found[1])
+
+
+def calibrated_model_flags(parser: argparse.ArgumentParser, *, chunks: int) -> None:
+    """The flags of scripts that code a calibrated model and run it on a text."""
+    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
+    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
+    parser.add_argument("--text", type=Path, required=True, help="text to run on")
+    parser.add_argument("--chunks", type=positive, default=chunks, help="of 512 tokens (default %(default)s)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,24 +1,27 @@
 //! One line instead of a crash when a mapped file is cut short by someone else.
 
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Error;
 
 /// What the handler says.
 static MESSAGE: OnceLock<String> = OnceLock::new();
 /// Whether a thread has begun to say it.
 static SAID: AtomicBool = AtomicBool::new(false);
 
-/// Says `message` on stderr and exits with 1 when a mapped file is cut short, which the system reports as
-/// SIGBUS at the next access. The first message given stays.
+/// Says in the name of `tool` that `source` has changed and exits with 1 when a mapped file is cut short, which the
+/// system reports as SIGBUS at the next access. The first message given stays.
 ///
 /// In place of the handlers that were there: that of Rust's runtime would return to the default action
 /// before ours is through, and a second thread at the same place would kill the program by the signal.
 ///
 /// # Errors
 /// Those of the system.
-pub fn explain_bus_errors(message: String) -> io::Result<()> {
-    let _ = MESSAGE.set(message);
+pub fn explain_bus_errors(tool: &str, source: &Path) -> io::Result<()> {
+    let _ = MESSAGE.set(format!("{tool}: error: {}\n", Error::changed(source)));
     // SAFETY: an all-zero sigaction is a valid one: no flags, an empty mask.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_bus_error as extern "C" fn(libc::c_int) as libc::sighandler_t;

@@ -4,6 +4,7 @@
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
+use fused::{floats, from_vec, to_vec};
 use rayon::prelude::*;
 
 /// softmax(Q K^T / sqrt(d)) V with later positions hidden; several query heads may share a key head.
@@ -104,14 +105,6 @@ fn gather(per_head: &[f32], sizes: Sizes) -> Vec<f32> {
     sums
 }
 
-/// The values behind a contiguous tensor.
-fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    let (start, end) = layout
-        .contiguous_offsets()
-        .ok_or_else(|| candle_core::Error::Msg("attention needs contiguous inputs".to_owned()))?;
-    Ok(&storage.as_slice::<f32>()?[start..end])
-}
-
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "causal-attention"
@@ -127,8 +120,7 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let sizes = Sizes::of(q_layout.shape(), k_layout.shape())?;
-        let (q, k, v) =
-            (contiguous(q, q_layout)?, contiguous(k, k_layout)?, contiguous(v, v_layout)?);
+        let (q, k, v) = (floats(q, q_layout)?, floats(k, k_layout)?, floats(v, v_layout)?);
         let mut out = vec![0.0f32; q.len()];
         let heads = out.par_chunks_mut(sizes.head()).zip(q.par_chunks(sizes.head())).enumerate();
         heads.for_each(|(h, (out, q))| {
@@ -147,8 +139,7 @@ impl CustomOp3 for Attention {
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let sizes = Sizes::of(q.shape(), k.shape())?;
-        let values = |t: &Tensor| t.flatten_all()?.to_vec1::<f32>();
-        let (qs, ks, vs, gs) = (values(q)?, values(k)?, values(v)?, values(gradient)?);
+        let (qs, ks, vs, gs) = (to_vec(q)?, to_vec(k)?, to_vec(v)?, to_vec(gradient)?);
         let head = sizes.head();
         let mut out = [(); 3].map(|()| vec![0.0f32; qs.len()]);
         let [dq, dk, dv] = &mut out;
@@ -160,9 +151,7 @@ impl CustomOp3 for Attention {
             head_gradients(inputs, sizes, [dq, dk, dv]);
         });
         let [dq, dk, dv] = out;
-        let tensor = |values: Vec<f32>, like: &Tensor| {
-            Tensor::from_vec(values, like.shape(), like.device()).map(Some)
-        };
+        let tensor = |values, like| from_vec(values, like).map(Some);
         Ok((tensor(dq, q)?, tensor(gather(&dk, sizes), k)?, tensor(gather(&dv, sizes), v)?))
     }
 }

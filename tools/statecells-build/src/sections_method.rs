@@ -7,7 +7,7 @@ use builder::{
     Allocation, Encoded, Encoding, Error, Interrupt, Method, PlanItem, Recapture, Reporter,
     Settings, Source, Survey, Tunable, Tuned,
 };
-use calibration::{CalibratedInput, Calibration, Samples};
+use calibration::{CalibratedInput, Calibration, Fitted};
 use codec::{
     Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
 };
@@ -91,15 +91,19 @@ impl Moments {
     pub fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Moment {
         let d = input.d();
         let width = if d > self.max_dim { SPAN.min(self.max_dim) } else { d };
-        let known = input.second_moment();
-        let columns = input.fitted_samples().map(Samples::columns);
-        Moment::in_spans(d, width, |span| match (&known, &columns) {
-            (Some(known), _) => {
-                span.clone().flat_map(|i| &known[i * d..][span.clone()]).copied().collect()
+        match &input.fitted {
+            Fitted::Moment(known) if width == d => Moment::whole(known.mean(), d),
+            Fitted::Moment(known) => {
+                let known = known.mean();
+                Moment::in_spans(d, width, |span| {
+                    span.clone().flat_map(|i| &known[i * d..][span.clone()]).copied().collect()
+                })
             }
-            (None, Some(columns)) => columns.moment(span.clone(), span, mul_mat),
-            (None, None) => unreachable!("an input has a moment or samples"),
-        })
+            Fitted::Samples(samples) => {
+                let columns = samples.columns();
+                Moment::in_spans(d, width, |span| columns.moment(span.clone(), span, mul_mat))
+            }
+        }
     }
 
     /// The shrinkage for `moment` and `codec`.

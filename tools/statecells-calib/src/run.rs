@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use builder::flags::n_threads;
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, explain_bus_errors, files, prepare};
 use calibration::capture::{Capture, CaptureError, CaptureParams, Plan};
@@ -42,9 +43,8 @@ pub fn run(cli: &Cli) -> Result<()> {
     check_files(cli)?;
     let notice = format!("{NAME}: stopping, nothing will be written");
     let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
-    let changed = format!("{NAME}: error: {}\n", builder::Error::changed(cli.model()));
-    explain_bus_errors(changed).context("cannot catch signals")?;
-    let n_threads = n_threads(cli);
+    explain_bus_errors(NAME, cli.model()).context("cannot catch signals")?;
+    let n_threads = n_threads(cli.threads);
     rayon::ThreadPoolBuilder::new().num_threads(n_threads).build_global()?;
     let reporter = Reporter::new();
     let result = calibrate(cli, n_threads, &interrupt, &reporter);
@@ -53,11 +53,6 @@ pub fn run(cli: &Cli) -> Result<()> {
         Err(_) if interrupt.is_set() => Err(Stopped.into()),
         result => result,
     }
-}
-
-fn n_threads(cli: &Cli) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    cli.threads.map_or_else(cores, usize::from)
 }
 
 /// Checks that need no work, before any is done.

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
+use builder::flags::n_threads;
 use builder::inspect::KvTypes;
 use clap::{Parser, ValueHint};
 use clap_complete::Shell;
@@ -151,13 +152,12 @@ impl Cli {
     /// # Errors
     /// For prompts that cannot be read.
     pub fn options(self) -> anyhow::Result<Options> {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let given = "clap demands it";
         Ok(Options {
             base: self.base.expect(given),
             coded: self.sc.expect(given),
             text: self.text.expect(given),
-            n_threads: self.threads.map_or_else(cores, usize::from),
+            n_threads: n_threads(self.threads),
             n_ctx: self.ctx,
             chunks: self.chunks.get(),
             outdir: self.outdir,

@@ -75,8 +75,7 @@ impl<'a> Session<'a> {
         }
         let notice = format!("{}: stopping after the tensor in hand", job.tool);
         let interrupt = Interrupt::install(notice).map_err(io(output, "watch for signals"))?;
-        let reason = format!("{}: error: {}", job.tool, Error::changed(&job.input));
-        explain_bus_errors(reason + "\n").map_err(io(output, "watch for signals"))?;
+        explain_bus_errors(job.tool, &job.input).map_err(io(output, "watch for signals"))?;
         Ok(Self {
             job,
             source,

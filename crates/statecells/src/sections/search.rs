@@ -68,6 +68,7 @@ impl<'a> Problem<'a> {
     ) -> Self {
         let mut problem = Self { weights, shape, metric, outliers, projected: Vec::new() };
         if let Some(full) = metric.as_full() {
+            let factor = full.factor_transposed();
             problem.projected = vec![0.0; shape.n_weights()];
             let mut rows = Vec::new();
             for (chunk, out) in problem.projected.chunks_mut(PRODUCT_ROWS * shape.d_in).enumerate()
@@ -79,7 +80,7 @@ impl<'a> Problem<'a> {
                 for (row, column, _) in outliers.entries(first..first + n) {
                     rows[(row - first) * shape.d_in + column] = 0.0;
                 }
-                full.apply_factor(&rows, shape.d_in, mul_mat, out);
+                full.multiply(&factor, &rows, mul_mat, out);
             }
         }
         problem

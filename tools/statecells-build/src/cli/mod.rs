@@ -137,7 +137,7 @@ pub struct Dict {
     pub dict_k_down: Option<usize>,
 
     /// Learning rate of Oja's rule, above 0, for rows scaled to a mean square norm of 1
-    #[arg(long, value_name = "RATE", default_value_t = DEFAULTS.eta, value_parser = positive)]
+    #[arg(long, value_name = "RATE", default_value_t = DEFAULTS.eta, value_parser = positive::<f32>)]
     pub dict_eta: f32,
 
     /// Passes of Oja's rule over the sampled rows

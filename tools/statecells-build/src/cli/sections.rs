@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::flags::positive;
+use builder::flags::{number, positive};
 use clap::Args;
 use statecells::sections::{SectionsParams, Shrink};
 use tuning::TuneParams;
@@ -31,7 +31,7 @@ pub struct SectionsFlags {
     /// Instead of --S: bits per weight of all tensors together, everything included. Each tensor gets the
     /// sections, 4 to 10, with which the sum of all tensors' errors (by token, on the hold-out of --calib;
     /// without --calib those of the weights) is least
-    #[arg(long, value_name = "BITS", value_parser = positive_f64, group = "budget")]
+    #[arg(long, value_name = "BITS", value_parser = positive::<f64>, group = "budget")]
     pub bpw: Option<f64>,
 
     /// The same with a size that is this share, below 1, less than Q5_K_M's types take for these tensors
@@ -103,16 +103,10 @@ pub struct SectionsFlags {
     pub tune_contexts: u16,
 
     /// Change of a value in the first step of --tune, as a share of its size
-    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive, requires = "tune")]
+    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive::<f32>, requires = "tune")]
     pub tune_rate: f32,
 }
 
-fn positive_f64(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n > 0.0);
-    number.ok_or_else(|| "use a number above 0".to_owned())
-}
-
 fn below_one(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|n: &f64| n.is_finite() && *n < 1.0);
-    number.ok_or_else(|| "use a number below 1".to_owned())
+    number(text, "a number below 1", |n| n < 1.0)
 }
