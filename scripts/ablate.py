@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from programs import (
-    ProgramError, calibrated_model_flags, divergence_run, mean_divergence, positive, run, write_json,
+    ProgramError, calibrated_model_flags, coded_run, divergence_run, mean_divergence, positive, write_json,
 )  # fmt: skip
 
 # The base's logits, in the folder.
@@ -85,16 +85,8 @@ def settings(args: argparse.Namespace) -> dict[str, list]:
 
 
 def measure(args: argparse.Namespace, flags: list) -> Outcome:
-    coded, report = args.folder / "coded.gguf", args.folder / "report.json"
-    line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "--layers", args.layers]
-    line += ["-t", args.threads, "--report-json", report]
-    if "--bpw" not in flags:
-        line += ["--S", args.sections]
-    run([str(a) for a in [*line, *flags]])
-    return Outcome.of(
-        json.loads(report.read_text()),
-        divergence_run(args, args.folder / LOGITS, coded, "--statecells", "--kl-divergence"),
-    )
+    size = [] if "--bpw" in flags else ["--S", args.sections]
+    return Outcome.of(*coded_run(args, args.folder, args.folder / LOGITS, "--layers", args.layers, *size, *flags))
 
 
 def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:

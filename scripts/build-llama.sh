@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Builds the patched llama.cpp and copies its programs to bin/.
 #
-# usage: scripts/build-llama.sh [--jobs N]
+# usage: scripts/build-llama.sh [--jobs N] [--sanitize]
 #
-#   --jobs N   compile N files at a time (default: one per core)
-#   --help     this text
+#   --jobs N     compile N files at a time (default: one per core)
+#   --sanitize   only llama-completion and the hook, with AddressSanitizer (and UBSan for C and C++), to
+#                .tools/sanitized; see sanitize.sh
+#   --help       this text
 #
 # The build lies outside the checkout, in a folder of $STATECELLS_CACHE_DIR (default
 # ~/.cache/statecells) named after source, flags, compiler and CPU features. The first build takes
@@ -26,7 +28,9 @@ HEADERS=(CMakeLists.txt include ggml/CMakeLists.txt ggml/include)
 LIBRARIES=(src/libllama.a ggml/src/libggml.a ggml/src/libggml-base.a ggml/src/libggml-cpu.a
   CMakeCache.txt common/build-info.cpp)
 JOBS=$(nproc)
+SANITIZE= # not empty: the form for sanitize.sh
 SOURCE_ID=
+BUILT_HOOK=
 WORK=   # src, build and hook: one for all states of the patches, used under a lock
 PREFIX= # src and build for cargo: one for each state of the patches, never changed
 
@@ -67,10 +71,29 @@ name_folders() {
   PREFIX=$CACHE_DIR/llama/${build:0:16}/${patched:0:16}
 }
 
-# The hook needs no ggml, so it comes first.
+# Everything the same but for the programs, the optimization (none: it would take most of the time, and hide what
+# is undefined) and the instrumentation.
+ask_for_sanitizers() {
+  SANITIZE=1
+  local flags="-fsanitize=address,undefined -fno-omit-frame-pointer"
+  CFLAGS="${CFLAGS:-} $flags" CXXFLAGS="${CXXFLAGS:-} $flags"
+  CMAKE_FLAGS+=("-DCMAKE_C_FLAGS_RELEASE=-O0 -g1 -DNDEBUG" "-DCMAKE_CXX_FLAGS_RELEASE=-O0 -g1 -DNDEBUG")
+  LLAMA_PROGRAMS=(llama-completion)
+}
+
+# The hook needs no ggml, so it comes first. Sanitizers need a compiler that takes unstable options, and a
+# target by name, without which cargo would instrument build scripts as well.
 build_hook() {
   say "   the run-time hook ($HOOK)"
-  (cd "$ROOT" && cargo build --release --locked --package statecells-hook)
+  cd "$ROOT"
+  if [[ -z $SANITIZE ]]; then
+    cargo build --release --locked --package statecells-hook
+    BUILT_HOOK=$(cargo_target_dir)/release/$HOOK
+  else
+    RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address -Cdebug-assertions -Coverflow-checks -Cdebuginfo=1" \
+      sanitized_cargo build --package statecells-hook --target-dir "$SANITIZED_TARGET"
+    BUILT_HOOK=$SANITIZED_TARGET/$(rust_host)/release/$HOOK
+  fi
 }
 
 place_file() {
@@ -79,10 +102,10 @@ place_file() {
 
 # Into the work folder, and touched only when different, so that nothing is linked without need.
 place_hook() {
-  local hook=$WORK/hook built
-  built=$(cargo_target_dir)/release/$HOOK
+  local hook=$WORK/hook
   mkdir -p "$hook"
-  strip --strip-debug -o "$hook/new.a" "$built"
+  # Reports of a sanitizer name lines by what is stripped here.
+  if [[ -n $SANITIZE ]]; then cp "$BUILT_HOOK" "$hook/new.a"; else strip --strip-debug -o "$hook/new.a" "$BUILT_HOOK"; fi
   place_file "$hook/new.a" "$hook/$HOOK"
   cp "$HOOK_HEADER" "$hook/new.h"
   place_file "$hook/new.h" "$hook/${HOOK_HEADER##*/}"
@@ -172,6 +195,10 @@ build() {
   place_source
   configure
   compile
+  if [[ -n $SANITIZE ]]; then
+    install -D -t "$SANITIZED_BIN" "$WORK/build/bin/llama-completion"
+    return
+  fi
   keep_for_cargo
   name_patches
   install_programs
@@ -179,13 +206,18 @@ build() {
 }
 
 main() {
-  case ${1:-} in
-    --jobs)
-      [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "--jobs needs a number above 0"
-      JOBS=$2
-      ;;
-    *) no_options "$@" ;;
-  esac
+  while (($# > 0)); do
+    case $1 in
+      --jobs)
+        number_of "$@"
+        JOBS=$2
+        shift
+        ;;
+      --sanitize) ask_for_sanitizers ;;
+      *) no_options "$@" ;;
+    esac
+    shift
+  done
   check_programs
   name_folders
   build_hook

@@ -10,7 +10,7 @@
 # Seeds are the corpus of crates/hostile; what is found on the way is kept in fuzz/corpus, so the next
 # run goes on from there. An input that breaks a target is written to fuzz/artifacts and named. The
 # targets are built with AddressSanitizer, debug assertions and overflow checks, by the stable
-# compiler (RUSTC_BOOTSTRAP). Needs scripts/setup-tools.sh --test and scripts/build-llama.sh first.
+# compiler (RUSTC_BOOTSTRAP). Needs scripts/setup-tools.sh --fuzz and scripts/build-llama.sh first.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -20,13 +20,10 @@ FUZZ=$ROOT/fuzz
 BUILT=$CARGO_TARGET_DIR/fuzz
 # The C++ libraries are not instrumented: what they do to a std::vector is unknown to the sanitizer.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_container_overflow=0}
-export RUSTC_BOOTSTRAP=1
-
-triple() { rustc -vV | sed -n 's/^host: //p'; }
 
 build() {
-  (cd "$ROOT" && PATH=$VENV/bin:$PATH cargo fuzz build --fuzz-dir "$FUZZ" --target-dir "$BUILT" --release)
-  (cd "$ROOT" && RUSTC_BOOTSTRAP='' cargo run --quiet --release --locked --package hostile --example seeds -- "$FUZZ/seeds")
+  (cd "$ROOT" && RUSTC_BOOTSTRAP=1 PATH=$VENV/bin:$PATH cargo fuzz build --fuzz-dir "$FUZZ" --target-dir "$BUILT" --release)
+  (cd "$ROOT" && cargo run --quiet --release --locked --package hostile --example seeds -- "$FUZZ/seeds")
 }
 
 # Which seeds a target starts from; the hook makes its own inputs.
@@ -40,7 +37,7 @@ run() {
   local temporary=${TMPDIR:-/tmp}
   if [[ -w /dev/shm ]]; then temporary=/dev/shm; fi
   # shellcheck disable=SC2086 # no seeds are no argument
-  if ! TMPDIR=$temporary "$BUILT/$(triple)/release/$target" -max_total_time="$seconds" -malloc_limit_mb=64 \
+  if ! TMPDIR=$temporary "$BUILT/$(rust_host)/release/$target" -max_total_time="$seconds" -malloc_limit_mb=64 \
     -rss_limit_mb=1024 -timeout=10 -max_len=131072 -print_final_stats=1 \
     -artifact_prefix="$FUZZ/artifacts/$target-" "$corpus" $seeds >"$log" 2>&1; then
     tail -n 40 "$log" >&2
@@ -62,7 +59,7 @@ if (($# > 0)); then
   shift
 fi
 if (($# > 0)); then TARGETS=("$@"); fi
-[[ -x $VENV/bin/cargo-fuzz ]] || die "no cargo-fuzz in .tools; run ./scripts/setup-tools.sh --test"
+[[ -x $VENV/bin/cargo-fuzz ]] || die "no cargo-fuzz in .tools; run ./scripts/setup-tools.sh --fuzz"
 step "fuzz targets" "mend what is named above" build
 for target in "${TARGETS[@]}"; do
   step "$target" "run it again with the named input" run "$target" $(((TOTAL + ${#TARGETS[@]} - 1) / ${#TARGETS[@]}))

@@ -37,6 +37,7 @@ TOOLS_DIR=$ROOT/.tools
 VENV=$TOOLS_DIR/venv
 PREFIX_FILE=$TOOLS_DIR/llama-prefix
 BIN_DIR=$ROOT/bin
+SANITIZED_BIN=$TOOLS_DIR/sanitized
 MODELS_DIR=$ROOT/models
 RESULTS_DIR=$ROOT/results
 PATCHES_DIR=${STATECELLS_PATCHES_DIR:-$ROOT/ggml-sys/patches}
@@ -50,6 +51,9 @@ CACHE_DIR=${STATECELLS_CACHE_DIR:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/statecells
 DOWNLOADS=$CACHE_DIR/downloads
 # Dependencies are compiled once for all checkouts; cargo keeps the checkouts' own crates apart by their path.
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE_DIR/cargo}
+
+# Of everything that is built with a sanitizer: cargo would make the dependencies anew each time otherwise.
+SANITIZED_TARGET=$CARGO_TARGET_DIR/sanitized
 
 # --- messages ------------------------------------------------------------------------------------
 say() { printf '%s\n' "$*"; }
@@ -67,6 +71,9 @@ usage_error() {
 
 # The leading comment of the calling script is its help text.
 show_help() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
+
+# number_of FLAG VALUE: the value that follows a flag has to be a whole number above 0.
+number_of() { [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "$1 needs a number above 0"; }
 
 # For scripts without options: --help or nothing.
 no_options() {
@@ -200,6 +207,29 @@ for package in workspace["packages"]:
     for target in package["targets"]:
         if "bin" in target["kind"]:
             print(target["name"])'
+}
+
+# The platform of the compiler, as cargo's --target wants it.
+rust_host() { rustc -vV | sed -n 's/^host: //p'; }
+
+# sanitized_cargo COMMAND ARGUMENT...: with the -Zsanitizer in RUSTFLAGS, which the stable compiler takes with
+# RUSTC_BOOTSTRAP. The target is named, or cargo would instrument build scripts as well. What is not optimized are tables of
+# small matrix products that the hook links and never calls: a minute each.
+sanitized_cargo() {
+  local command=$1 crate quick=()
+  shift
+  for crate in c32 c64 f32 f64; do quick+=(--config "profile.release.package.nano-gemm-$crate.opt-level=0"); done
+  RUSTC_BOOTSTRAP=1 cargo "$command" --release --locked --target "$(rust_host)" "${quick[@]}" "$@"
+}
+
+# test_programs ARGUMENT...: builds the tests that cargo test would run with these arguments, and prints their paths.
+test_programs() {
+  cargo test --manifest-path "$ROOT/Cargo.toml" --release --locked "$@" --no-run --message-format json | python -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["profile"]["test"]:
+        print(message["executable"])'
 }
 
 cargo_target_dir() { workspace_programs | sed -n 1p; }

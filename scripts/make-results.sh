@@ -1,18 +1,26 @@
 #!/usr/bin/env bash
 # Makes docs/results/schemes.md: SmolLM2 coded with every scheme, good and ruinous settings, each evaluated.
+# With --sizes, a model coded at several sizes instead, with pictures of what each size costs.
 #
 # usage: scripts/make-results.sh [--calib FILE --text FILE] [--chunks N] [--threads N] [--only NAME] [--speed]
+#        scripts/make-results.sh --sizes S,S,... [--tune STEPS] [--model FILE] [--folder DIR] [--ctx N] [as above]
 #
-#   --calib FILE  by statecells-calib (default: that of the quickstart, which is a quarter of the usual size)
-#   --text FILE   to measure on, none of what was calibrated on (default: that of the quickstart)
-#   --chunks N    of 512 tokens (default 32)
-#   --threads N   default: one per core
-#   --only NAME   build and evaluate this one; the page is left alone
-#   --speed       measure speeds too, on an idle machine
-#   --help        this text
+#   --sizes LIST    numbers of sections, such as 4,5,6,7,8; ends with statecells-eval --compare over them
+#   --tune STEPS    tune each size for so many steps as well
+#   --model FILE    another model, with its own --calib, --text and --folder
+#   --folder DIR    for models and reports (default: results/schemes)
+#   --ctx N         tokens per chunk (default 512)
+#   --against LIST  types to compare with (default: those that SmolLM2's shapes can have)
+#   --calib FILE    by statecells-calib (default: that of the quickstart, which is a quarter of the usual size)
+#   --text FILE     to measure on, none of what was calibrated on (default: that of the quickstart)
+#   --chunks N      of 512 tokens (default 32)
+#   --threads N     default: one per core
+#   --only NAME     build and evaluate this one; the page is left alone
+#   --speed         measure speeds too, on an idle machine
+#   --help          this text
 #
 # Without --calib and --text it needs ./scripts/quickstart.sh --to calibrate first. Models and reports are kept in
-# results/schemes; finished work is used again. Takes about an hour on an idle machine with 2 cores.
+# the folder; finished work is used again. Takes about two hours on an idle machine with 2 cores.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -20,6 +28,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 SCHEMES=(
   "sections-8|--S 8 --calib CALIBRATION"
   "sections-7-tuned|--S 7 --calib CALIBRATION --tune 60"
+  "sections-6-tuned|--S 6 --calib CALIBRATION --tune 160 --tune-rate 0.0015"
   "row-scale-layers-0-1|--scheme sign+row_scale --layers 0-1"
   "vals-layers-0-1|--scheme sign+vals --layers 0-1"
   "sign-layers-0-1|--scheme sign --layers 0-1"
@@ -31,15 +40,18 @@ CALIBRATION=$MODELS_DIR/smollm2-calibration.gguf
 TEXT=$MODELS_DIR/text/evaluation.txt
 FOLDER=$RESULTS_DIR/schemes
 PAGE=$ROOT/docs/results/schemes.md
+# Divergence by size of the sections among them.
+PICTURE=$ROOT/docs/pictures/divergence.svg
 CHUNKS=32
+CTX=512
 THREADS=$(nproc)
 ONLY=
+SIZES=
+TUNE=
 SKIP=speed,whole
 
 # What FFN matrices of this model can have; where one does not fit a shape, llama-quantize falls back.
 AGAINST=Q2_K,Q3_K_M,Q4_0,IQ4_NL,Q4_K_M,Q5_0,Q5_K_M,Q6_K,Q8_0
-
-number_of() { [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "$1 needs a number above 0"; }
 
 parse() {
   while (($# > 0)); do
@@ -50,9 +62,30 @@ parse() {
       --text) [[ -f ${2:-} ]] || usage_error "--text needs a file" && TEXT=$(realpath "$2") && shift ;;
       --only) [[ -n ${2:-} ]] || usage_error "--only needs a name" && ONLY=$2 && shift ;;
       --speed) SKIP=whole ;;
+      --sizes) [[ ${2:-} =~ ^[1-9][0-9]?(,[1-9][0-9]?)*$ ]] || usage_error "--sizes needs a list such as 6,7,8" && SIZES=$2 && shift ;;
+      --tune) number_of "$@" && TUNE=$2 && shift ;;
+      --ctx) number_of "$@" && CTX=$2 && shift ;;
+      --against) [[ -n ${2:-} ]] || usage_error "--against needs a list" && AGAINST=$2 && shift ;;
+      --model) [[ -f ${2:-} ]] || usage_error "--model needs a file" && BASE=$(realpath "$2") && shift ;;
+      --folder) [[ -n ${2:-} ]] || usage_error "--folder needs a name" && FOLDER=$(realpath -m "$2") && shift ;;
       *) no_options "$1" ;;
     esac
     shift
+  done
+  if [[ -n $SIZES ]]; then
+    list_sizes
+  elif [[ -n $TUNE || $BASE != "$MODELS_DIR/$MODEL_FILE" ]]; then
+    usage_error "--tune and --model go with --sizes"
+  fi
+}
+
+list_sizes() {
+  local size sizes=()
+  IFS=, read -ra sizes <<<"$SIZES"
+  SCHEMES=()
+  for size in "${sizes[@]}"; do
+    SCHEMES+=("S-$size|--S $size --calib CALIBRATION")
+    if [[ -n $TUNE ]]; then SCHEMES+=("S-$size-tuned|--S $size --calib CALIBRATION --tune $TUNE"); fi
   done
 }
 
@@ -74,13 +107,13 @@ evaluate() {
   local code=0
   "$BIN_DIR/statecells-eval" --base "$BASE" --sc "$FOLDER/$1.gguf" --text "$TEXT" --outdir "$FOLDER/$1" \
     --cache "$FOLDER/cache" --keep-variants --against "$AGAINST" --skip "$SKIP" \
-    --chunks "$CHUNKS" -t "$THREADS" || code=$?
+    --ctx "$CTX" --chunks "$CHUNKS" -t "$THREADS" || code=$?
   ((code == 0 || code == 3)) || die "the evaluation of $1 failed; see above"
 }
 
 main() {
   parse "$@"
-  local program entry name flags reports=()
+  local program entry name flags reports=() sections=()
   for program in statecells-build statecells-eval llama-perplexity; do
     [[ -x $BIN_DIR/$program ]] || die "bin/$program is missing; run ./scripts/quickstart.sh --to build"
   done
@@ -93,11 +126,16 @@ main() {
     step "$name" "read the message above, then the same command again: finished work is used again" \
       one "$name" "${flags[@]/CALIBRATION/$CALIBRATION}"
     reports+=("$FOLDER/$name/report.json")
+    if [[ ${flags[*]} != *--scheme* ]]; then sections+=("${reports[-1]}"); fi
   done
   ((${#reports[@]} > 0)) || usage_error "no scheme '$ONLY'"
-  if [[ -z $ONLY ]]; then
+  if [[ -n $SIZES ]]; then
+    "$BIN_DIR/statecells-eval" --compare "${reports[@]}" --outdir "$FOLDER/sizes"
+  elif [[ -z $ONLY ]]; then
     python "$SCRIPTS/schemes_page.py" "${SCHEMES[@]//CALIBRATION/${CALIBRATION#"$ROOT/"}}" -- "${reports[@]}" | write_file "$PAGE"
-    say "   ${PAGE#"$ROOT/"}"
+    "$BIN_DIR/statecells-eval" --compare "${sections[@]}" --outdir "$FOLDER/sizes"
+    write_file "$PICTURE" <"$FOLDER/sizes/divergence.svg"
+    say "   ${PAGE#"$ROOT/"} and ${PICTURE#"$ROOT/"}"
   fi
 }
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Measures how much an error in each layer's FFN changes what the model says.
+"""Measures how much an error in each FFN matrix changes what the model says.
 
 For every layer, a copy of the model with that layer alone coded coarsely is run on a text, and the
 mean Kullback-Leibler divergence from the base model is divided by the sum of the layer's errors (by
-token, on the calibration's hold-out). The result is a JSON object for statecells-build --sensitivity,
-scaled to a mean of 1. Use a text that is neither calibrated on nor evaluated on. Python's standard
-library only.
+token, on the calibration's hold-out). Then the same for each of gate, up and down, coded in all layers:
+by how much it diverges more than the layers' figures say is a factor of its own. The result is a JSON
+object for statecells-build --sensitivity, scaled to a mean of 1. Use a text that is neither calibrated on
+nor evaluated on. Python's standard library only.
 """
 
 import argparse
-import json
 import re
 import sys
 import tempfile
@@ -17,18 +17,19 @@ from pathlib import Path
 
 from gguf_header import GgufError, read_tensors
 from programs import (
-    ProgramError, calibrated_model_flags, divergence_run, mean_divergence, positive, run, write_json,
+    ProgramError, calibrated_model_flags, coded_run, divergence_run, mean_divergence, positive, write_json,
 )  # fmt: skip
 
-WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down)\.weight$")
+WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.weight$")
 
 
-def layers_of(model: Path) -> list[int]:
-    found = (WEIGHT.match(t.name) for t in read_tensors(model))
-    layers = sorted({int(m[1]) for m in found if m})
-    if not layers:
+def matrices_of(model: Path) -> dict[str, tuple[int, str]]:
+    """Layer and target of every FFN matrix, by its name in the result."""
+    found = [m for m in (WEIGHT.match(t.name) for t in read_tensors(model)) if m]
+    if not found:
         raise ProgramError(f"{model}: no FFN weights, is it the dense model?")
-    return layers
+    matrices = sorted((int(m[1]), m[2]) for m in found)
+    return {f"blk.{layer}.ffn_{target}": (layer, target) for layer, target in matrices}
 
 
 class Meter:
@@ -38,36 +39,51 @@ class Meter:
         self.args, self.folder = args, folder
         self.base_logits = folder / "base.kld"
 
-    def perplexity(self, model: Path, *flags: object) -> str:
-        return divergence_run(self.args, self.base_logits, model, *flags)
+    def coded(self, *selection: object) -> tuple[float, dict[str, float]]:
+        """Mean KL divergence from the base with the selected matrices coded, and their errors."""
+        flags = ["--scheme", "sections", "--S", self.args.sections, "--beam", 4, "--rounds", 0, "--calib", self.args.calib]
+        report, log = coded_run(self.args, self.folder, self.base_logits, *flags, *selection)
+        tensors = report["tensors"]
+        errors = {t["name"].removesuffix(".weight"): t["functional"]["error_held_out_tokens"] for t in tensors}
+        return max(mean_divergence(log), 0.0), errors
 
-    def divergence(self, layer: int) -> float:
-        """Mean KL divergence from the base with this layer coded, over the sum of its tensors' errors."""
-        args, coded, report = self.args, self.folder / "coded.gguf", self.folder / "report.json"
-        line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "--scheme", "sections"]
-        line += ["--S", args.sections, "--beam", 4, "--rounds", 0, "--layers", layer, "--calib", args.calib]
-        run([str(a) for a in [*line, "-t", args.threads, "--report-json", report]])
-        tensors = json.loads(report.read_text())["tensors"]
-        error = sum(t["functional"]["error_held_out_tokens"] for t in tensors)
-        log = self.perplexity(coded, "--statecells", "--kl-divergence")
-        return max(mean_divergence(log), 0.0) / error
+
+def of_layers(meter: Meter, layers: list[int]) -> dict[int, float]:
+    """Divergence over the sum of errors, layer by layer."""
+    found = {}
+    for number, layer in enumerate(layers, 1):
+        divergence, errors = meter.coded("--layers", layer)
+        found[layer] = divergence / sum(errors.values())
+        print(f"   [{number}/{len(layers)}] layer {layer}: {found[layer]:.4f}", file=sys.stderr, flush=True)
+    return found
+
+
+def of_targets(
+    meter: Meter, matrices: dict[str, tuple[int, str]], by_layer: dict[int, float]
+) -> dict[str, float]:
+    """Divergence with a target coded in all layers, over what its errors and the layers' figures add up to."""
+    found = {}
+    for target in sorted({target for _, target in matrices.values()}):
+        divergence, errors = meter.coded("--targets", target)
+        expected = sum(error * by_layer[matrices[name][0]] for name, error in errors.items())
+        found[target] = divergence / expected if expected > 0 else 0.0
+        print(f"   {target}: {found[target]:.4f} times that", file=sys.stderr, flush=True)
+    return found
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    layers = layers_of(args.model)
+    matrices = matrices_of(args.model)
     with tempfile.TemporaryDirectory(dir=args.output.resolve().parent, prefix=".sensitivity-") as folder:
         meter = Meter(args, Path(folder))
         print("   base", file=sys.stderr, flush=True)
-        meter.perplexity(args.model)
-        raw = {}
-        for number, layer in enumerate(layers, 1):
-            raw[layer] = meter.divergence(layer)
-            print(f"   [{number}/{len(layers)}] layer {layer}: {raw[layer]:.4f}", file=sys.stderr, flush=True)
+        divergence_run(args, meter.base_logits, args.model)
+        by_layer = of_layers(meter, sorted({layer for layer, _ in matrices.values()}))
+        by_target = of_targets(meter, matrices, by_layer)
+    raw = {name: by_layer[layer] * by_target[target] for name, (layer, target) in matrices.items()}
     mean = sum(raw.values()) / len(raw)
     if not mean > 0:
         raise ProgramError("no layer makes a difference: use more --chunks or a smaller --S")
-    targets = ("gate", "up", "down")
-    return {f"blk.{layer}.ffn_{t}": round(value / mean, 4) for layer, value in raw.items() for t in targets}
+    return {name: round(value / mean, 4) for name, value in raw.items()}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

@@ -33,6 +33,15 @@ def divergence_run(args: argparse.Namespace, base_logits: Path, model: Path, *fl
     return run([str(a) for a in [*line, "-t", args.threads, "--kl-divergence-base", base_logits, *flags]])
 
 
+def coded_run(args: argparse.Namespace, folder: Path, base_logits: Path, *flags: object) -> tuple[dict, str]:
+    """Codes the model with `flags` of statecells-build: its report, and what llama-perplexity says of the result."""
+    coded, report = folder / "coded.gguf", folder / "report.json"
+    line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "-t", args.threads]
+    run([str(a) for a in [*line, "--report-json", report, *flags]])
+    log = divergence_run(args, base_logits, coded, "--statecells", "--kl-divergence")
+    return json.loads(report.read_text()), log
+
+
 def mean_divergence(log: str) -> float:
     """The mean Kullback-Leibler divergence from the base that llama-perplexity gave."""
     found = re.search(r"Mean\s+KLD:\s*(\S+)", log)

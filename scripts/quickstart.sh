@@ -49,7 +49,7 @@ parse() {
   while (($# > 0)); do
     case $1 in
       --threads)
-        [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || usage_error "--threads needs a number above 0"
+        number_of "$@"
         THREADS=$2
         shift
         ;;

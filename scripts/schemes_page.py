@@ -17,6 +17,9 @@ Made by `./scripts/make-results.sh`, not by hand. SmolLM2-135M-Instruct (Q4_1) w
 at least 30 % under Q5_K_M's types, perplexity at most 2 % above the base with Q5_K_M's FFN.
 """
 
+PICTURE = """
+![KL divergence from the base over bytes of the FFN](../pictures/divergence.svg)"""
+
 REASONS = """
 ## Why some are ruined
 
@@ -93,7 +96,7 @@ def page(schemes: list[str], reports: list[dict]) -> str:
     lines += ["| file | bits per weight, all FFN | FFN bytes against Q5_K_M | perplexity | KL divergence from the base | same top token |"]
     lines += ["|" + "---|" * 6]
     lines += [row(f["label"], f, first) for f in first["files"] if f["key"] != "statecells"]
-    lines += ["", *(f"- {w}" for w in first["warnings"]), REASONS, "## Commands", ""]
+    lines += ["", *(f"- {w}" for w in first["warnings"]), PICTURE, REASONS, "## Commands", ""]
     for scheme in schemes:
         name, flags = scheme.split("|")
         lines.append(f"    bin/statecells-build -i models/SmolLM2-135M-Instruct.Q4_1.gguf -o results/schemes/{name}.gguf {flags}")

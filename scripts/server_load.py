@@ -3,8 +3,9 @@
 
 Many clients ask at random: whole answers, streamed ones, streamed ones that they leave half-way, and prompts
 longer than the context. Memory is read once a second; its growth counts from the end of the warm-up, a fifth of
-the time. Before that, greedy answers with one slot and with all of them are compared, for every model by itself:
-llama.cpp's own batches may round differently. With several models, they take turns.
+the time, and the server keeps no finished prompts (--cache-ram 0). Before that, greedy answers with one slot and
+with all of them are compared, for every model by itself: llama.cpp's own batches may round differently. With
+several models, they take turns.
 
     scripts/server_load.py --model coded.gguf --model q5_k_m.gguf --minutes 10 --json load.json
 
@@ -30,6 +31,8 @@ from programs import ROOT, ProgramError, positive, write_json
 READY = re.compile(r"listening on http://127\.0\.0\.1:(\d+)")
 WORDS = "the sea was calm and nobody on the old ship knew how far the harbour lay behind those hills".split()
 CONTEXT = 512
+# llama-server keeps the prompts that it has read, by default up to 8 GiB of them: that is no leak, but would hide one.
+NO_PROMPT_CACHE = ["--cache-ram", 0]
 # What a client does, and how often.
 KINDS = {"whole": 55, "streamed": 25, "cancelled": 15, "too long": 5}
 TIMEOUT = 300
@@ -40,7 +43,7 @@ class Server:
 
     def __init__(self, args: argparse.Namespace, model: Path, slots: int) -> None:
         line = [args.bin_dir / "llama-server", "-m", model, "--statecells", "-t", args.threads, "-np", slots]
-        line += ["-c", slots * CONTEXT, "--host", "127.0.0.1", "--port", 0, "--no-ui"]
+        line += ["-c", slots * CONTEXT, "--host", "127.0.0.1", "--port", 0, "--no-ui", *NO_PROMPT_CACHE]
         self.line = [str(a) for a in line]
         self.port = 0
 

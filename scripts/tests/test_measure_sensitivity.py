@@ -6,19 +6,25 @@ import measure_sensitivity
 import pytest
 from conftest import write_gguf
 
-# The error of layer L is L + 1 in each of two tensors; the divergence is 4 in layer 0 and 4 in layer 1.
-BUILDER = """#!/bin/sh
-[ -z "$FAIL" ] || { echo "statecells-build: error: $FAIL" >&2; exit 1; }
-while [ $# -gt 0 ]; do
-  case $1 in --layers) layer=$2;; --report-json) report=$2;; -o) echo "$layer" >"$2";; esac
-  shift
-done
-e=$((layer + 1))
-t='{"functional": {"error_held_out_tokens": '$e'}}'
-echo "{\\"tensors\\": [$t, $t]}" >"$report"
+# In layer L the error of ffn_up is L + 1 and that of ffn_down twice as much. With one layer coded the model diverges
+# by 6, with all of ffn_up by 4 and with all of ffn_down by 24.
+BUILDER = """#!/usr/bin/env python3
+import json, os, sys
+if os.environ.get("FAIL"):
+    sys.exit("statecells-build: error: " + os.environ["FAIL"])
+flags = dict(zip(sys.argv[1:], sys.argv[2:]))
+layers = [int(flags["--layers"])] if "--layers" in flags else [0, 1]
+targets = [flags["--targets"]] if "--targets" in flags else ["up", "down"]
+size = {"up": 1, "down": 2}
+tensors = [
+    {"name": f"blk.{layer}.ffn_{t}.weight", "functional": {"error_held_out_tokens": (layer + 1) * size[t]}}
+    for layer in layers for t in targets
+]
+open(flags["--report-json"], "w").write(json.dumps({"tensors": tensors}))
+open(flags["-o"], "w").write({"up": "4", "down": "24"}.get(flags.get("--targets"), "6"))
 """
 PERPLEXITY = """#!/bin/sh
-case "$*" in *--statecells*) echo "Mean    KLD:   4.0 +- 0.1";; *) echo "Final estimate: PPL = 20";; esac
+case "$*" in *--statecells*) echo "Mean    KLD:   $(cat "$2").0 +- 0.1";; *) echo "Final estimate: PPL = 20";; esac
 """
 
 
@@ -37,9 +43,9 @@ def arguments(tmp_path):
 def test_divergence_over_error_scaled_to_a_mean_of_one(arguments, tmp_path):
     assert measure_sensitivity.main(arguments) == 0
     found = json.loads((tmp_path / "s.json").read_text())
-    # 4 / 2 and 4 / 4, over their mean
-    expected = {"0": 1.3333, "1": 0.6667}
-    assert found == {f"blk.{i}.ffn_{t}": v for i, v in expected.items() for t in ("gate", "up", "down")}
+    # Layers: 6 / 3 and 6 / 6. Expected of up 1 * 2 + 2 * 1 = 4 and found 4; of down twice that, found 24: three times.
+    raw = {"blk.0.ffn_up": 2, "blk.1.ffn_up": 1, "blk.0.ffn_down": 6, "blk.1.ffn_down": 3}
+    assert found == {name: round(value / 3, 4) for name, value in raw.items()}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bin", "m.gguf", "s.json"]
 
 

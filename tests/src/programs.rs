@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,7 @@ pub fn browser() -> Option<PathBuf> {
 /// If it has a fault, with all of them.
 pub fn check_page(browser: &Path, page: &Path) {
     let script = root().join("tests/browser/check_page.mjs");
-    let output = std::process::Command::new("node").args([&script, browser, page]).output();
+    let output = Command::new("node").args([&script, browser, page]).output();
     let output = output.expect("node starts");
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
@@ -134,15 +134,8 @@ impl Run {
     /// If it is missing or hangs.
     #[must_use]
     pub fn of<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Self {
-        let mut command = assert_cmd::Command::new(program(name));
-        command.env(PATIENCE.0, PATIENCE.1);
-        command.args(arguments).timeout(TIMEOUT);
-        for (variable, _) in env::vars_os() {
-            // Flags of llama.cpp by another way: the tests give all they mean.
-            if variable.to_string_lossy().starts_with("LLAMA_ARG_") {
-                command.env_remove(variable);
-            }
-        }
+        let mut command = assert_cmd::Command::from_std(command(name, arguments));
+        command.timeout(TIMEOUT);
         let started = Instant::now();
         let run = Self::from(command.output().expect("the program starts"));
         assert!(started.elapsed() < TIMEOUT, "{name} hangs: {}", run.stderr);
@@ -174,6 +167,62 @@ impl Run {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
+}
+
+/// The program `name` with `arguments`, in an environment that adds no others.
+///
+/// # Panics
+/// If the program is missing.
+#[must_use]
+pub fn command<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(program(name));
+    command.env(PATIENCE.0, PATIENCE.1).args(arguments);
+    for (variable, _) in env::vars_os() {
+        // Flags of llama.cpp by another way: the tests give all they mean.
+        if variable.to_string_lossy().starts_with("LLAMA_ARG_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+}
+
+/// The most memory that a program used, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peak {
+    /// All of its resident pages, those of mapped files among them.
+    pub resident: u64,
+    /// Pages of its own alone, looked at every 2 ms.
+    pub own: u64,
+}
+
+/// Runs the program `name`, which must succeed, and watches its memory.
+///
+/// # Panics
+/// If it does not succeed, or /proc does not tell its memory.
+#[must_use]
+pub fn peak_of<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Peak {
+    let mut command = command(name, arguments);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a start");
+    let mut peak = Peak::default();
+    let started = Instant::now();
+    let status = loop {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id()));
+        let status = status.unwrap_or_default();
+        let bytes = |key: &str| -> u64 {
+            let line = status.lines().find_map(|l| l.strip_prefix(key)?.strip_suffix("kB"));
+            line.and_then(|kib| kib.trim().parse::<u64>().ok()).map_or(0, |kib| 1024 * kib)
+        };
+        peak.resident = peak.resident.max(bytes("VmHWM:"));
+        peak.own = peak.own.max(bytes("RssAnon:"));
+        assert!(started.elapsed() < TIMEOUT, "{name} hangs");
+        match child.try_wait().expect("a child to wait for") {
+            Some(status) => break status,
+            None => thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    assert!(status.success(), "{name}: {status}");
+    assert!(peak.own > 0 && peak.resident >= peak.own, "/proc does not tell the memory of {name}");
+    peak
 }
 
 /// Checks that a program was refused: by an exit code, not by a signal, and with a line that holds `parts`.

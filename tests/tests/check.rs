@@ -90,6 +90,23 @@ fn without_a_dense_weight_the_run_ends_with_the_name() {
     assert_refused(&run, &["layer 0", "'blk.0.ffn_up.weight'", "no dense weight", "stopped"]);
 }
 
+#[test]
+fn a_benchmark_can_be_checked_too() {
+    let folder = TempDir::new().unwrap();
+    let (_, mut coded) = files(folder.path());
+    overflow(&mut coded, UP);
+    let path = folder.path().join("model.gguf");
+    without_dense(coded, UP).write(&path);
+    let bench = |flags: &str| {
+        let always = "-p 4 -n 0 -r 1 -t 1 --statecells -m".split(' ');
+        let flags = flags.split_whitespace();
+        Run::of("llama-bench", always.chain([path.to_str().unwrap()]).chain(flags))
+    };
+    let _ = bench("").ok();
+    let parts = ["layer 0", "'blk.0.ffn_up.weight'", "output", "no dense weight"];
+    assert_refused(&bench("--statecells-check"), &parts);
+}
+
 /// Token of the letter `z`: after three special ones every byte has one.
 const LETTER: usize = 3 + b'z' as usize;
 

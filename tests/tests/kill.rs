@@ -5,10 +5,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use end_to_end::programs::{Run, program};
+use end_to_end::programs::{Run, command};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
@@ -66,9 +66,10 @@ impl Folder {
     }
 
     fn start(&self, (_, name, flags): (&str, &str, &str), more: &str) -> Child {
-        let mut command = Command::new(program(name));
-        command.current_dir(self.0.path()).args("-i model.gguf -o out.gguf".split(' '));
-        command.args(flags.split(' ')).args(more.split_whitespace());
+        let always = "-i model.gguf -o out.gguf".split(' ');
+        let mut command =
+            command(name, always.chain(flags.split(' ')).chain(more.split_whitespace()));
+        command.current_dir(self.0.path());
         command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
     }
 

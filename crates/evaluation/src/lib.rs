@@ -11,6 +11,7 @@
 
 mod assemble;
 pub mod cache;
+pub mod comparison;
 mod error;
 mod evaluate;
 pub mod inputs;

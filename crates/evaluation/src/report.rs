@@ -176,6 +176,12 @@ impl EvaluationReport {
 }
 
 impl FileReport {
+    /// Whether more than its FFN was requantized.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.extent == Some(Extent::Whole)
+    }
+
     /// Sizes, if known.
     #[must_use]
     pub fn sizes(&self) -> Option<&Sizes> {

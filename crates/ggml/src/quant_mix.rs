@@ -30,6 +30,8 @@ pub enum QuantMix {
     Q8_0,
     IQ4_NL,
     IQ4_XS,
+    IQ3_S,
+    IQ3_M,
 }
 
 /// What the choice of a type depends on, besides the mixture.
@@ -48,8 +50,8 @@ pub struct FfnMatrix<'a> {
 }
 
 impl QuantMix {
-    /// All mixtures, by size of their basic type.
-    pub const ALL: [Self; 16] = [
+    /// All mixtures that need no importance matrix and that FFNs can have.
+    pub const ALL: [Self; 18] = [
         Self::Q2_K,
         Self::Q3_K_S,
         Self::Q3_K_M,
@@ -66,6 +68,8 @@ impl QuantMix {
         Self::Q8_0,
         Self::IQ4_NL,
         Self::IQ4_XS,
+        Self::IQ3_S,
+        Self::IQ3_M,
     ];
 
     /// The name that `llama-quantize` takes: `Q5_K_M`.
@@ -88,6 +92,8 @@ impl QuantMix {
             Self::Q8_0 => "Q8_0",
             Self::IQ4_NL => "IQ4_NL",
             Self::IQ4_XS => "IQ4_XS",
+            Self::IQ3_S => "IQ3_S",
+            Self::IQ3_M => "IQ3_M",
         }
     }
 
@@ -133,6 +139,7 @@ impl QuantMix {
             Self::Q8_0 => Type::Q8_0,
             Self::IQ4_NL => Type::IQ4_NL,
             Self::IQ4_XS => Type::IQ4_XS,
+            Self::IQ3_S | Self::IQ3_M => Type::IQ3_S,
         }
     }
 
@@ -152,6 +159,7 @@ impl QuantMix {
             Self::Q4_K_M if !falcon && more_bits => Type::Q6_K,
             Self::Q4_K_S if !falcon && layer < n_layer / 8 => Type::Q5_K,
             Self::IQ4_NL | Self::IQ4_XS if layer < n_layer / 8 => Type::Q5_K,
+            Self::IQ3_M if layer < n_layer / 8 => Type::Q4_K,
             Self::Q5_K_M if more_bits => Type::Q6_K,
             _ => self.base(),
         }
@@ -187,7 +195,7 @@ fn fallback(wanted: Type, d_in: usize) -> Type {
         return wanted;
     }
     let smaller = match wanted {
-        Type::IQ4_XS => Type::IQ4_NL,
+        Type::IQ3_S | Type::IQ4_XS => Type::IQ4_NL,
         Type::Q2_K | Type::Q3_K => Type::Q4_0,
         Type::Q4_K => Type::Q5_0,
         Type::Q5_K => Type::Q5_1,

@@ -1,14 +1,12 @@
 //! The exported C functions; `include/statecells.h` is their documentation.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use codec::MatrixShape;
-
+use crate::arguments::{arguments, text, write_error};
 use crate::buffer::{SharedOutput, bytes_of};
 use crate::check::{Finding, Place, Share};
 use crate::matrix::{Call, HookError, Matrix, Plan};
-use crate::sidecars::{SidecarView, Sidecars};
 
 /// `STATECELLS_ABI_VERSION` of the header.
 const ABI_VERSION: i32 = 2;
@@ -237,6 +235,12 @@ pub unsafe extern "C" fn statecells_prepare(
         let out = unsafe { SharedOutput::new(prepared.cast::<u8>(), prepared_bytes)? };
         matrix.prepare(x, call, &out)
     });
+    if result.is_err() {
+        // SAFETY: as above.
+        if let Some(matrix) = unsafe { matrix.as_ref() } {
+            matrix.give_up();
+        }
+    }
     i32::from(result.is_err())
 }
 
@@ -266,9 +270,10 @@ pub unsafe extern "C" fn statecells_apply(
         let prepared = unsafe { bytes_of(prepared.cast::<u8>(), prepared_bytes)? };
         // SAFETY: the caller promises [d_out, n_tokens] floats, written by the threads of this call only.
         let out = unsafe { SharedOutput::new(y, n_outputs)? };
-        let result = matrix.apply(x, prepared, call, &out);
-        if result.is_err() && call.ith == 0 {
-            out.fill(f32::NAN);
+        // A panic must not pass by the filling.
+        let result = guarded(|| matrix.apply(x, prepared, call, &out));
+        if result.is_err() {
+            matrix.void(call, &out)?;
         }
         result
     });
@@ -319,89 +324,38 @@ pub unsafe extern "C" fn statecells_check(
     }
 }
 
-impl Call {
-    /// Checks the host's numbers; besides, the numbers of inputs and outputs of the call.
-    fn check(
-        matrix: &Matrix,
-        n_tokens: i64,
-        ith: i32,
-        nth: i32,
-    ) -> Result<(Self, usize, usize), HookError> {
-        let bad = HookError::Call("token or thread count out of range");
-        let (n_tokens, ith, nth) =
-            (usize::try_from(n_tokens), usize::try_from(ith), usize::try_from(nth));
-        let (Ok(n_tokens), Ok(ith), Ok(nth)) = (n_tokens, ith, nth) else { return Err(bad) };
-        let (d_in, d_out) = (matrix.shape().d_in, matrix.shape().d_out);
-        match (d_in.checked_mul(n_tokens), d_out.checked_mul(n_tokens)) {
-            (Some(n_in), Some(n_out)) if ith < nth => {
-                Ok((Self { n_tokens, ith, nth }, n_in, n_out))
-            }
-            _ => Err(bad),
-        }
-    }
-}
-
 /// Runs `body`; a panic becomes an error instead of unwinding into C++.
 fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(HookError::Panic))
 }
 
-/// # Safety
-/// `text` is null or a C string that outlives the result.
-unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
-    if text.is_null() {
-        return None;
-    }
-    // SAFETY: not null, and the caller promises a C string.
-    unsafe { CStr::from_ptr(text) }.to_str().ok()
-}
+#[cfg(test)]
+mod tests {
+    use codec::MatrixShape;
 
-/// # Safety
-/// As [`statecells_matrix_new`].
-unsafe fn arguments<'a>(
-    scheme: *const c_char,
-    d_in: i64,
-    d_out: i64,
-    tensors: *const StatecellsTensor,
-    n_tensors: usize,
-) -> Result<(&'a str, MatrixShape, Sidecars), HookError> {
-    // SAFETY: the caller promises a C string.
-    let scheme = unsafe { text(scheme) }.ok_or(HookError::Call("scheme is not text"))?;
-    let size = |n: i64| usize::try_from(n).ok().filter(|&n| n > 0);
-    let (Some(d_in), Some(d_out)) = (size(d_in), size(d_out)) else {
-        return Err(HookError::Call("matrix without inputs or outputs"));
-    };
-    let shape = MatrixShape::new(d_in, d_out);
-    shape.checked_n_weights().ok_or(HookError::Call("matrix too large"))?;
-    // SAFETY: the caller promises `n_tensors` descriptions.
-    let raw = unsafe { bytes_of(tensors, n_tensors)? };
-    let views: Result<Vec<_>, _> = raw
-        .iter()
-        .map(|t| {
-            // SAFETY: the caller promises that `suffix` is a C string and `data` leads to `n_bytes` bytes that stay
-            // in place as long as the matrix.
-            unsafe {
-                SidecarView::from_raw(text(t.suffix), t.ggml_type, t.ne, t.data.cast(), t.n_bytes)
-            }
-        })
-        .collect();
-    Ok((scheme, shape, Sidecars::new(views?)))
-}
+    use super::*;
 
-/// # Safety
-/// `error` is null or has room for `size` bytes.
-unsafe fn write_error(e: &HookError, error: *mut c_char, size: usize) {
-    if error.is_null() || size == 0 {
-        return;
+    const D_IN: usize = 5;
+    const D_OUT: usize = 70;
+
+    /// Thread `ith` of two applies `matrix` to two tokens.
+    fn apply(matrix: &Matrix, y: &mut [f32], ith: i32) -> i32 {
+        let x = [1.0f32; 2 * D_IN];
+        // SAFETY: live buffers of the promised sizes.
+        unsafe {
+            statecells_apply(matrix, x.as_ptr(), std::ptr::null(), 0, 2, y.as_mut_ptr(), ith, 2)
+        }
     }
-    let text = e.to_string();
-    let mut n = text.len().min(size - 1);
-    while !text.is_char_boundary(n) {
-        n -= 1;
-    }
-    // SAFETY: n < size bytes fit, and one more for the terminating zero.
-    unsafe {
-        std::ptr::copy_nonoverlapping(text.as_ptr().cast(), error, n);
-        error.add(n).write(0);
+
+    #[test]
+    fn a_panic_in_a_product_makes_the_share_of_its_thread_nan() {
+        let matrix = Matrix::with_defect(MatrixShape::new(D_IN, D_OUT));
+        let mut y = [1.0f32; 2 * D_OUT];
+        assert_ne!(apply(&matrix, &mut y, 1), 0);
+        let rows = statecells_kernels::Part::new(1, 2).unwrap().rows(D_OUT);
+        let mine = |i: usize| rows.contains(&(i % D_OUT));
+        assert!(y.iter().enumerate().all(|(i, y)| y.is_nan() == mine(i)), "{y:?}");
+        assert_ne!(apply(&matrix, &mut y, 0), 0);
+        assert!(y.iter().all(|y| y.is_nan()));
     }
 }

@@ -44,14 +44,6 @@ impl<T: Copy> SharedOutput<T> {
         self.data
     }
 
-    /// Sets every element; only where the call has failed and its result is void.
-    pub fn fill(&self, value: T) {
-        for i in 0..self.n {
-            // SAFETY: i < n elements are writable, as promised to `new`; all threads write the same void result.
-            unsafe { self.data.add(i).write(value) };
-        }
-    }
-
     /// Elements `range` for writing.
     ///
     /// # Safety

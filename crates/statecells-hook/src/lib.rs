@@ -4,6 +4,7 @@
 //! text. Behind the border everything is safe Rust on checked slices.
 
 mod abi;
+mod arguments;
 mod buffer;
 mod check;
 mod global;

@@ -1,12 +1,14 @@
 //! A coded matrix that is ready to run, whatever its scheme.
 
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use codec::{CodecError, ElementType, MatrixShape};
 use statecells::Scheme;
 use statecells_kernels::{KernelError, Scratch};
 
 use crate::buffer::SharedOutput;
+use crate::check::Share;
 use crate::global::GlobalMatrix;
 use crate::sections::SectionsMatrix;
 use crate::seeddelta::{self, SeedDeltaMatrix};
@@ -108,6 +110,9 @@ pub(crate) struct Call {
 pub struct Matrix {
     shape: MatrixShape,
     kind: Kind,
+    /// A share of a prepare step failed: what it left in the host's buffer would make plausible wrong numbers, so
+    /// there are no products any more. The host has a barrier between the steps, hence no ordering.
+    broken: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -115,6 +120,9 @@ enum Kind {
     Global(GlobalMatrix),
     Sections(SectionsMatrix),
     SeedDelta(Box<SeedDeltaMatrix>),
+    /// A defect in each step, to see what becomes of it.
+    #[cfg(test)]
+    Defect,
 }
 
 impl Matrix {
@@ -126,13 +134,22 @@ impl Matrix {
     ) -> Result<Self, HookError> {
         if scheme == seeddelta::SCHEME {
             let matrix = Box::new(SeedDeltaMatrix::new(shape, sidecars)?);
-            return Ok(Self { shape, kind: Kind::SeedDelta(matrix) });
+            return Ok(Self::of(shape, Kind::SeedDelta(matrix)));
         }
         let kind = match parse(scheme)? {
             s if s.is_global() => Kind::Global(GlobalMatrix::new(s, shape, sidecars)?),
             _ => Kind::Sections(SectionsMatrix::new(shape, sidecars)?),
         };
-        Ok(Self { shape, kind })
+        Ok(Self::of(shape, kind))
+    }
+
+    fn of(shape: MatrixShape, kind: Kind) -> Self {
+        Self { shape, kind, broken: AtomicBool::new(false) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_defect(shape: MatrixShape) -> Self {
+        Self::of(shape, Kind::Defect)
     }
 
     /// Shape of the dense matrix.
@@ -152,7 +169,14 @@ impl Matrix {
             Kind::Global(m) => m.prepare(x, call, out),
             Kind::Sections(m) => m.prepare(x, call, out),
             Kind::SeedDelta(m) => m.prepare(x, call, out),
+            #[cfg(test)]
+            Kind::Defect => panic!("a defect"),
         }
+    }
+
+    /// No product of this matrix counts any more.
+    pub(crate) fn give_up(&self) {
+        self.broken.store(true, Ordering::Relaxed);
     }
 
     /// This thread's share of the product.
@@ -163,10 +187,24 @@ impl Matrix {
         call: Call,
         out: &SharedOutput<f32>,
     ) -> Result<(), HookError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(HookError::Call("an earlier step has failed"));
+        }
         match &self.kind {
             Kind::Global(m) => m.apply(x, prepared, call, out),
             Kind::Sections(m) => m.apply(x, prepared, call, out),
             Kind::SeedDelta(m) => m.apply(x, prepared, call, out),
+            #[cfg(test)]
+            Kind::Defect => panic!("a defect"),
         }
+    }
+
+    /// Makes this thread's share of the product NaN. The others fill or compute theirs at the same time.
+    pub(crate) fn void(&self, call: Call, out: &SharedOutput<f32>) -> Result<(), HookError> {
+        for part in Share::new(self.shape, call)?.outputs() {
+            // SAFETY: the shares of two threads have no output in common.
+            unsafe { out.part(part)? }.fill(f32::NAN);
+        }
+        Ok(())
     }
 }

@@ -176,6 +176,30 @@ fn a_broken_call_is_refused_and_void_results_are_nan() {
 }
 
 #[test]
+fn behind_a_failed_prepare_there_are_no_products() {
+    let host = host(F16);
+    let matrix = host.open().unwrap();
+    let (x, p) = ([1.0f32; D_IN], [1.0f32; 2 * M]);
+    let mut prepared = [0.0f32; 2 * D_IN];
+    let mut y = vec![0.0f32; D_OUT];
+    let mut prepare_and_apply = |prepared_bytes: usize| {
+        // SAFETY: live buffers; the wrong size is smaller than the buffer.
+        unsafe {
+            let (out, p) = (prepared.as_mut_ptr().cast(), p.as_ptr().cast());
+            let first = statecells_prepare(matrix, x.as_ptr(), 1, out, prepared_bytes, 0, 1);
+            let y = y.as_mut_ptr();
+            (first, statecells_apply(matrix, x.as_ptr(), p, 8 * M, 1, y, 0, 1))
+        }
+    };
+    assert_eq!(prepare_and_apply(8 * D_IN), (0, 0));
+    assert_eq!(prepare_and_apply(8 * D_IN - 4), (1, 1));
+    assert_eq!(prepare_and_apply(8 * D_IN), (0, 1));
+    assert!(y.iter().all(|v| v.is_nan()));
+    // SAFETY: made above, freed once.
+    unsafe { statecells_matrix_free(matrix) };
+}
+
+#[test]
 fn plans_need_no_data() {
     for (dict_type, prepared_ne0, prepared_columns) in [(F16, D_IN as i64, 2), (F32, 0, 1)] {
         let expected =

@@ -5,7 +5,7 @@
 
 mod sidecars;
 
-use std::ffi::{CString, c_char};
+use std::ffi::c_char;
 
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;

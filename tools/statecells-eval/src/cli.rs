@@ -24,6 +24,7 @@ Examples:
   statecells-eval --base model.gguf --sc coded.gguf --text text.txt --outdir results --resume --against Q5_K_M
   statecells-eval --base model.gguf --sc coded.gguf --text text.txt --outdir results -ctk q8_0 -ctv q8_0
   statecells-eval --page results/report.json
+  statecells-eval --compare s6/report.json s7/report.json --outdir sizes
 
 Rules, all against the base with its FFN matrices in the types of Q5_K_M: FFN at least 30 % smaller,
 generation and prompt at least 1.10x as fast, perplexity at most 2 % higher. Aims beyond (50 %, 1.20x)
@@ -39,20 +40,20 @@ Exit codes: 0 all rules passed, 1 error (also a measurement that failed), 2 wron
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
     /// Dense GGUF that the compressed file was made from
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page"], value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page", "compare"], value_hint = ValueHint::FilePath)]
     base: Option<PathBuf>,
 
     /// Compressed GGUF, by statecells-build
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page"], value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page", "compare"], value_hint = ValueHint::FilePath)]
     sc: Option<PathBuf>,
 
     /// Text for perplexity and divergence; not the one that was calibrated on
-    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page"], value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page", "compare"], value_hint = ValueHint::FilePath)]
     text: Option<PathBuf>,
 
     /// Folder for reports and logs, made if needed
     #[arg(long, value_name = "DIR", default_value = "statecells-eval")]
-    outdir: PathBuf,
+    pub outdir: PathBuf,
 
     /// Types that the base is requantized to, as llama-quantize calls them. The FFN of Q5_K_M is always measured
     #[arg(
@@ -131,6 +132,10 @@ pub struct Cli {
     /// Only make report.html anew beside this report.json
     #[arg(long, value_name = "FILE", exclusive = true)]
     pub page: Option<PathBuf>,
+
+    /// Only put finished evaluations of one base and text side by side: comparison.html and pictures in --outdir
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["base", "sc", "text"], value_hint = ValueHint::FilePath)]
+    pub compare: Vec<PathBuf>,
 
     /// Print completions for a shell and stop
     #[arg(long, value_name = "SHELL", exclusive = true)]

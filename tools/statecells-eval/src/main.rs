@@ -3,12 +3,13 @@
 
 mod cli;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use builder::{EXIT_INTERRUPTED, Interrupt, files, table};
 use clap::CommandFactory;
+use evaluation::comparison::Comparison;
 use evaluation::{Error, EvaluationReport, Options, Part, evaluate, page, summary};
 
 use crate::cli::Cli;
@@ -27,6 +28,9 @@ fn main() -> ExitCode {
     }
     let done = match cli.page.as_deref() {
         Some(report) => page_again(report).map(|()| ExitCode::SUCCESS),
+        None if !cli.compare.is_empty() => {
+            compare(&cli.compare, &cli.outdir).map(|()| ExitCode::SUCCESS)
+        }
         None => cli.options().and_then(|options| run(&options)),
     };
     done.unwrap_or_else(|error| {
@@ -64,13 +68,30 @@ fn exit_code(report: &EvaluationReport, options: &Options) -> ExitCode {
     }
 }
 
-/// The page of an earlier report.
-fn page_again(path: &Path) -> Result<()> {
+fn read_report(path: &Path) -> Result<EvaluationReport> {
     let named = || path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(named)?;
-    let report: EvaluationReport =
-        serde_json::from_str(&text).context("no report of this program").with_context(named)?;
+    serde_json::from_str(&text).context("no report of this program").with_context(named)
+}
+
+/// The page of an earlier report.
+fn page_again(path: &Path) -> Result<()> {
     let html = path.with_file_name("report.html");
-    files::write_atomically(&html, page::render(&report).as_bytes())?;
+    files::write_atomically(&html, page::render(&read_report(path)?).as_bytes())?;
+    Ok(table::print_line(&format!("Report: {}", html.display()))?)
+}
+
+/// Earlier reports side by side.
+fn compare(paths: &[PathBuf], outdir: &Path) -> Result<()> {
+    let read = |path: &PathBuf| Ok((path.clone(), read_report(path)?));
+    let reports: Vec<_> = paths.iter().map(read).collect::<Result<_>>()?;
+    let comparison = Comparison::new(&reports)?;
+    std::fs::create_dir_all(outdir).with_context(|| outdir.display().to_string())?;
+    for (name, picture) in page::comparison::pictures(&comparison) {
+        files::write_atomically(&outdir.join(name), picture.as_bytes())?;
+    }
+    let html = outdir.join("comparison.html");
+    files::write_atomically(&html, page::comparison::render(&comparison).as_bytes())?;
+    table::print_line(&page::comparison::summary(&comparison, table::stdout_is_coloured()))?;
     Ok(table::print_line(&format!("Report: {}", html.display()))?)
 }

@@ -196,3 +196,31 @@ fn a_page_from_a_report() {
     again(&json).code(1).stderr(contains("no report of this program").and(contains("report.json")));
     assert!(GgufFile::open(&fixture.path("base.gguf")).is_ok(), "inputs are left alone");
 }
+
+/// Reports of one base and text stand side by side; those of others are refused before anything is written.
+#[test]
+fn a_comparison_of_reports() {
+    let fixture = Fixture::new();
+    let sample =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/evaluation-report.json");
+    let text = fs::read_to_string(sample).unwrap();
+    let mut report: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let (first, second, out) =
+        (fixture.path("first.json"), fixture.path("second.json"), fixture.path("sizes"));
+    fs::write(&first, &text).unwrap();
+    report["files"][1]["path"] = "other.gguf".into();
+    fs::write(&second, report.to_string()).unwrap();
+    let compare = || {
+        let mut command = Command::cargo_bin("statecells-eval").unwrap();
+        command.arg("--compare").args([&first, &second]).arg("--outdir").arg(&out).assert()
+    };
+    compare().success().stdout(contains("other").and(contains("comparison.html")));
+    for name in ["comparison.html", "perplexity.svg", "divergence.svg"] {
+        assert!(fs::read_to_string(out.join(name)).unwrap().contains("<svg"), "{name}");
+    }
+    report["text"]["sha256"] = "0".into();
+    fs::write(&second, report.to_string()).unwrap();
+    fs::remove_dir_all(&out).unwrap();
+    compare().code(1).stderr(contains("second.json: another text"));
+    assert!(!out.exists());
+}

@@ -1,5 +1,6 @@
 //! The report as one page for people.
 
+pub mod comparison;
 mod pictures;
 mod tables;
 

@@ -9,7 +9,15 @@ use crate::report::{EvaluationReport, FileReport, Role};
 /// Perplexities further apart than this are shown on a logarithmic scale.
 const FAR_APART: f64 = 3.0;
 
-fn megabytes(bytes: f64) -> String {
+/// Kinds of files that pictures tell apart: name, role, and whether more than the FFN was requantized.
+pub(super) const KINDS: [(&str, Role, bool); 4] = [
+    ("base", Role::Base, false),
+    ("StateCells", Role::Statecells, false),
+    ("FFN requantized", Role::Requantized, false),
+    ("whole file requantized", Role::Requantized, true),
+];
+
+pub(super) fn megabytes(bytes: f64) -> String {
     if bytes >= 1e9 { format!("{:.2} GB", bytes / 1e9) } else { format!("{:.0} MB", bytes / 1e6) }
 }
 
@@ -41,16 +49,11 @@ pub(super) fn perplexity_by_bytes(report: &EvaluationReport) -> Option<Chart> {
     let y = Axis::new("perplexity");
     let y = if high > FAR_APART * low { y.logarithmic() } else { y };
     let mut chart = Chart::new(Axis::new("bytes of the FFN").format(megabytes), y);
-    let group = |role: Role, whole: bool| -> Vec<((f64, f64), String)> {
-        let of = points.iter().filter(|(_, _, f)| {
-            f.role == role && (f.extent == Some(crate::variants::Extent::Whole)) == whole
-        });
-        of.map(|(x, y, f)| ((*x, *y), f.label.clone())).collect()
-    };
-    chart = chart.with(Series::points("base", group(Role::Base, false)));
-    chart = chart.with(Series::points("StateCells", group(Role::Statecells, false)));
-    chart = chart.with(Series::points("FFN requantized", group(Role::Requantized, false)));
-    chart = chart.with(Series::points("whole file requantized", group(Role::Requantized, true)));
+    for (name, role, whole) in KINDS {
+        let of = points.iter().filter(|(_, _, f)| (f.role, f.is_whole()) == (role, whole));
+        let of = of.map(|(x, y, f)| ((*x, *y), f.label.clone()));
+        chart = chart.with(Series::points(name, of.collect()));
+    }
     let all: Vec<(f64, f64)> = points.iter().map(|(x, y, _)| (*x, *y)).collect();
     Some(chart.with(Series::bare_line("Pareto front", front(&all))))
 }

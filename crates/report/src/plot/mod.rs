@@ -48,3 +48,9 @@ pub fn svg(figure: &dyn Figure, width: u32) -> String {
     // In a page the declaration of the document's type would be a second one.
     text.find("<svg").map_or(String::new(), |start| text.split_off(start))
 }
+
+/// The figure as a file of its own: with a background, since nobody knows on what it will be shown.
+#[must_use]
+pub fn svg_file(figure: &dyn Figure, width: u32) -> String {
+    svg(figure, width).replacen('>', ">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>", 1)
+}
