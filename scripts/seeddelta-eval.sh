@@ -61,6 +61,6 @@ if [[ -n $MODEL ]]; then
   step "sweep" "$again" sweep_text
 else
   step "tiny transformer" "$again" train
-  step "its answers by llama-server" "$again" accuracy
+  step "its answers by llama-completion" "$again" accuracy
   step "sweep" "$again" sweep_tiny
 fi

@@ -2,7 +2,7 @@
 
 /// Lets the allocator keep what is freed instead of handing it back to the system.
 ///
-/// For work that makes and drops large arrays without end, such as `--tune`: every one of them would be
+/// For work that makes and drops large arrays without end, as tuning and training do: every one of them would be
 /// mapped, zeroed page by page and unmapped, which takes a third of the time. Does nothing where
 /// the allocator is not glibc's.
 pub fn keep_freed_memory() {

@@ -21,6 +21,10 @@ pub struct TensorError {
     pub gap: f64,
     /// `E[Wx . W^x] / sqrt(E|Wx|^2 E|W^x|^2)`.
     pub cosine: f64,
+    /// Bytes of its sidecars.
+    pub bytes: usize,
+    /// Bytes of the dense weight.
+    pub dense_bytes: usize,
 }
 
 /// A coded layer.
@@ -52,6 +56,13 @@ impl Cost {
         self.tensors.iter().map(|t| t.gap).fold(0.0, f64::max)
     }
 
+    /// Bytes of the coded tensors over those of the dense weights they replace.
+    #[must_use]
+    pub fn size_ratio(&self) -> f64 {
+        let sum = |of: fn(&TensorError) -> usize| self.tensors.iter().map(of).sum::<usize>() as f64;
+        sum(|t| t.bytes) / sum(|t| t.dense_bytes).max(1.0)
+    }
+
     /// Smallest cosine of a tensor.
     #[must_use]
     pub fn worst_cosine(&self) -> f64 {
@@ -76,10 +87,11 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
     let mut cost = Cost { tensors: Vec::new(), layers: Vec::new(), stack_cost: 0.0 };
     for (&layer, inputs) in &trace.inputs {
         let tensor = |target| FfnTensor { layer, target };
-        let mut changed = BTreeMap::new();
+        let (mut changed, mut sizes) = (BTreeMap::new(), BTreeMap::new());
         for target in Target::ALL {
-            if let Some(weights) = decoded(&dense, &coded, tensor(target))? {
+            if let Some((weights, bytes)) = decoded(&dense, &coded, tensor(target))? {
                 changed.insert(target, weights);
+                sizes.insert(target, bytes);
             }
         }
         if changed.is_empty() {
@@ -98,9 +110,15 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
                 Target::Up => (&original.up, inputs),
                 Target::Down => (&original.down, &hidden),
             };
-            let name = tensor(target).to_string();
-            let d = d_in(&dense, tensor(target))?;
-            cost.tensors.push(compare(name, exact, approx, x, d, &mul_mat));
+            let info = dense.require_tensor(&tensor(target).weight())?;
+            let (gap, cosine) = compare(exact, approx, x, info.dims()[0], &mul_mat);
+            cost.tensors.push(TensorError {
+                tensor: tensor(target).to_string(),
+                gap,
+                cosine,
+                bytes: sizes[&target],
+                dense_bytes: info.n_bytes(),
+            });
         }
         let mut take =
             |target, exact: &Vec<f32>| changed.remove(&target).unwrap_or_else(|| exact.clone());
@@ -138,14 +156,8 @@ fn product(w: &[f32], x: &[f32], d_in: usize, mul_mat: &MulMat) -> Vec<f32> {
     y
 }
 
-fn compare(
-    tensor: String,
-    exact: &[f32],
-    approx: &[f32],
-    x: &[f32],
-    d_in: usize,
-    mul_mat: &MulMat,
-) -> TensorError {
+/// Gap and cosine.
+fn compare(exact: &[f32], approx: &[f32], x: &[f32], d_in: usize, mul_mat: &MulMat) -> (f64, f64) {
     let (a, b) = (product(exact, x, d_in, mul_mat), product(approx, x, d_in, mul_mat));
     let sum = |f: fn(f64, f64) -> f64| -> f64 {
         a.iter().zip(&b).map(|(&a, &b)| f(f64::from(a), f64::from(b))).sum()
@@ -153,7 +165,7 @@ fn compare(
     let (aa, bb, ab) = (sum(|a, _| a * a), sum(|_, b| b * b), sum(|a, b| a * b));
     let error = sum(|a, b| (a - b) * (a - b));
     let cosine = if aa * bb > 0.0 { ab / (aa * bb).sqrt() } else { 0.0 };
-    TensorError { tensor, gap: codec::metrics::ratio(error, aa).sqrt(), cosine }
+    (codec::metrics::ratio(error, aa).sqrt(), cosine)
 }
 
 fn d_in(file: &GgufFile, tensor: FfnTensor) -> Result<usize, Error> {
@@ -164,12 +176,12 @@ fn weights(file: &GgufFile, tensor: FfnTensor) -> Result<Vec<f32>, Error> {
     Ok(file.to_f32(file.require_tensor(&tensor.weight())?)?)
 }
 
-/// What the sidecars of `tensor` stand for; `None` if it is not coded.
+/// What the sidecars of `tensor` stand for, and their bytes; `None` if it is not coded.
 fn decoded(
     dense: &GgufFile,
     coded: &GgufFile,
     tensor: FfnTensor,
-) -> Result<Option<Vec<f32>>, Error> {
+) -> Result<Option<(Vec<f32>, usize)>, Error> {
     let unfit = |reason: String| Error::Unfit { path: coded.path().to_owned(), reason };
     match coded.string(&keys::tensor_scheme(tensor))?.as_deref() {
         None => return Ok(None),
@@ -192,7 +204,7 @@ fn decoded(
     }
     let model =
         SeedDelta::from_sidecars(&sidecars, shape).map_err(|e| unfit(format!("{tensor}: {e}")))?;
-    Ok(Some(model.to_dense()))
+    Ok(Some((model.to_dense(), sidecars.iter().map(|s| s.data.len()).sum())))
 }
 
 /// Sidecars of the scheme.

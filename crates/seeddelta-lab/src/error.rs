@@ -31,4 +31,7 @@ pub enum Error {
         /// Why, and the way out.
         reason: String,
     },
+    /// Nothing to measure on.
+    #[error("nothing to measure on: give --examples, or --text and --calib-text")]
+    NoMaterial,
 }

@@ -5,7 +5,10 @@
 //! - [`cost`]: the error of a coded file by layer, and `stack_cost`, from the file and a trace alone;
 //! - [`measure`]: loss, exact answers and greedy pack of a file that llama.cpp runs;
 //! - [`stats`]: rank correlation with confidence, thresholds;
-//! - [`plan`]: which forms are tried.
+//! - [`plan`]: which forms are tried;
+//! - [`bench`]: one form from the policy to its measured loss;
+//! - [`auto`]: the policy that lets nothing through which costs anything;
+//! - [`flags`]: what programs ask their users for.
 //!
 //! # stack_cost
 //! For a coded layer l let `e_l(x) = FFN^_l(x) - FFN_l(x)` on the inputs x that FFN l has in the *dense* model. The
@@ -18,8 +21,11 @@
 //! calibration activations enters, so it can be worked out before the file ever runs.
 #![forbid(unsafe_code)]
 
+pub mod auto;
+pub mod bench;
 pub mod cost;
 mod error;
+pub mod flags;
 pub mod measure;
 pub mod plan;
 pub mod stats;

@@ -16,6 +16,15 @@ const SCORE_LENGTH: usize = 20;
 /// Examples scored at a time.
 const SCORE_ROWS: usize = 64;
 
+/// How often a task is drawn: copying is learned long before the sums.
+fn shares(task: Task) -> usize {
+    match task {
+        Task::Copy => 1,
+        Task::Sum => 3,
+        Task::Brackets => 2,
+    }
+}
+
 /// Everything that decides the result, besides the data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -36,7 +45,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let config = Config::default();
-        Self { config, steps: 1600, rows: 8, length: 64, rate: 1e-3, seed: 1 }
+        Self { config, steps: 5000, rows: 8, length: 64, rate: 1e-3, seed: 1 }
     }
 }
 
@@ -84,7 +93,8 @@ impl Trainer {
         }
         let model = Model::new(plan.config, plan.seed)?;
         let optimizer = AdamW::new(model.parameters());
-        Ok(Self { plan, model, optimizer, examples: train.iter().map(Encoded::new).collect() })
+        let often = |e: &Example| std::iter::repeat_n(Encoded::new(e), shares(e.task));
+        Ok(Self { plan, model, optimizer, examples: train.iter().flat_map(often).collect() })
     }
 
     /// Whether all steps are done.

@@ -1,13 +1,15 @@
 //! The flags of `seeddelta-build`, as typed: every value checked by itself.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use builder::LayerList;
 use builder::flags::{DenseFlags, FileFlags, RunFlags};
-use clap::{Parser, ValueEnum};
+use clap::{ArgGroup, Parser, ValueEnum};
 use codec::Target;
 use seeddelta::{BaseSpec, BaseType};
+use seeddelta_lab::flags::MaterialFlags;
 
 use crate::method::Override;
 
@@ -22,6 +24,8 @@ Examples:
     seeddelta-build -i model.gguf -o coded.gguf --layers 2-5 --base lowrank:16 --imatrix imatrix.gguf
   Other parameters for some of them:
     seeddelta-build -i model.gguf -o coded.gguf --base lowrank:16 --override 0,1:up=circulant@64
+  Whatever can be coded without loss on a text (runs the model many times):
+    seeddelta-build -i model.gguf -o coded.gguf --policy auto --text eval.txt --calib-text calib.txt
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go on with --resume).";
 
@@ -32,14 +36,16 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go
 /// finished tensors are kept in OUT.seeddelta-work beside it.
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+#[command(group = ArgGroup::new("material").args(["examples", "text"]))]
 pub struct Cli {
     #[command(flatten)]
     pub files: FileFlags,
 
     /// Base: none, identity, diagonal, lowrank:R, circulant, block:B, or the sum of two of different kinds
     /// such as lowrank:8+diagonal
-    #[arg(long, value_name = "BASE", default_value = "lowrank:16")]
-    pub base: BaseSpec,
+    /// [default: lowrank:16]
+    #[arg(long, value_name = "BASE")]
+    pub base: Option<BaseSpec>,
 
     /// Type of the base's parameters
     #[arg(long, value_name = "f16|f32", default_value_t = BaseType::F16)]
@@ -64,13 +70,19 @@ pub struct Cli {
     pub overrides: Vec<Override>,
 
     /// Tensors and their parameters from a JSON file, instead of all flags that choose them; schema in
-    /// docs/schema/seeddelta-policy.schema.json
+    /// docs/schema/seeddelta-policy.schema.json. Or auto: layers (of --layers) are coded in the order of what
+    /// they cost alone, with --base, as long as the answers to --examples or --text stay; the policy found is
+    /// kept as OUT.policy.json (./auto is a file of that name)
     #[arg(
         long,
-        value_name = "FILE",
-        conflicts_with_all = ["base", "delta", "delta_k", "overrides", "layers", "targets"]
+        value_name = "FILE|auto",
+        requires_if("auto", "material"),
+        conflicts_with_all = ["delta", "delta_k", "overrides", "targets"]
     )]
-    pub policy: Option<PathBuf>,
+    pub policy: Option<PolicySource>,
+
+    #[command(flatten)]
+    pub material: MaterialFlags,
 
     /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
     #[arg(long, value_name = "LIST")]
@@ -89,6 +101,24 @@ pub struct Cli {
     pub dense: DenseFlags,
     #[command(flatten)]
     pub running: RunFlags,
+}
+
+/// The base unless another one is given.
+pub const DEFAULT_BASE: &str = "lowrank:16";
+
+/// Where a policy comes from.
+#[derive(Clone, Debug)]
+pub enum PolicySource {
+    /// A file.
+    File(PathBuf),
+    /// Runs of the model.
+    Auto,
+}
+
+impl From<OsString> for PolicySource {
+    fn from(text: OsString) -> Self {
+        if text == "auto" { Self::Auto } else { Self::File(text.into()) }
+    }
 }
 
 /// The sparse correction.

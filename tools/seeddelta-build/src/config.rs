@@ -5,9 +5,9 @@ use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
 use seeddelta::Choice;
 
 use crate::NAME;
-use crate::cli::{Cli, DeltaChoice};
+use crate::cli::{Cli, DEFAULT_BASE, DeltaChoice, PolicySource};
 use crate::method::{Choices, SeedDeltaMethod};
-use crate::policy;
+use crate::{policy, search};
 
 /// Importance as it is: a floor only against inputs that the text never used.
 const SHAPING: Shaping = Shaping { eps: 0.001, power: 1.0 };
@@ -61,22 +61,34 @@ fn check_overrides(cli: &Cli) -> Result<(), Error> {
 }
 
 fn choices(cli: &Cli) -> Result<(Choices, Selection), Error> {
-    let Some(path) = &cli.policy else {
-        let delta_k = if cli.delta == DeltaChoice::None { 0 } else { cli.delta_k };
-        if delta_k == 0 && cli.delta == DeltaChoice::Coo {
-            let reason = "0 residuals are none: use --delta none".to_owned();
-            return Err(Error::Selection { flag: "--delta-k", reason });
+    let tensors = match &cli.policy {
+        None => return same_for_all(cli),
+        Some(PolicySource::Auto) => search::policy(cli)?,
+        Some(PolicySource::File(path)) => {
+            if cli.base.is_some() || cli.layers.is_some() {
+                let reason = "a file decides alone: leave out --base and --layers".to_owned();
+                return Err(Error::Selection { flag: "--policy", reason });
+            }
+            prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
+            policy::read(path)?
         }
-        let all = Choice { base: cli.base.clone(), delta_k };
-        let selection = Selection {
-            layers: cli.layers.clone(),
-            targets: Some(cli.targets.clone()),
-            ..Selection::default()
-        };
-        return Ok((Choices::Flags(all, cli.overrides.clone()), selection));
     };
-    prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
-    let tensors = policy::read(path)?;
     let named = tensors.keys().copied().collect();
     Ok((Choices::Policy(tensors), Selection { tensors: Some(named), ..Selection::default() }))
+}
+
+fn same_for_all(cli: &Cli) -> Result<(Choices, Selection), Error> {
+    let delta_k = if cli.delta == DeltaChoice::None { 0 } else { cli.delta_k };
+    if delta_k == 0 && cli.delta == DeltaChoice::Coo {
+        let reason = "0 residuals are none: use --delta none".to_owned();
+        return Err(Error::Selection { flag: "--delta-k", reason });
+    }
+    let base = || DEFAULT_BASE.parse().expect("a base");
+    let all = Choice { base: cli.base.clone().unwrap_or_else(base), delta_k };
+    let selection = Selection {
+        layers: cli.layers.clone(),
+        targets: Some(cli.targets.clone()),
+        ..Selection::default()
+    };
+    Ok((Choices::Flags(all, cli.overrides.clone()), selection))
 }

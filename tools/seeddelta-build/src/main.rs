@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod method;
 mod policy;
+mod search;
 
 use std::process::ExitCode;
 

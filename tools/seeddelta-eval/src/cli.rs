@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
+use seeddelta_lab::bench::Setup;
+use seeddelta_lab::flags::MaterialFlags;
 use seeddelta_lab::plan::{Entry, Sweep};
 use serde::Serialize;
 
@@ -23,22 +25,15 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 the strict policy collapsed.";
 /// policy.auto.json; docs/results/seeddelta.md explains them.
 #[derive(Debug, Parser, Serialize)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
+#[command(group = ArgGroup::new("material").args(["examples", "text"]).required(true))]
 pub struct Cli {
     /// Dense model
     #[arg(short, long, value_name = "FILE")]
     pub model: PathBuf,
 
-    /// Folder of `tiny-transformer data`: measure answers of test.jsonl, calibrate on validation.jsonl
-    #[arg(long, value_name = "FOLDER", required_unless_present = "text", conflicts_with = "text")]
-    pub examples: Option<PathBuf>,
-
-    /// Text to measure on
-    #[arg(long, value_name = "FILE", requires = "calib_text")]
-    pub text: Option<PathBuf>,
-
-    /// Text to foretell from; another one than --text
-    #[arg(long, value_name = "FILE", requires = "text")]
-    pub calib_text: Option<PathBuf>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub material: MaterialFlags,
 
     /// Folder to write to
     #[arg(short, long, value_name = "FOLDER")]
@@ -54,25 +49,12 @@ pub struct Cli {
     pub base: String,
 
     /// Residuals per row of the runs over layers
-    #[arg(long, value_name = "K", default_value_t = 16)]
+    #[arg(long, value_name = "K", default_value_t = seeddelta_lab::auto::SINGLE_K)]
     pub delta_k: usize,
 
     /// Six layers and few forms
     #[arg(long)]
     pub short: bool,
-
-    /// Examples per task that are measured
-    #[arg(long, value_name = "N", default_value_t = 60)]
-    pub per_task: usize,
-
-    /// The two context lengths: examples per context with --examples [default: 1,4], tokens with --text
-    /// [default: 64,256]
-    #[arg(long, value_name = "N,N", value_delimiter = ',', num_args = 2)]
-    pub contexts: Option<Vec<usize>>,
-
-    /// Tokens of --text that are measured in each context length, about
-    #[arg(long, value_name = "N", default_value_t = 2048)]
-    pub text_tokens: usize,
 
     /// Threads
     #[arg(short, long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=512))]
@@ -81,6 +63,19 @@ pub struct Cli {
 }
 
 impl Cli {
+    /// Where everything is.
+    ///
+    /// # Errors
+    /// If this program's own path is not to be had.
+    pub fn setup(&self) -> std::io::Result<Setup> {
+        let builder = match &self.builder {
+            Some(path) => path.clone(),
+            None => std::env::current_exe()?.with_file_name("seeddelta-build"),
+        };
+        let (model, folder) = (self.model.clone(), self.output.clone());
+        Ok(Setup { model, folder, builder, threads: self.threads })
+    }
+
     /// The sweep over a model of `n_layers`.
     pub fn sweep(&self, n_layers: usize) -> Sweep {
         let main = Entry { base: self.base.clone(), delta_k: self.delta_k };

@@ -1,9 +1,8 @@
 //! What the runs together say.
 
+use seeddelta_lab::bench::RunResult;
 use seeddelta_lab::stats::{Correlation, Threshold, spearman, threshold};
 use serde::Serialize;
-
-use crate::bench::RunResult;
 
 /// A loss increase above this, in nats, makes a run a bad one for the thresholds.
 pub const BAD_LOSS: f64 = 0.05;

@@ -1,7 +1,5 @@
 //! `seeddelta-eval`: tries many SeedDelta forms of a model and reports what would have foretold their loss.
 
-mod auto;
-mod bench;
 mod cli;
 mod findings;
 mod page;
@@ -11,8 +9,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use seeddelta_lab::auto;
+use seeddelta_lab::bench::Bench;
 
-use crate::bench::Bench;
 use crate::cli::Cli;
 use crate::record::Record;
 
@@ -37,15 +36,12 @@ fn main() -> ExitCode {
 
 /// Whether the strict policy held.
 fn run(cli: &Cli) -> Result<bool> {
-    let mut bench = Bench::open(cli)?;
-    let runs = cli.sweep(bench.n_layers()).runs(bench.n_layers());
-    let mut results = Vec::new();
-    for (i, run) in runs.iter().enumerate() {
-        let result = bench.run(run.group, &run.name, &run.layers, &run.policy())?;
-        eprintln!("[{}/{}] {}: {}", i + 1, runs.len(), run.group, result.line());
-        results.push(result);
-    }
-    let auto = auto::strict_policy(&mut bench, cli, &results)?;
+    std::fs::create_dir_all(&cli.output).with_context(|| cli.output.display().to_string())?;
+    let mut bench = Bench::open(cli.setup()?, &cli.material)?;
+    let sweep = cli.sweep(bench.n_layers());
+    let say = &mut |line: &str| eprintln!("{line}");
+    let results = bench.run_all(&sweep.runs(), say)?;
+    let auto = auto::strict_policy(&mut bench, &cli.base, &results, say)?;
     let record = Record::new(cli, &bench, results, auto)?;
     let write = |name: &str, text: String| {
         let path = cli.output.join(name);
@@ -54,7 +50,7 @@ fn run(cli: &Cli) -> Result<bool> {
     write("report.json", serde_json::to_string_pretty(&record)? + "\n")?;
     write("report.html", page::render(&record))?;
     if let Some(auto) = &record.auto {
-        write("policy.auto.json", serde_json::to_string_pretty(&auto.policy)? + "\n")?;
+        write("policy.auto.json", auto.policy.to_json())?;
     }
     println!("{}", record.findings.text());
     println!("{}", cli.output.join("report.html").display());

@@ -4,8 +4,8 @@ use maud::{Markup, html};
 use report::Page;
 use report::elements::{Outcome, Table, card, cards, figure, note};
 use report::plot::{Axis, Chart, Series};
+use seeddelta_lab::bench::RunResult;
 
-use crate::bench::RunResult;
 use crate::record::Record;
 
 /// The page.
@@ -161,6 +161,7 @@ fn runs(record: &Record<'_>) -> Markup {
     columns.extend(names.iter().map(|n| (n.as_str(), true)));
     columns.extend([
         ("exact", true),
+        ("of dense bytes", true),
         ("worst gap", true),
         ("worst cosine", true),
         ("stack_cost", true),
@@ -175,6 +176,7 @@ fn runs(record: &Record<'_>) -> Markup {
             format!("{task} {:.1} %", 100.0 * *ok as f64 / (*n).max(1) as f64)
         });
         cells.push(exact.collect::<Vec<_>>().join(", "));
+        cells.push(format!("{:.0} %", 100.0 * r.cost.size_ratio()));
         cells.push(format!("{:.4}", r.cost.worst_gap()));
         cells.push(format!("{:.4}", r.cost.worst_cosine()));
         cells.push(format!("{:.4}", r.cost.stack_cost));

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use seeddelta_lab::auto::Auto;
+use seeddelta_lab::bench::{Bench, RunResult};
 use seeddelta_lab::measure::Outcome;
 use serde::Serialize;
 
 use crate::NAME;
-use crate::auto::Auto;
-use crate::bench::{Bench, RunResult};
 use crate::cli::Cli;
 use crate::findings::Findings;
 
@@ -45,11 +45,7 @@ impl<'a> Record<'a> {
         auto: Option<Auto>,
     ) -> Result<Self> {
         let mut inputs = vec![cli.model.clone()];
-        inputs.extend(cli.text.clone());
-        inputs.extend(cli.calib_text.clone());
-        if let Some(folder) = &cli.examples {
-            inputs.extend(["test.jsonl", "validation.jsonl"].map(|name| folder.join(name)));
-        }
+        inputs.extend(cli.material.files());
         let hashed = inputs.into_iter().map(|path| Ok((path.clone(), sha256(&path)?)));
         Ok(Self {
             tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
