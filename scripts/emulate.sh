@@ -8,8 +8,8 @@
 #   --help   this text
 #
 # Default: neon. The emulators come from Debian by apt-get download, checked by apt against the signatures
-# of its lists, and are unpacked into .tools/emulators; nothing is installed. Needs rustup's target
-# aarch64-unknown-linux-musl for neon. Elsewhere than on Debian 12 it says what is missing and exits with 4.
+# of its lists, and are unpacked into .tools/emulators. For neon rustup adds its target
+# aarch64-unknown-linux-musl if that is not there. Elsewhere than on Debian 12 it says what is missing and exits with 4.
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -47,9 +47,16 @@ packages() {
   done
 }
 
+# add_target TARGET: the standard library for it.
+add_target() {
+  local log=$EMULATORS/rustup.log
+  mkdir -p "$EMULATORS"
+  rustup target add "$1" >"$log" 2>&1 || missing "rustup cannot add the target $1 (see $log)"
+}
+
 neon() {
   local programs program
-  rustup target list --installed 2>/dev/null | grep -qx "$ARM" || missing "rustup target add $ARM is needed first"
+  rustup target list --installed 2>/dev/null | grep -qx "$ARM" || add_target "$ARM"
   packages qemu-user-static
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=rust-lld
   programs=$(test_programs --target $ARM "${TESTS[@]}")

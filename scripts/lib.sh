@@ -222,14 +222,19 @@ sanitized_cargo() {
   RUSTC_BOOTSTRAP=1 cargo "$command" --release --locked --target "$(rust_host)" "${quick[@]}" "$@"
 }
 
-# test_programs ARGUMENT...: builds the tests that cargo test would run with these arguments, and prints their paths.
-test_programs() {
-  cargo test --manifest-path "$ROOT/Cargo.toml" --release --locked "$@" --no-run --message-format json | python -c '
+# Prints the paths of the tests in what cargo test --no-run --message-format json says.
+test_paths() {
+  python -c '
 import json, sys
 for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message["profile"]["test"]:
         print(message["executable"])'
+}
+
+# test_programs ARGUMENT...: builds the tests that cargo test would run with these arguments, and prints their paths.
+test_programs() {
+  cargo test --manifest-path "$ROOT/Cargo.toml" --release --locked "$@" --no-run --message-format json | test_paths
 }
 
 cargo_target_dir() { workspace_programs | sed -n 1p; }
