@@ -13,8 +13,10 @@ use crate::plan::{Entry, Policy};
 pub const SINGLE_K: usize = 16;
 /// Residuals per row that are tried, the fewest first.
 const GRID: [usize; 3] = [16, 32, 64];
-/// Loss in nats that the whole policy may cost.
-const MAX_LOSS: f64 = 0.05;
+/// Loss in nats that the whole policy may cost, in each context length.
+const MAX_LOSS: f64 = 0.02;
+/// Share of the exact answers that it may cost.
+const MAX_LOST_ANSWERS: f64 = 0.01;
 /// A layer that costs more than this alone is no candidate.
 const MAX_SINGLE_LOSS: f64 = 0.02;
 /// A coded `ffn_down` must keep this cosine on the dense model's activations.
@@ -80,7 +82,9 @@ fn passes(result: &RunResult, layer: usize) -> bool {
     let cost = &result.cost;
     let down_fits = cost.tensors.iter().all(|t| t.tensor != down || t.cosine >= MIN_DOWN_COSINE);
     let smaller = cost.tensors.iter().all(|t| t.bytes < t.dense_bytes);
-    down_fits && smaller && result.pack_passed && result.loss_increase[0] <= MAX_LOSS
+    let costs_nothing = result.loss_increase.iter().all(|&l| l <= MAX_LOSS)
+        && result.lost_answers <= MAX_LOST_ANSWERS;
+    down_fits && smaller && result.pack_passed && costs_nothing
 }
 
 fn layer_entries(base: &str, layer: usize, delta_k: usize, down: bool) -> BTreeMap<String, Entry> {

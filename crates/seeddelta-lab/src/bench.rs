@@ -68,6 +68,8 @@ pub struct RunResult {
     pub outcomes: Vec<Outcome>,
     /// Loss minus the baseline's, in nats, one per context length.
     pub loss_increase: Vec<f64>,
+    /// Exact answers lost, as a share of all, in the context length where it is most.
+    pub lost_answers: f64,
     /// Share of the greedy pack that stayed.
     pub pack: f64,
     /// Whether that is enough.
@@ -102,7 +104,7 @@ struct Material {
 
 impl Material {
     fn read(model: &ggml::llama::Model, flags: &MaterialFlags) -> Result<Self, Error> {
-        let lengths = |default: [usize; 2]| flags.contexts.clone().unwrap_or(default.into());
+        let lengths = |default| Vec::from(flags.contexts.unwrap_or(default));
         if let Some(folder) = &flags.examples {
             let lengths = lengths([1, 4]);
             let path = |split: tiny_model::dataset::Split| folder.join(split.file_name());
@@ -185,16 +187,19 @@ impl Bench {
         let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
         let pairs = || outcomes.iter().zip(&self.baseline);
         let (pack, pack_passed) = self.pack(&outcomes[0]);
-        let cliff = pairs().any(|(now, before)| {
-            let lost = before.exact_rate().unwrap_or(0.0) - now.exact_rate().unwrap_or(0.0);
-            now.loss - before.loss > CLIFF_PERPLEXITY.ln() || lost > CLIFF_ANSWERS
-        });
+        let exact = |o: &Outcome| o.exact_rate().unwrap_or(0.0);
+        let lost_answers =
+            pairs().map(|(now, before)| exact(before) - exact(now)).fold(0.0, f64::max);
+        let steep =
+            |(now, before): (&Outcome, &Outcome)| now.loss - before.loss > CLIFF_PERPLEXITY.ln();
+        let cliff = lost_answers > CLIFF_ANSWERS || pairs().any(steep);
         Ok(RunResult {
             group: group.to_owned(),
             name: name.to_owned(),
             layers: layers.to_vec(),
             cost,
             loss_increase: pairs().map(|(now, before)| now.loss - before.loss).collect(),
+            lost_answers,
             outcomes,
             pack,
             pack_passed,

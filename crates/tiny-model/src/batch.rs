@@ -4,10 +4,13 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::tasks::Example;
-use crate::vocabulary::{BOS, tokenize};
+use crate::vocabulary::{BOS, EQUALS, PLUS, tokenize};
 
 /// Target of a position whose next token does not count.
 pub const NO_TARGET: u32 = u32::MAX;
+
+/// Between the parts of a prompt.
+const SIGNS: [u32; 2] = [PLUS, EQUALS];
 
 /// An example in tokens.
 #[derive(Clone, Debug)]
@@ -22,6 +25,15 @@ impl Encoded {
     pub fn new(example: &Example) -> Self {
         Self { tokens: tokenize(&example.line()), n_prompt: tokenize(&example.prompt).len() }
     }
+
+    /// Stretches of a plain text, `length` tokens each, that count from their first token on; what is left at the end is
+    /// dropped.
+    #[must_use]
+    pub fn of_text(text: &str, length: usize) -> Vec<Self> {
+        let tokens = tokenize(text);
+        let stretch = |tokens: &[u32]| Self { tokens: tokens.to_vec(), n_prompt: 0 };
+        tokens.chunks_exact(length.max(1)).map(stretch).collect()
+    }
 }
 
 /// Rows of equal length; row i has its tokens at `i * length`.
@@ -31,7 +43,7 @@ pub struct Batch {
     pub length: usize,
     /// `[length, n_rows]`.
     pub tokens: Vec<u32>,
-    /// The next token where it is part of an answer, else [`NO_TARGET`]. `[length, n_rows]`.
+    /// The next token where it is part of an answer or a sign of a prompt, else [`NO_TARGET`]. `[length, n_rows]`.
     pub targets: Vec<u32>,
     /// For each example with its whole answer inside: the range of positions that predict it.
     pub answers: Vec<std::ops::Range<usize>>,
@@ -141,11 +153,14 @@ impl Row {
         Self { tokens: vec![BOS], counts: vec![false], answers: Vec::new() }
     }
 
-    /// Appends tokens of which all but the first `n_prompt` are an answer.
+    /// Appends tokens of which all but the first `n_prompt` are an answer. Of a prompt only the signs between its parts
+    /// count, the rest is random: who foresees them knows the places of the digits, without which sums are hardly
+    /// ever found.
     fn push(&mut self, tokens: &[u32], n_prompt: usize) {
         let start = self.tokens.len();
         self.tokens.extend(tokens);
-        self.counts.extend((0..tokens.len()).map(|i| i >= n_prompt));
+        let counts = |(i, t): (usize, &u32)| i >= n_prompt || SIGNS.contains(t);
+        self.counts.extend(tokens.iter().enumerate().map(counts));
         if n_prompt < tokens.len() {
             self.answers.push(start + n_prompt..start + tokens.len());
         }
@@ -181,11 +196,24 @@ mod tests {
     }
 
     #[test]
-    fn single_rows_have_one_answer_each() {
+    fn single_rows_have_one_answer_each_and_count_its_signs() {
         let batch = Batch::single(&examples(), 24);
         assert_eq!(batch.answers.len(), 30);
         let counted: usize = batch.answers.iter().map(ExactSizeIterator::len).sum();
-        assert_eq!(batch.n_counted(), counted);
+        let signs = batch.tokens.iter().filter(|t| SIGNS.contains(t)).count();
+        assert_eq!(batch.n_counted(), counted + signs);
+    }
+
+    #[test]
+    fn a_text_counts_everywhere_but_in_the_stretch_that_a_row_breaks_into() {
+        let text = "one two three four five six seven eight nine ten ".repeat(9);
+        let stretches = Encoded::of_text(&text, 40);
+        assert_eq!(stretches.len(), text.len() / 40);
+        let batch = Batch::random(&stretches, 40, 40, 1, 0);
+        let whole = (0..40).filter(|row| batch.targets[row * 40] != NO_TARGET).count();
+        assert!((10..30).contains(&whole), "{whole}");
+        let share = batch.n_counted() as f64 / batch.tokens.len() as f64;
+        assert!((0.6..0.9).contains(&share), "{share}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor, safetensors};
 
 use crate::Error;
-use crate::tasks::Example;
+use crate::batch::Encoded;
 use crate::train::{Plan, Trainer};
 
 const PLAN: &str = "plan.json";
@@ -46,7 +46,7 @@ pub fn plan(path: &Path) -> Result<Plan, Error> {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] if `plan` is another one or the file is damaged.
-pub fn resume(path: &Path, plan: Plan, train: &[Example]) -> Result<Trainer, Error> {
+pub fn resume(path: &Path, plan: Plan, train: Vec<Encoded>) -> Result<Trainer, Error> {
     let tensors = load(path)?;
     if plan_of(&tensors, path)? != plan {
         return Err(refuse(

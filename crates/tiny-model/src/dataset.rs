@@ -40,8 +40,7 @@ impl Split {
 /// How many examples of each task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Examples to learn from, at most. There are only 10 000 sums, and a training draws from all tasks
-    /// alike only if it has as many examples of each.
+    /// Examples to learn from, at most: there are only 10 000 sums.
     pub train: usize,
     /// Examples to watch.
     pub validation: usize,
@@ -51,7 +50,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { train: 9_000, validation: 300, test: 400 }
+        Self { train: 30_000, validation: 300, test: 400 }
     }
 }
 

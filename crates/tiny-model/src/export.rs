@@ -37,7 +37,7 @@ pub fn write(model: &Model, path: &Path) -> Result<(), Error> {
 
 fn add_metadata(writer: &mut GgufWriter, config: &Config) -> Result<(), WriteError> {
     writer.set("general.architecture", "llama")?;
-    writer.set("general.name", "tiny transformer: copy, sum, brackets")?;
+    writer.set("general.name", "tiny transformer")?;
     writer.set("general.file_type", 1u32)?;
     let mut number = |key: &str, value: usize| writer.set(&format!("llama.{key}"), value as u32);
     number("context_length", CONTEXT_LENGTH as usize)?;

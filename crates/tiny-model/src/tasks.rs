@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 const COPY_LENGTH: std::ops::RangeInclusive<usize> = 3..=6;
 /// Digits of an operand.
 pub const SUM_DIGITS: usize = 2;
-/// Characters of an opening of brackets.
-const BRACKETS_LENGTH: std::ops::RangeInclusive<usize> = 3..=9;
+/// Characters of an opening of brackets. There are few shorter ones: the test would take all of them from the training.
+const BRACKETS_LENGTH: std::ops::RangeInclusive<usize> = 5..=11;
 /// Brackets open at once, at most.
 const MAX_DEPTH: usize = 5;
 

@@ -11,18 +11,30 @@ use crate::tasks::{Example, Task};
 /// Parts of a batch whose derivatives are taken at the same time, each on a thread of its own, and added in
 /// order: the sum does not depend on the number of cores. Products inside of a part are better left on one thread.
 const PARTS: usize = 2;
-/// Tokens of a row when single examples are scored: the longest has 18.
+/// Tokens of a row when single examples are scored: the longest has 19.
 const SCORE_LENGTH: usize = 20;
 /// Examples scored at a time.
 const SCORE_ROWS: usize = 64;
 
-/// How often a task is drawn: copying is learned long before the sums.
-fn shares(task: Task) -> usize {
+/// How often a task is drawn: copying is learned long before the others, sums last.
+fn share(task: Task) -> usize {
     match task {
         Task::Copy => 1,
-        Task::Sum => 3,
+        Task::Sum => 4,
         Task::Brackets => 2,
     }
+}
+
+/// Examples to learn from, repeated until each task has its share.
+#[must_use]
+pub fn of_tasks(examples: &[Example]) -> Vec<Encoded> {
+    let of_task = |task| examples.iter().filter(move |e| e.task == task).map(Encoded::new);
+    let of_each = Task::ALL.map(|task| (task, of_task(task).collect::<Vec<_>>()));
+    let largest = of_each.iter().map(|(_, examples)| examples.len()).max().unwrap_or(0);
+    let repeated = |(task, examples): &(Task, Vec<Encoded>)| {
+        examples.iter().cycle().take(share(*task) * largest).cloned().collect::<Vec<_>>()
+    };
+    of_each.iter().flat_map(repeated).collect()
 }
 
 /// Everything that decides the result, besides the data.
@@ -45,7 +57,7 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let config = Config::default();
-        Self { config, steps: 5000, rows: 8, length: 64, rate: 1e-3, seed: 1 }
+        Self { config, steps: 4000, rows: 8, length: 64, rate: 7e-4, seed: 1 }
     }
 }
 
@@ -81,20 +93,19 @@ pub struct StepReport {
 }
 
 impl Trainer {
-    /// A training that has not begun.
+    /// A training that has not begun, on [`of_tasks`] or [`Encoded::of_text`].
     ///
     /// # Errors
     /// [`Error::Model`] for sizes that do not fit, or no examples.
-    pub fn new(plan: Plan, train: &[Example]) -> Result<Self, Error> {
-        if train.is_empty() || plan.rows == 0 || plan.length < SCORE_LENGTH {
+    pub fn new(plan: Plan, examples: Vec<Encoded>) -> Result<Self, Error> {
+        if examples.is_empty() || plan.rows == 0 || plan.length < SCORE_LENGTH {
             let reason =
                 format!("training needs examples, rows and at least {SCORE_LENGTH} tokens");
             return Err(Error::Model(reason));
         }
         let model = Model::new(plan.config, plan.seed)?;
         let optimizer = AdamW::new(model.parameters());
-        let often = |e: &Example| std::iter::repeat_n(Encoded::new(e), shares(e.task));
-        Ok(Self { plan, model, optimizer, examples: train.iter().flat_map(often).collect() })
+        Ok(Self { plan, model, optimizer, examples })
     }
 
     /// Whether all steps are done.

@@ -15,6 +15,11 @@ pub const BOS: u32 = 1;
 /// End of an answer.
 pub const NEWLINE: u32 = N_SPECIAL + b'\n' as u32;
 
+/// `+` and `=`, by their places among the characters.
+pub const PLUS: u32 = N_SPECIAL + 256 + 37;
+/// See [`PLUS`].
+pub const EQUALS: u32 = PLUS + 1;
+
 /// Token types of llama.cpp (`llama_token_type`).
 const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
@@ -68,4 +73,14 @@ pub fn add_to(writer: &mut GgufWriter) -> Result<(), WriteError> {
     writer.set("tokenizer.ggml.unknown_token_id", 0u32)?;
     writer.set("tokenizer.ggml.add_bos_token", true)?;
     writer.set("tokenizer.ggml.add_space_prefix", false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signs_are_where_they_are_said_to_be() {
+        assert_eq!(tokenize("+=\n"), [PLUS, EQUALS, NEWLINE]);
+    }
 }

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use ggml::llama::{Backend, Context, ContextParams, ModelParams, Outputs};
+use tiny_model::batch::Encoded;
 use tiny_model::dataset::{Sizes, generate};
 use tiny_model::model::Config;
 use tiny_model::tasks::{Example, Task};
-use tiny_model::train::{Plan, Trainer, score};
+use tiny_model::train::{Plan, Trainer, of_tasks, score};
 use tiny_model::vocabulary::tokenize;
 use tiny_model::{checkpoint, export};
 
@@ -31,8 +32,9 @@ fn exported(trainer: &Trainer, folder: &Path) -> Vec<u8> {
 fn a_stopped_training_goes_on_to_the_same_bytes_and_other_arguments_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let [train, ..] = data();
-    let mut whole = Trainer::new(plan(6), &train).unwrap();
-    let mut stopped = Trainer::new(plan(6), &train).unwrap();
+    let train = of_tasks(&train);
+    let mut whole = Trainer::new(plan(6), train.clone()).unwrap();
+    let mut stopped = Trainer::new(plan(6), train.clone()).unwrap();
     for _ in 0..6 {
         whole.step().unwrap();
     }
@@ -41,14 +43,14 @@ fn a_stopped_training_goes_on_to_the_same_bytes_and_other_arguments_are_refused(
     }
     let path = folder.path().join("state");
     checkpoint::save(&stopped, &path).unwrap();
-    let mut resumed = checkpoint::resume(&path, plan(6), &train).unwrap();
+    let mut resumed = checkpoint::resume(&path, plan(6), train.clone()).unwrap();
     while !resumed.is_done() {
         resumed.step().unwrap();
     }
     assert_eq!(exported(&whole, folder.path()), exported(&resumed, folder.path()));
     assert_ne!(exported(&whole, folder.path()), exported(&stopped, folder.path()));
 
-    let message = checkpoint::resume(&path, plan(7), &train).err().unwrap().to_string();
+    let message = checkpoint::resume(&path, plan(7), train).err().unwrap().to_string();
     assert!(message.contains("other arguments"), "{message}");
     fs::write(&path, b"nothing").unwrap();
     let message = checkpoint::plan(&path).unwrap_err().to_string();
@@ -62,7 +64,7 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
     let [train, _, test] = data();
     let copies: Vec<Example> = train.into_iter().filter(|e| e.task == Task::Brackets).collect();
     let test: Vec<Example> = test.into_iter().filter(|e| e.task == Task::Brackets).collect();
-    let mut trainer = Trainer::new(plan(400), &copies).unwrap();
+    let mut trainer = Trainer::new(plan(400), of_tasks(&copies)).unwrap();
     let loss_before = trainer.step().unwrap().loss;
     let rate = |t: &Trainer| score(&t.model, &test).unwrap()[2].1;
     let before = rate(&trainer).exact_rate();
@@ -83,6 +85,19 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
     let exact = test.iter().filter(|e| greedy(&path, e) == e.line()).count();
     // The file rounds to F16, which may tip an answer that was a toss-up.
     assert!(exact.abs_diff(after.n_exact) <= 1, "{exact} {after:?}");
+}
+
+#[test]
+fn a_plain_text_is_learned_too() {
+    let text = "the quick brown fox jumps over the lazy dog. ".repeat(60);
+    let mut trainer = Trainer::new(plan(150), Encoded::of_text(&text, 48)).unwrap();
+    let before = trainer.step().unwrap().loss;
+    let mut after = before;
+    while !trainer.is_done() {
+        after = trainer.step().unwrap().loss;
+    }
+    assert!(before > 4.0 && after < 1.0, "{before} {after}");
+    assert!(Trainer::new(plan(60), Encoded::of_text("short", 48)).is_err());
 }
 
 /// Prompt and answer as llama.cpp continues it.

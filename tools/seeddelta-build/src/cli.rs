@@ -42,8 +42,7 @@ pub struct Cli {
     pub files: FileFlags,
 
     /// Base: none, identity, diagonal, lowrank:R, circulant, block:B, or the sum of two of different kinds
-    /// such as lowrank:8+diagonal
-    /// [default: lowrank:16]
+    /// such as lowrank:8+diagonal [default: lowrank:16]
     #[arg(long, value_name = "BASE")]
     pub base: Option<BaseSpec>,
 
@@ -81,9 +80,6 @@ pub struct Cli {
     )]
     pub policy: Option<PolicySource>,
 
-    #[command(flatten)]
-    pub material: MaterialFlags,
-
     /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
     #[arg(long, value_name = "LIST")]
     pub layers: Option<LayerList>,
@@ -101,6 +97,8 @@ pub struct Cli {
     pub dense: DenseFlags,
     #[command(flatten)]
     pub running: RunFlags,
+    #[command(flatten, next_help_heading = "What --policy auto measures")]
+    pub material: MaterialFlags,
 }
 
 /// The base unless another one is given.

@@ -14,6 +14,8 @@ Examples:
     tiny-transformer train -d models/tiny -o models/tiny/tiny.gguf
   Go on after an interruption, to the same bytes:
     tiny-transformer train -d models/tiny -o models/tiny/tiny.gguf --resume
+  A model of other sizes that knows some English:
+    tiny-transformer train --text text.txt -o text.gguf --layers 4 --embd 256 --heads 4 --length 128 --steps 1500
 
 Exit codes: 0 done, 1 error, 2 wrong usage.";
 
@@ -30,7 +32,7 @@ pub struct Cli {
 pub enum Command {
     /// Write train.jsonl, validation.jsonl and test.jsonl, without overlap
     Data(Data),
-    /// Train a model on the data and export it as GGUF F16 for llama.cpp
+    /// Train a model on the data, or on a text, and export it as GGUF F16 for llama.cpp
     Train(Train),
     /// Export the model of a checkpoint
     Export(Export),
@@ -62,8 +64,11 @@ pub struct Data {
 #[derive(Debug, Args)]
 pub struct Train {
     /// Folder of `tiny-transformer data`
-    #[arg(short, long, value_name = "FOLDER")]
-    pub data: PathBuf,
+    #[arg(short, long, value_name = "FOLDER", required_unless_present = "text")]
+    pub data: Option<PathBuf>,
+    /// Learn this plain text instead, byte by byte but for small letters and digits; nothing is scored
+    #[arg(long, value_name = "FILE", conflicts_with = "data")]
+    pub text: Option<PathBuf>,
     /// GGUF to write
     #[arg(short, long, value_name = "FILE")]
     pub output: PathBuf,

@@ -1,11 +1,13 @@
 //! What the subcommands do.
 
+use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use tiny_model::batch::Encoded;
 use tiny_model::checkpoint;
 use tiny_model::dataset::{self, Sizes, Split};
 use tiny_model::export;
@@ -50,7 +52,7 @@ fn data(flags: &Data) -> Result<()> {
 /// The training of a checkpoint, to look at; it needs no data.
 fn stored(path: &Path) -> Result<Trainer> {
     let any = Example { task: Task::Copy, prompt: "caaa=".to_owned(), answer: "aaa".to_owned() };
-    Ok(checkpoint::resume(path, checkpoint::plan(path)?, &[any])?)
+    Ok(checkpoint::resume(path, checkpoint::plan(path)?, vec![Encoded::new(&any)])?)
 }
 
 fn plan(flags: &PlanFlags) -> Plan {
@@ -62,12 +64,11 @@ fn plan(flags: &PlanFlags) -> Plan {
 
 fn train(flags: &Train) -> Result<()> {
     let path = flags.checkpoint.clone().unwrap_or_else(|| default_checkpoint(&flags.output));
-    let examples = dataset::read(&flags.data.join(Split::Train.file_name()))?;
-    let validation = dataset::read(&flags.data.join(Split::Validation.file_name()))?;
     let plan = plan(&flags.plan);
+    let (examples, validation) = material(flags, plan.length)?;
     let mut trainer = match flags.resume {
-        true => checkpoint::resume(&path, plan, &examples)?,
-        false => Trainer::new(plan, &examples)?,
+        true => checkpoint::resume(&path, plan, examples)?,
+        false => Trainer::new(plan, examples)?,
     };
     let screen = Screen::new(&trainer);
     let last = flags.stop_after.map_or(plan.steps, |n| plan.steps.min(trainer.optimizer.step + n));
@@ -77,7 +78,9 @@ fn train(flags: &Train) -> Result<()> {
         let step = trainer.optimizer.step;
         if step.is_multiple_of(flags.every) || step == last {
             checkpoint::save(&trainer, &path)?;
-            screen.scores(step, &train::score(&trainer.model, &validation)?);
+            if !validation.is_empty() {
+                screen.scores(step, &train::score(&trainer.model, &validation)?);
+            }
         }
     }
     screen.bar.finish_and_clear();
@@ -86,6 +89,17 @@ fn train(flags: &Train) -> Result<()> {
         println!("{}: {} steps", flags.output.display(), plan.steps);
     }
     Ok(())
+}
+
+/// What is learned, and what is watched: nothing of a plain text.
+fn material(flags: &Train, length: usize) -> Result<(Vec<Encoded>, Vec<Example>)> {
+    if let Some(path) = &flags.text {
+        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        return Ok((Encoded::of_text(&text, length), Vec::new()));
+    }
+    let folder = flags.data.as_deref().context("give --data or --text")?;
+    let read = |split: Split| dataset::read(&folder.join(split.file_name()));
+    Ok((train::of_tasks(&read(Split::Train)?), read(Split::Validation)?))
 }
 
 fn default_checkpoint(output: &Path) -> PathBuf {
