@@ -6,7 +6,7 @@
 //! - [`measure`]: loss, exact answers and greedy pack of a file that llama.cpp runs;
 //! - [`stats`]: rank correlation with confidence, thresholds;
 //! - [`plan`]: which forms are tried;
-//! - [`bench`]: one form from the policy to its measured loss;
+//! - [`mod@bench`]: one form from the policy to its measured loss;
 //! - [`auto`]: the policy that lets nothing through which costs anything;
 //! - [`flags`]: what programs ask their users for.
 //!
