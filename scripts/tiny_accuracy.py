@@ -17,6 +17,8 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from programs import ROOT, positive, write_json
+
 AIMS = {"copy": 0.99, "sum": 0.95, "brackets": 0.99}
 # More than the longest answer has, so that one without an end is seen.
 N_PREDICT = 12
@@ -46,10 +48,10 @@ def count(examples: list[dict], answers: list[str]) -> dict[str, dict[str, int]]
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(__file__).resolve().parent.parent / "bin/llama-completion"
+    default = ROOT / "bin/llama-completion"
     parser.add_argument("--program", type=Path, default=default, help="llama-completion (default: %(default)s)")
     parser.add_argument("--flags", default="", help="more flags for it")
-    parser.add_argument("-j", type=int, default=os.cpu_count(), help="programs at a time (default: one per core)")
+    parser.add_argument("-j", type=positive, default=os.cpu_count(), help="programs at a time (default: one per core)")
     parser.add_argument("model", type=Path)
     parser.add_argument("examples", type=Path)
     parser.add_argument("json", type=Path, nargs="?")
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> int:
     for task, c in counts.items():
         print(f"{task:8} {c['exact']:4} of {c['asked']} exact, {100 * rates[task]:.2f} % (aim {100 * AIMS[task]:.0f} %)")
     if args.json:
-        args.json.write_text(json.dumps(counts, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, counts)
     return 0 if all(rates[task] >= AIMS[task] for task in rates) else 3
 
 

@@ -21,6 +21,14 @@ pub fn parent(path: &Path) -> &Path {
     }
 }
 
+/// The path in the folder of `path` whose name is that of `path` and `suffix`.
+#[must_use]
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
 /// Makes a rename inside `folder` last through a power failure.
 ///
 /// # Errors
@@ -44,9 +52,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Io`]; nothing is left behind then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
+    let temporary = beside(path, ".tmp");
     let written = File::create(&temporary)
         .and_then(|mut f| f.write_all(bytes))
         .map_err(io(path, "write"))

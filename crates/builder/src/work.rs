@@ -53,9 +53,7 @@ impl WorkFolder {
     /// The work folder of `output` for the program that calls itself `kind` (`statecells`).
     #[must_use]
     pub fn path_for(output: &Path, kind: &str) -> PathBuf {
-        let mut name = output.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{kind}-work"));
-        output.with_file_name(name)
+        files::beside(output, &format!(".{kind}-work"))
     }
 
     /// Makes the folder at `path`, or goes on with the one that is there. Finished tensors are made to

@@ -1,7 +1,5 @@
 //! B5: the policy that lets nothing through which costs anything, for `seeddelta-build --policy auto` too.
 
-use std::collections::BTreeMap;
-
 use codec::{FfnTensor, Target};
 use serde::Serialize;
 
@@ -55,7 +53,7 @@ pub fn strict_policy(
     for (_, layer) in single {
         for (with_down, delta_k) in forms() {
             let mut policy = best.as_ref().map_or_else(Policy::default, |b| b.0.clone());
-            policy.tensors.extend(layer_entries(base, layer, delta_k, with_down));
+            policy.code(layer, &Entry { base: base.to_owned(), delta_k }, with_down);
             tried += 1;
             let result = bench.run("B5", &format!("trial {tried}"), &[layer], &policy)?;
             if passes(&result, layer) {
@@ -85,10 +83,4 @@ fn passes(result: &RunResult, layer: usize) -> bool {
     let costs_nothing = result.loss_increase.iter().all(|&l| l <= MAX_LOSS)
         && result.lost_answers <= MAX_LOST_ANSWERS;
     down_fits && smaller && result.pack_passed && costs_nothing
-}
-
-fn layer_entries(base: &str, layer: usize, delta_k: usize, down: bool) -> BTreeMap<String, Entry> {
-    let targets = Target::ALL.into_iter().filter(|&t| down || t != Target::Down);
-    let entry = Entry { base: base.to_owned(), delta_k };
-    targets.map(|target| (FfnTensor { layer, target }.to_string(), entry.clone())).collect()
 }

@@ -22,6 +22,13 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Codes gate and up of `layer`, and `ffn_down` if asked for.
+    pub fn code(&mut self, layer: usize, entry: &Entry, down: bool) {
+        for target in Target::ALL.into_iter().filter(|&t| down || t != Target::Down) {
+            self.tensors.insert(FfnTensor { layer, target }.to_string(), entry.clone());
+        }
+    }
+
     /// As `seeddelta-build --policy` reads it.
     ///
     /// # Panics
@@ -53,12 +60,7 @@ impl Run {
     pub fn policy(&self) -> Policy {
         let mut policy = Policy::default();
         for &layer in &self.layers {
-            for target in Target::ALL {
-                if target != Target::Down || self.down {
-                    let name = FfnTensor { layer, target }.to_string();
-                    policy.tensors.insert(name, self.entry.clone());
-                }
-            }
+            policy.code(layer, &self.entry, self.down);
         }
         policy
     }

@@ -18,7 +18,7 @@ use crate::policy;
 /// new one, which is left there for it.
 pub fn policy(cli: &Cli) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
     let output = cli.files.output.as_deref();
-    let kept = output.map(|path| beside(path, ".policy.json"));
+    let kept = output.map(|path| files::beside(path, ".policy.json"));
     if let Some(path) = kept.as_deref().filter(|p| p.is_file())
         && cli.running.existing() == Existing::Resume
     {
@@ -49,19 +49,13 @@ fn check(cli: &Cli, output: &Path) -> Result<(), Error> {
     prepare::check_output(output)
 }
 
-fn beside(output: &Path, suffix: &str) -> PathBuf {
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(suffix);
-    output.with_file_name(name)
-}
-
 /// Where the forms are made, one after the other; each is about as large as the model.
 struct Folder(PathBuf);
 
 impl Folder {
     fn new(output: Option<&Path>) -> Result<Self, Error> {
         let default = std::env::temp_dir().join(format!("seeddelta-{}", std::process::id()));
-        let path = output.map_or(default, |o| beside(o, ".seeddelta-trials"));
+        let path = output.map_or(default, |o| files::beside(o, ".seeddelta-trials"));
         // A killed search may have left it.
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).map_err(|source| Error::Io {
