@@ -12,8 +12,8 @@ use crate::session::Session;
 use crate::verdict::Verdict;
 use crate::{Error, memory};
 
-/// A load average above this share of the cores before anything ran: somebody else is at work.
-const BUSY: f64 = 0.5;
+/// More than this share of the cores in use before anything ran: somebody else is at work.
+const BUSY: f64 = 0.25;
 
 /// So few chunks say little.
 const FEW_CHUNKS: usize = 8;
@@ -90,7 +90,7 @@ impl Session<'_> {
         {
             let load = machine.load_at_start.unwrap_or_default();
             say(format!(
-                "The machine was busy when the evaluation began (load {load:.1} on {} cores): the speeds say little.",
+                "The machine was busy when the evaluation began ({load:.1} of {} cores in use by others): the speeds say little.",
                 machine.cores
             ));
         }

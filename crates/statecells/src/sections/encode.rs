@@ -142,12 +142,8 @@ impl Job<'_> {
             }
             let Some(best) = &best else { break };
             if round < self.params.rounds {
-                let refit = Refit {
-                    problem,
-                    winners: &best.winners,
-                    scales: &best.scales,
-                    mul_mat: self.context.mul_mat,
-                };
+                let mul_mat = self.context.mul_mat;
+                let refit = Refit::new(problem, &best.winners, &best.scales, mul_mat);
                 atoms = refit.solve(&best.atoms);
                 scales.copy_from_slice(&best.scales);
             }

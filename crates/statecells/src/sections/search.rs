@@ -12,6 +12,9 @@ use super::metric::Metric;
 const STRIPE: usize = 8;
 /// Inputs of these blocks.
 pub(crate) const STRIPE_INPUTS: usize = STRIPE * BLOCK;
+/// Columns that all rows of a task hand errors on to before the next ones: their part of the factor stays in
+/// the second-level cache.
+const PUSH_COLUMNS: usize = 512;
 /// Rows per task.
 const GROUP: usize = 32;
 /// Rows per product with the second moment.
@@ -157,8 +160,10 @@ impl<'a> Stripe<'a> {
     ) {
         let n = rows.len();
         let mut scratch = Scratch::default();
+        let mut errors = [[0.0f32; STRIPE_INPUTS]; GROUP];
+        let width = carry.len() / n;
         let mut outliers = self.problem.outliers.entries(first..first + n).peekable();
-        let carries = carry.chunks_exact_mut(carry.len() / n);
+        let carries = carry.chunks_exact_mut(width);
         let per_row = winners.chunks_exact_mut(winners.len() / n).zip(rows).zip(carries);
         for (i, ((winners, sums), carry)) in per_row.enumerate() {
             let row = first + i;
@@ -167,7 +172,22 @@ impl<'a> Stripe<'a> {
                 columns.push(column);
             }
             let job = RowJob { stripe: self, row, scale: scales[i], outliers: &columns };
-            job.encode(&mut scratch, winners, carry, sums);
+            job.encode(&mut scratch, winners, carry, &mut errors[i], sums);
+        }
+        self.push(&errors[..n], carry, width);
+    }
+
+    /// Hands the `errors` of the stripe on to the columns behind it, `width` of them per row of `carry`.
+    #[inline(always)]
+    fn push(&self, errors: &[[f32; STRIPE_INPUTS]], carry: &mut [f32], width: usize) {
+        let Some(full) = self.problem.metric.as_full() else { return };
+        let (start, end) = (self.blocks.start * BLOCK, self.blocks.end * BLOCK);
+        for first in (end..width).step_by(PUSH_COLUMNS) {
+            let columns = first..(first + PUSH_COLUMNS).min(width);
+            for (errors, carry) in errors.iter().zip(carry.chunks_exact_mut(width)) {
+                let carry = &mut carry[columns.clone()];
+                full.push_errors((start, &errors[..end - start]), first, carry);
+            }
         }
     }
 }
@@ -188,13 +208,13 @@ impl RowJob<'_> {
         scratch: &mut Scratch,
         winners: &mut [u8],
         carry: &mut [f32],
+        errors: &mut [f32; STRIPE_INPUTS],
         sums: &mut RowSums,
     ) {
         let Stripe { problem, atoms, beam, blocks, tables } = self.stripe;
         let sections = winners.len() / problem.metric.n_blocks;
         let full = problem.metric.as_full();
         let end = blocks.end * BLOCK;
-        let mut errors = [0.0f32; STRIPE_INPUTS];
         for (block, (factor, tables)) in blocks.clone().zip(tables) {
             let x = self.load(problem.weights, block, true);
             let before = match full {
@@ -224,10 +244,6 @@ impl RowJob<'_> {
                 full.push_errors((block * BLOCK, &e), next, &mut carry[next..end]);
                 errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
             }
-        }
-        if let Some(full) = full {
-            let start = blocks.start * BLOCK;
-            full.push_errors((start, &errors[..end - start]), end, &mut carry[end..]);
         }
     }
 
