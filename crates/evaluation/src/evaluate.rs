@@ -24,8 +24,9 @@ use crate::{Error, inputs};
 /// # Errors
 /// For inputs that cannot be used, and a request to stop. A measurement that fails is part of the report.
 pub fn evaluate(options: &Options, interrupt: &Interrupt) -> Result<EvaluationReport, Error> {
-    let machine = Machine::here();
     let mut session = Session::new(options, interrupt)?;
+    // Not before: what cannot be used is refused at once.
+    let machine = Machine::here();
     let report = run(&mut session, machine);
     session.progress.finish();
     report

@@ -13,6 +13,8 @@ mod linalg;
 mod metric;
 mod scheme;
 pub mod sections;
+#[cfg(test)]
+mod testing;
 
 pub use global::{GlobalCodec, GlobalParams, complete_row_scale};
 pub use scheme::{DictType, Encoder, Scheme};

@@ -232,19 +232,14 @@ fn write(
     inputs: &BTreeMap<FfnInput, CalibratedInput>,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let temporary = Temporary(temporary_name(output));
+    let suffix = format!(".{}.tmp", std::process::id());
+    let temporary = Temporary(files::beside(output, &suffix));
     let cannot = || format!("{}: cannot write", output.display());
     let file = File::create(&temporary.0).with_context(cannot)?;
     calibration::write(BufWriter::new(file), record, inputs).with_context(cannot)?;
     interrupt.check()?;
     files::publish(&temporary.0, output)?;
     Ok(())
-}
-
-fn temporary_name(output: &Path) -> PathBuf {
-    let mut name = output.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    output.with_file_name(name)
 }
 
 /// An unfinished file, removed in any case; after publishing there is none of that name.

@@ -127,16 +127,13 @@ mod tests {
     use super::*;
     use crate::linalg::dot;
     use crate::metric::Metric;
+    use crate::testing::uniform;
 
     const D_IN: usize = 8;
 
     /// Noisy multiples of `directions`, one of them per row.
     fn rows(directions: &[[f32; D_IN]], n: usize) -> Vec<f32> {
-        let mut state = 1u32;
-        let mut noise = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-        };
+        let mut noise = uniform(1);
         let mut out = Vec::new();
         for row in 0..n {
             let size = if row % 2 == 0 { 1.0 } else { -1.5 };

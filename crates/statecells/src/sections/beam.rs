@@ -182,13 +182,10 @@ fn smallest(row: &[f32; ATOMS]) -> f32 {
 mod tests {
     use super::super::layout::sum_atoms;
     use super::*;
+    use crate::testing::uniform;
 
     fn atoms(sections: usize) -> Vec<[f32; BLOCK]> {
-        let mut state = 9u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-        };
+        let mut random = uniform(9);
         (0..sections * ATOMS).map(|_| std::array::from_fn(|_| random())).collect()
     }
 

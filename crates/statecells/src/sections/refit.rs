@@ -22,10 +22,10 @@ const GROUP: usize = 32;
 
 /// A matrix with its winners and scales.
 pub(crate) struct Refit<'a> {
-    pub(crate) problem: &'a Problem<'a>,
-    pub(crate) winners: &'a [u8],
-    pub(crate) scales: &'a [f32],
-    pub(crate) mul_mat: &'a dyn MatMul,
+    problem: &'a Problem<'a>,
+    winners: &'a [u8],
+    scales: &'a [f32],
+    mul_mat: &'a dyn MatMul,
     /// That take part, in ascending order.
     rows: Vec<usize>,
 }
@@ -99,9 +99,7 @@ impl<'a> Refit<'a> {
                 .zip(rows.par_chunks(GROUP))
                 .map(|(values, rows)| self.scatter(atoms.len(), rows, values))
                 .collect();
-            for partial in partial {
-                total.iter_mut().zip(partial).for_each(|(t, p)| *t += f64::from(p));
-            }
+            add_up(&mut total, &partial);
         }
         total
     }
@@ -165,9 +163,7 @@ impl<'a> Refit<'a> {
         };
         let partial: Vec<Vec<f32>> = self.rows.par_chunks(GROUP).map(weigh).collect();
         let mut total = vec![0.0f64; n_atoms * BLOCK];
-        for partial in partial {
-            total.iter_mut().zip(partial).for_each(|(t, p)| *t += f64::from(p));
-        }
+        add_up(&mut total, &partial);
         total
     }
 }
@@ -176,6 +172,13 @@ impl<'a> Refit<'a> {
 fn spread(n: usize, most: usize) -> Vec<usize> {
     let count = most.clamp(1, n.max(1)).min(n);
     (0..count).map(|i| i * n / count).collect()
+}
+
+/// Adds the partial sums to `total`, one after the other.
+fn add_up(total: &mut [f64], partial: &[Vec<f32>]) {
+    for partial in partial {
+        total.iter_mut().zip(partial).for_each(|(t, p)| *t += f64::from(*p));
+    }
 }
 
 fn inner(a: &[f64], b: &[f64]) -> f64 {
@@ -194,6 +197,7 @@ mod tests {
     use super::super::metric::Metric;
     use super::super::moment::Moment;
     use super::*;
+    use crate::testing::uniform;
 
     #[test]
     fn rows_are_all_or_spread_evenly() {
@@ -217,11 +221,7 @@ mod tests {
     #[test]
     fn a_part_of_the_rows_fits_nearly_as_well_as_all() {
         let shape = MatrixShape::new(24, 3000);
-        let mut state = 5u32;
-        let mut random = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
-        };
+        let mut random = uniform(5);
         let weights: Vec<f32> = (0..shape.n_weights()).map(|_| random()).collect();
         let atoms: Atoms = (0..2 * ATOMS).map(|_| std::array::from_fn(|_| random())).collect();
         let near = |i: usize| (-0.3 * (i / 24).abs_diff(i % 24) as f32).exp();
