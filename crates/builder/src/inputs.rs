@@ -1,7 +1,6 @@
 //! Where the activations that a tensor is fitted to come from.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use calibration::{CalibratedInput, Calibration, FfnInput};
 use codec::FfnTensor;
@@ -15,6 +14,12 @@ pub trait Inputs {
     /// # Errors
     /// [`Error::Calibration`] if nothing is, or if it cannot be read.
     fn input(&self, tensor: FfnTensor) -> Result<CalibratedInput, Error>;
+
+    /// The matrix to code in place of the weights of `tensor`, [d_in, d_out], where these inputs are not the ones
+    /// that the weights were made for.
+    fn target(&self, _tensor: FfnTensor) -> Option<&[f32]> {
+        None
+    }
 }
 
 impl Inputs for Calibration {
@@ -23,32 +28,46 @@ impl Inputs for Calibration {
     }
 }
 
-/// Activations of some layers, in memory.
-pub type Recaptured = BTreeMap<FfnInput, CalibratedInput>;
+/// Activations of some layers as earlier errors have changed them, in memory.
+#[derive(Debug, Default)]
+pub struct Recaptured {
+    /// What the matrices see.
+    pub inputs: BTreeMap<FfnInput, CalibratedInput>,
+    /// The matrices that make up for the errors before them, as far as they can; none where there are no errors.
+    pub targets: BTreeMap<FfnTensor, Vec<f32>>,
+    /// How far the hidden states are from those of the source model, as a share of their norm; 0 where they are as they
+    /// were.
+    pub drift: f64,
+}
 
 impl Inputs for Recaptured {
     fn input(&self, tensor: FfnTensor) -> Result<CalibratedInput, Error> {
-        let found = self.get(&FfnInput::of(tensor));
-        Ok(found.expect("every layer of the group was watched").clone())
+        let found = self.inputs.get(&FfnInput::of(tensor));
+        Ok(found.expect("every input of the group was watched").clone())
+    }
+
+    fn target(&self, tensor: FfnTensor) -> Option<&[f32]> {
+        self.targets.get(&tensor).map(Vec::as_slice)
     }
 }
 
 /// The dense form of a matrix in its place in the compressed model; `None` where it is that of the source.
 pub type Decoded<'a> = dyn FnMut(FfnTensor) -> Result<Option<Vec<f32>>, Error> + 'a;
 
-/// Runs the model with what is coded so far, to see what the next layers will really see.
+/// Runs the model with what is coded so far, to see what the next matrices will really see.
 pub trait Recapture {
-    /// Layers between two recaptures.
-    fn every(&self) -> usize;
+    /// Number of the group that `tensor` belongs to: tensors of a group are fitted to one recapture. It never falls from
+    /// one tensor of a plan to the next.
+    fn group(&self, tensor: FfnTensor) -> usize;
 
-    /// The inputs of `layers`, where all layers before them are as `decoded` has them. Called with ascending
-    /// ranges.
+    /// The inputs of `tensors`, which are a group, where all before them are as `decoded` has them. Called with
+    /// ascending groups.
     ///
     /// # Errors
     /// [`Error::Method`] if the model cannot be run, [`Error::Stopped`].
     fn inputs(
         &mut self,
-        layers: Range<usize>,
+        tensors: &[FfnTensor],
         decoded: &mut Decoded<'_>,
     ) -> Result<Recaptured, Error>;
 }

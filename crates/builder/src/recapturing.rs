@@ -8,11 +8,11 @@ use crate::build::{Build, Finished};
 use crate::existing::ExistingOutput;
 use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, WorkFolder};
 
-/// The activations of the group of layers in hand.
+/// The activations of the group of tensors in hand.
 pub(crate) struct Recapturing<'a> {
     build: &'a Build<'a>,
     recapture: Option<Box<dyn Recapture + 'a>>,
-    /// Number of the group and what its layers see.
+    /// Number of the group and what its tensors see.
     group: Option<(usize, Recaptured)>,
 }
 
@@ -31,7 +31,7 @@ impl<'a> Recapturing<'a> {
         Ok(Self { build, recapture, group: None })
     }
 
-    /// What `item` is fitted to; recaptured if it begins a new group of layers.
+    /// What `item` is fitted to; recaptured if it begins a new group.
     ///
     /// # Errors
     /// As [`Recapture::inputs`], or [`Error::Resume`] if a checkpoint is gone.
@@ -43,15 +43,21 @@ impl<'a> Recapturing<'a> {
         finished: &BTreeMap<FfnTensor, Finished>,
     ) -> Result<Option<&dyn Inputs>, Error> {
         let Some(recapture) = &mut self.recapture else { return Ok(self.build.calibrated()) };
-        let every = recapture.every().max(1);
-        let group = item.tensor.layer / every;
+        let group = recapture.group(item.tensor);
         if self.group.as_ref().is_none_or(|(known, _)| *known != group) {
             work.commit()?;
             let build = self.build;
-            let end = ((group + 1) * every).min(build.source.n_layers());
             build.reporter.stage("running the model as coded so far", 0);
             let mut decoded = |tensor| build.decoded(tensor, work, existing, finished);
-            let inputs = recapture.inputs(group * every..end, &mut decoded)?;
+            let planned = build.plan.items.iter().map(|item| item.tensor);
+            let tensors: Vec<FfnTensor> =
+                planned.filter(|t| recapture.group(*t) == group).collect();
+            let inputs = recapture.inputs(&tensors, &mut decoded)?;
+            if inputs.drift > 0.0 {
+                let (tensor, percent) = (item.tensor.stem(), 100.0 * inputs.drift);
+                let line = format!("before {tensor}: hidden states are {percent:.2} % off");
+                build.reporter.line(&line);
+            }
             self.group = Some((group, inputs));
         }
         let (_, inputs) = self.group.as_ref().expect("just captured");

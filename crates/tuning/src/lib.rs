@@ -14,8 +14,10 @@ mod loss;
 mod parameters;
 mod stream;
 mod tuner;
+mod watch;
 
 pub use error::TuningError;
 pub use llama::{FfnWeights, Llama};
-pub use stream::{Stream, Watch};
+pub use stream::{LayerFfn, Stream};
 pub use tuner::{TuneParams, TuneReport, Tuner};
+pub use watch::{Seen, Watch};

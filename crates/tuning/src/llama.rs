@@ -53,6 +53,14 @@ impl FfnWeights {
         Ok(())
     }
 
+    pub(crate) fn get(&self, target: Target) -> &Tensor {
+        match target {
+            Target::Gate => &self.gate,
+            Target::Up => &self.up,
+            Target::Down => &self.down,
+        }
+    }
+
     pub(crate) fn get_mut(&mut self, target: Target) -> &mut Tensor {
         match target {
             Target::Gate => &mut self.gate,

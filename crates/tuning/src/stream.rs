@@ -1,33 +1,42 @@
-//! Contexts on their way through the layers of a model, watched by the FFN inputs.
+//! Contexts on their way through the layers of a model, as it was and as it is coded so far.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use calibration::{
-    CalibratedInput, FfnInput, GrowingInput, InputKind, MomentScratch, PassageKind, Sampling,
-};
+use calibration::PassageKind;
 use candle_core::Tensor;
-use codec::MatMul;
 
 use crate::TuningError;
 use crate::layer::linear;
 use crate::llama::{FfnWeights, Llama};
 
-/// Which inputs are kept of what streams through.
+/// The FFN matrices of one layer, as they were and as they are.
 #[derive(Clone)]
-pub struct Watch<'a> {
-    /// Longest input whose second moment is formed.
-    pub max_moment_dim: usize,
-    /// Which inputs are kept one by one.
-    pub sampling: Sampling,
-    /// Dense products.
-    pub mul_mat: &'a dyn MatMul,
+pub struct LayerFfn {
+    /// Those of the source model.
+    pub source: FfnWeights,
+    /// Those that take their place, where any of them differs.
+    pub coded: Option<FfnWeights>,
 }
 
-/// The hidden states of all contexts before the same layer.
+/// The hidden states of all contexts in the same place, in the model as it was and as it is coded so far.
+#[derive(Clone)]
 pub struct Stream {
-    model: Llama,
-    states: Vec<(PassageKind, Tensor)>,
-    layer: usize,
+    pub(crate) model: Arc<Llama>,
+    pub(crate) passages: Vec<Passage>,
+    /// The layer in hand.
+    pub(crate) layer: usize,
+    /// Whether its attention is behind already.
+    attended: bool,
+    /// Whether a matrix was replaced so far.
+    pub(crate) differs: bool,
+}
+
+/// The hidden states of one context, (tokens, n_embd).
+#[derive(Clone)]
+pub(crate) struct Passage {
+    pub(crate) kind: PassageKind,
+    pub(crate) original: Tensor,
+    pub(crate) coded: Tensor,
 }
 
 impl Stream {
@@ -39,9 +48,12 @@ impl Stream {
         model: Llama,
         contexts: impl IntoIterator<Item = (PassageKind, &'t [u32])>,
     ) -> Result<Self, TuningError> {
-        let embedded = contexts.into_iter().map(|(kind, tokens)| Ok((kind, model.embed(tokens)?)));
-        let states = embedded.collect::<Result<_, TuningError>>()?;
-        Ok(Self { model, states, layer: 0 })
+        let embedded = contexts.into_iter().map(|(kind, tokens)| {
+            let original = model.embed(tokens)?;
+            Ok(Passage { kind, coded: original.clone(), original })
+        });
+        let passages = embedded.collect::<Result<_, TuningError>>()?;
+        Ok(Self { model: Arc::new(model), passages, layer: 0, attended: false, differs: false })
     }
 
     /// The layer that comes next.
@@ -50,64 +62,77 @@ impl Stream {
         self.layer
     }
 
-    /// Takes all contexts through the next layer with these matrices. `stop` is asked after each context.
+    /// Takes all contexts through the next layer, whose matrices are `ffn`. `stop` is asked after each context.
     ///
     /// # Errors
     /// [`TuningError::Compute`] or [`TuningError::Stopped`].
-    pub fn advance(
-        &mut self,
-        ffn: &FfnWeights,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<(), TuningError> {
-        let layer = &self.model.layers[self.layer];
-        for (_, state) in &mut self.states {
-            let rotation = self.model.rotation(state.dim(0)?)?;
-            *state = layer.forward(state, ffn, &rotation, &self.model.config)?.detach();
-            stop_if(stop)?;
-        }
-        self.layer += 1;
+    pub fn advance(&mut self, ffn: &LayerFfn, stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
+        self.attend(stop)?;
+        self.differs |= ffn.coded.is_some();
+        let model = self.model.clone();
+        let layer = &model.layers[self.layer];
+        let coded = ffn.coded.as_ref().unwrap_or(&ffn.source);
+        let after = |x: &Tensor, ffn: &FfnWeights| -> Result<Tensor, TuningError> {
+            let down = ffn.down_input(&layer.ffn_input(x, &model.config)?)?;
+            Ok((x + linear(&down, &ffn.down)?)?)
+        };
+        self.step(
+            |passage| after(&passage.original, &ffn.source),
+            |passage| after(&passage.coded, coded),
+            stop,
+        )?;
+        (self.layer, self.attended) = (self.layer + 1, false);
         Ok(())
     }
 
-    /// What the FFN matrices of the next layers see, which are `ffn`. The contexts stay where they are.
+    /// How far the coded model's hidden states are from those of the model as it was: the sum of the squared
+    /// differences over the sum of squares, on all contexts.
     ///
     /// # Errors
-    /// [`TuningError::Compute`] or [`TuningError::Stopped`].
-    pub fn watch(
-        &self,
-        ffn: &[FfnWeights],
-        watch: &Watch<'_>,
+    /// [`TuningError::Compute`].
+    pub fn distance(&self) -> Result<f64, TuningError> {
+        let square = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
+        let (mut difference, mut size) = (0.0, 0.0);
+        for Passage { original, coded, .. } in &self.passages {
+            difference += f64::from(square(&(original - coded)?)?);
+            size += f64::from(square(original)?);
+        }
+        Ok(difference / size)
+    }
+
+    /// Takes all contexts through the attention of the layer in hand, unless that is done.
+    pub(crate) fn attend(&mut self, stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
+        if self.attended {
+            return Ok(());
+        }
+        let model = self.model.clone();
+        let layer = &model.layers[self.layer];
+        let attended = |x: &Tensor| -> Result<Tensor, TuningError> {
+            let rotation = model.rotation(x.dim(0)?)?;
+            Ok(layer.attend(x, &rotation, &model.config)?)
+        };
+        self.step(|passage| attended(&passage.original), |passage| attended(&passage.coded), stop)?;
+        self.attended = true;
+        Ok(())
+    }
+
+    /// Replaces the states; those of the coded model are computed only where there is a difference.
+    fn step(
+        &mut self,
+        original: impl Fn(&Passage) -> Result<Tensor, TuningError>,
+        coded: impl Fn(&Passage) -> Result<Tensor, TuningError>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<BTreeMap<FfnInput, CalibratedInput>, TuningError> {
-        let mut inputs: BTreeMap<FfnInput, GrowingInput> = BTreeMap::new();
-        let mut scratch = MomentScratch::default();
-        let mut n_before = [0; 2];
-        for (kind, state) in &self.states {
-            let rotation = self.model.rotation(state.dim(0)?)?;
-            let mut x = state.clone();
-            for (n, ffn) in ffn.iter().enumerate() {
-                let layer = &self.model.layers[self.layer + n];
-                x = layer.attend(&x, &rotation, &self.model.config)?;
-                let gate_up = layer.ffn_input(&x, &self.model.config)?;
-                let down = ffn.down_input(&gate_up)?;
-                x = (x + linear(&down, &ffn.down)?)?.detach();
-                for (input, seen) in [(InputKind::GateUp, gate_up), (InputKind::Down, down)] {
-                    let input = FfnInput { layer: self.layer + n, kind: input };
-                    let growing = inputs
-                        .entry(input)
-                        .or_insert_with(|| GrowingInput::new(seen.dims()[1], watch.max_moment_dim));
-                    let rows = seen.flatten_all()?.to_vec1::<f32>()?;
-                    let at = (*kind, n_before[*kind as usize]);
-                    growing.add(at, &rows, &watch.sampling, watch.mul_mat, &mut scratch);
-                }
-            }
-            n_before[*kind as usize] += state.dim(0)? as u64;
+    ) -> Result<(), TuningError> {
+        for passage in &mut self.passages {
+            let next = original(passage)?.detach();
+            passage.coded = if self.differs { coded(passage)?.detach() } else { next.clone() };
+            passage.original = next;
             stop_if(stop)?;
         }
-        Ok(inputs.into_iter().map(|(input, growing)| (input, growing.finish())).collect())
+        Ok(())
     }
 }
 
-fn stop_if(stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
+pub(crate) fn stop_if(stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
     if stop() { Err(TuningError::Stopped) } else { Ok(()) }
 }

@@ -9,7 +9,7 @@ use ggml::gguf::GgufFile;
 use statecells::sections::{SectionsCodec, SectionsParams, SectionsParts};
 use tempfile::TempDir;
 use test_models::Model;
-use tuning::{Llama, Stream, TuneParams, Tuner, TuningError, Watch};
+use tuning::{LayerFfn, Llama, Stream, TuneParams, Tuner, TuningError, Watch};
 
 struct Fixture {
     _folder: TempDir,
@@ -88,32 +88,131 @@ fn tuning_stops_when_asked_and_other_architectures_are_refused() {
     assert!(error.contains("architecture 'arcee'"), "{error}");
 }
 
+const ALL: [FfnTensor; 6] = {
+    const fn of(layer: usize, target: Target) -> FfnTensor {
+        FfnTensor { layer, target }
+    }
+    use Target::{Down, Gate, Up};
+    [of(0, Gate), of(0, Up), of(0, Down), of(1, Gate), of(1, Up), of(1, Down)]
+};
+
+/// `n` contexts of which every fifth is held out, before the first layer.
+fn stream(file: &GgufFile, n: usize) -> Stream {
+    let contexts = contexts(n, 3);
+    let kind = |i| if i % 5 == 2 { PassageKind::HeldOut } else { PassageKind::Fitted };
+    let all = contexts.iter().enumerate().map(|(i, c)| (kind(i), c.as_slice()));
+    Stream::new(Llama::load(file).unwrap(), all).unwrap()
+}
+
+fn watch(max_moment_dim: usize, tensors: &[FfnTensor]) -> Watch<'_> {
+    let sampling = Sampling::new((96, 96), (24, 24), 0);
+    Watch { max_moment_dim, sampling, damping: 1e-3, tensors, mul_mat: &ReferenceMatMul }
+}
+
+fn uncoded(file: &GgufFile, layer: usize) -> LayerFfn {
+    LayerFfn { source: Llama::ffn(file, layer).unwrap(), coded: None }
+}
+
+/// The layer with `dense` in place of some matrices.
+fn replaced<'a>(
+    file: &GgufFile,
+    layer: usize,
+    dense: impl IntoIterator<Item = (Target, &'a [f32])>,
+) -> LayerFfn {
+    let source = Llama::ffn(file, layer).unwrap();
+    let mut coded = source.clone();
+    for (target, dense) in dense {
+        coded.replace(target, dense.to_vec()).unwrap();
+    }
+    LayerFfn { source, coded: Some(coded) }
+}
+
 #[test]
 fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
     let fixture = model(&Model::default());
     let file = GgufFile::open(&fixture.path).unwrap();
-    let contexts = contexts(5, 3);
-    let kind = |i| if i == 2 { PassageKind::HeldOut } else { PassageKind::Fitted };
-    let start = || {
-        let all = contexts.iter().enumerate().map(|(i, c)| (kind(i), c.as_slice()));
-        Stream::new(Llama::load(&file).unwrap(), all).unwrap()
-    };
-    let ffn = [0, 1].map(|n| Llama::ffn(&file, n).unwrap());
-    let watch = Watch {
-        max_moment_dim: 64,
-        sampling: Sampling::new((96, 96), (24, 24), 0),
-        mul_mat: &ReferenceMatMul,
-    };
-    let at_once = start().watch(&ffn, &watch, &|| false).unwrap();
-    assert_eq!(at_once.len(), 4);
-    let mut stream = start();
-    stream.advance(&ffn[0], &|| false).unwrap();
+    let ffn = [0, 1].map(|n| uncoded(&file, n));
+    let go = || false;
+    let at_once = stream(&file, 5).watch(&ffn, &watch(64, &ALL), &go).unwrap();
+    assert!(at_once.inputs.len() == 4 && at_once.targets.is_empty());
+    let mut stream = stream(&file, 5);
+    stream.advance(&ffn[0], &go).unwrap();
     assert_eq!(stream.layer(), 1);
-    let later = stream.watch(&ffn[1..], &watch, &|| false).unwrap();
-    for (input, data) in &later {
-        assert_eq!(data, &at_once[input], "{input}");
+    let later = stream.watch(&ffn[1..], &watch(64, &ALL), &go).unwrap();
+    assert_eq!(later.inputs.len(), 2);
+    for (input, data) in &later.inputs {
+        assert_eq!(data, &at_once.inputs[input], "{input}");
     }
-    let down = &at_once[&FfnInput { layer: 0, kind: InputKind::Down }];
+    let down = &at_once.inputs[&FfnInput { layer: 0, kind: InputKind::Down }];
     assert_eq!((down.fitted_samples().unwrap().len(), down.holdout.len()), (96, 24));
-    assert!(matches!(stream.watch(&ffn[1..], &watch, &|| true), Err(TuningError::Stopped)));
+    let stopped = stream.watch(&ffn[1..], &watch(64, &ALL), &|| true);
+    assert!(matches!(stopped, Err(TuningError::Stopped)));
+}
+
+#[test]
+fn only_inputs_of_matrices_to_be_coded_are_watched() {
+    let fixture = model(&Model::default());
+    let file = GgufFile::open(&fixture.path).unwrap();
+    let seen = |tensors: &[FfnTensor]| -> Vec<InputKind> {
+        let seen = stream(&file, 5).watch(&[uncoded(&file, 0)], &watch(64, tensors), &|| false);
+        seen.unwrap().inputs.keys().map(|input| input.kind).collect()
+    };
+    assert_eq!(seen(&ALL[1..2]), [InputKind::GateUp]);
+    assert_eq!(seen(&ALL[2..3]), [InputKind::Down]);
+    assert!(seen(&ALL[3..]).is_empty());
+}
+
+/// Contexts after layer 0, whose matrices went a fifth of the way to a coarse code.
+fn disturbed(file: &GgufFile, n: usize) -> Stream {
+    let coded = coded(file).into_iter().filter(|(tensor, _)| tensor.layer == 0);
+    let mix = |(tensor, parts): (FfnTensor, SectionsParts)| {
+        let weights = file.to_f32(file.require_tensor(&tensor.weight()).unwrap()).unwrap();
+        let mixed = weights.iter().zip(parts.decode()).map(|(w, c)| 0.8 * w + 0.2 * c);
+        (tensor.target, mixed.collect::<Vec<f32>>())
+    };
+    let coded: Vec<_> = coded.map(mix).collect();
+    let dense = coded.iter().map(|(target, dense)| (*target, dense.as_slice()));
+    let mut stream = stream(file, n);
+    stream.advance(&replaced(file, 0, dense), &|| false).unwrap();
+    stream
+}
+
+#[test]
+fn targets_bring_the_hidden_states_back_to_where_they_were() {
+    let fixture = model(&Model::default());
+    let file = GgufFile::open(&fixture.path).unwrap();
+    let go = || false;
+    let mut stream = disturbed(&file, 150);
+    let before = stream.distance().unwrap();
+    assert!(before > 1e-3, "{before}");
+    let ffn = [uncoded(&file, 1)];
+    let targets = stream.watch(&ffn, &watch(256, &ALL), &go).unwrap().targets;
+    assert_eq!(targets.keys().copied().collect::<Vec<_>>(), ALL[3..]);
+    let after = |names: &[FfnTensor]| {
+        let met = names.iter().map(|t| (t.target, targets[t].as_slice()));
+        let mut stream = stream.clone();
+        stream.advance(&replaced(&file, 1, met), &go).unwrap();
+        stream.distance().unwrap()
+    };
+    let (none, gate_up, all) = (after(&[]), after(&ALL[3..5]), after(&ALL[3..]));
+    assert!(all < 0.8 * none && all < gate_up, "{none} {gate_up} {all}");
+    // Those of gate and up do not depend on whether down is watched too.
+    let only = stream.watch(&ffn, &watch(256, &ALL[3..5]), &go).unwrap().targets;
+    assert!(only.len() == 2 && only.iter().all(|(t, target)| *target == targets[t]));
+}
+
+#[test]
+fn there_are_no_targets_where_they_cannot_be_told_or_would_not_help() {
+    let fixture = model(&Model::default());
+    let file = GgufFile::open(&fixture.path).unwrap();
+    let targets = |n, max_moment_dim| {
+        let watch = watch(max_moment_dim, &ALL);
+        let seen = disturbed(&file, n).watch(&[uncoded(&file, 1)], &watch, &|| false);
+        seen.unwrap().targets.len()
+    };
+    assert_eq!(targets(150, 256), 3);
+    // no second moments
+    assert_eq!(targets(150, 8), 0);
+    // fewer tokens than inputs: what was learned of them does not hold for others
+    assert_eq!(targets(5, 256), 0);
 }

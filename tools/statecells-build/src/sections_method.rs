@@ -237,8 +237,12 @@ impl Method for SectionsMethod {
         let (Some(every), Some(moments)) = (self.steps.sequential, self.moments) else {
             return Ok(None);
         };
-        let model = (source, calibration);
-        Ok(Some(Box::new(Sequential::new(every, model, moments.max_dim, interrupt)?)))
+        Ok(Some(Box::new(Sequential::new(
+            every,
+            (source, calibration),
+            (moments.max_dim, self.params.damping),
+            interrupt,
+        )?)))
     }
 
     fn tunes(&self) -> bool {

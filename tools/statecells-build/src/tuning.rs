@@ -1,9 +1,8 @@
 //! What needs the model itself: tuning a finished code, and recapturing activations on the way.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
-use ::tuning::{FfnWeights, Llama, Stream, TuneParams, Tuner, TuningError, Watch};
+use ::tuning::{FfnWeights, LayerFfn, Llama, Stream, TuneParams, Tuner, TuningError, Watch};
 use builder::progress::Eta;
 use builder::{
     Decoded, Error, Interrupt, Recapture, Recaptured, Reporter, Source, Tunable, Tuned,
@@ -114,20 +113,22 @@ pub struct Sequential<'a> {
     source: &'a Source,
     stream: Stream,
     max_moment_dim: usize,
+    damping: f64,
     sampling: Sampling,
     mul_mat: MulMat,
     interrupt: &'a Interrupt,
 }
 
 impl<'a> Sequential<'a> {
-    /// Recaptures after every `every` layers, on the text behind `calibration`.
+    /// Recaptures for every `every` layers, on the text behind `calibration`. Moments are formed of inputs up to
+    /// `max_moment_dim` and inverted with `damping`.
     ///
     /// # Errors
     /// [`Error::Method`].
     pub fn new(
         every: usize,
         (source, calibration): (&'a Source, &Calibration),
-        max_moment_dim: usize,
+        (max_moment_dim, damping): (usize, f64),
         interrupt: &'a Interrupt,
     ) -> Result<Self, Error> {
         let record = calibration.record();
@@ -139,6 +140,7 @@ impl<'a> Sequential<'a> {
             source,
             stream: stream.map_err(failed(SEQUENTIAL))?,
             max_moment_dim,
+            damping,
             sampling: Sampling::new(
                 (record.n_fitted, record.n_fitted),
                 (record.n_held_out, HOLD_OUT_SAMPLES),
@@ -149,40 +151,55 @@ impl<'a> Sequential<'a> {
         })
     }
 
-    /// The FFN of `layer` with what `decoded` puts in place of the source's matrices.
-    fn ffn(&self, layer: usize, decoded: &mut Decoded<'_>) -> Result<FfnWeights, Error> {
-        let mut ffn = Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL))?;
+    /// The FFN of `layer`, with what `decoded` puts in place of the source's matrices.
+    fn layer(&self, layer: usize, decoded: &mut Decoded<'_>) -> Result<LayerFfn, Error> {
+        let source = Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL))?;
+        let mut coded = None;
         for target in Target::ALL {
             if let Some(dense) = decoded(FfnTensor { layer, target })? {
+                let ffn: &mut FfnWeights = coded.get_or_insert_with(|| source.clone());
                 ffn.replace(target, dense).map_err(failed(SEQUENTIAL))?;
             }
         }
-        Ok(ffn)
+        Ok(LayerFfn { source, coded })
     }
 }
 
 impl Recapture for Sequential<'_> {
-    fn every(&self) -> usize {
-        self.every
+    /// Where each layer is a group, its down is one of its own: it can make up for errors of gate and up.
+    fn group(&self, tensor: FfnTensor) -> usize {
+        match self.every {
+            1 => 2 * tensor.layer + usize::from(tensor.target == Target::Down),
+            every => tensor.layer / every,
+        }
     }
 
     fn inputs(
         &mut self,
-        layers: Range<usize>,
+        tensors: &[FfnTensor],
         decoded: &mut Decoded<'_>,
     ) -> Result<Recaptured, Error> {
         let stop = || self.interrupt.is_set();
-        while self.stream.layer() < layers.start {
-            let ffn = self.ffn(self.stream.layer(), decoded)?;
+        let layers = tensors.iter().map(|t| t.layer);
+        let (first, last) = (layers.clone().min(), layers.max());
+        let (Some(first), Some(last)) = (first, last) else { return Ok(Recaptured::default()) };
+        while self.stream.layer() < first {
+            let ffn = self.layer(self.stream.layer(), decoded)?;
             self.stream.advance(&ffn, &stop).map_err(failed(SEQUENTIAL))?;
         }
-        let dense = |layer| Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL));
-        let ffn: Vec<FfnWeights> = layers.map(dense).collect::<Result<_, _>>()?;
+        // A resumed run may have some of the group already: what the others are fitted to must not depend on it.
+        let mut before = |t| if tensors.contains(&t) { Ok(None) } else { decoded(t) };
+        let ffn: Vec<LayerFfn> =
+            (first..=last).map(|n| self.layer(n, &mut before)).collect::<Result<_, _>>()?;
         let watch = Watch {
             max_moment_dim: self.max_moment_dim,
             sampling: self.sampling.clone(),
+            damping: self.damping,
+            tensors,
             mul_mat: &self.mul_mat,
         };
-        self.stream.watch(&ffn, &watch, &stop).map_err(failed(SEQUENTIAL))
+        let seen = self.stream.watch(&ffn, &watch, &stop).map_err(failed(SEQUENTIAL))?;
+        let drift = self.stream.distance().map_err(failed(SEQUENTIAL))?.sqrt();
+        Ok(Recaptured { inputs: seen.inputs, targets: seen.targets, drift })
     }
 }

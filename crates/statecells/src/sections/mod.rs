@@ -18,6 +18,7 @@ mod moment;
 mod params;
 mod probe;
 mod refit;
+mod retarget;
 mod search;
 mod shrink;
 
@@ -33,6 +34,7 @@ pub use layout::{
 pub use moment::Moment;
 pub use params::SectionsParams;
 pub use probe::Probe;
+pub use retarget::{retarget, retarget_gain};
 pub use shrink::{HeldOut, Shrink, choose_shrink};
 
 use metric::Metric;

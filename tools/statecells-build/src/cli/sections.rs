@@ -71,8 +71,10 @@ pub struct SectionsFlags {
     #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
     pub max_h_dim: usize,
 
-    /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see.
-    /// Takes about two forward passes over the calibration's text; llama architecture only
+    /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see, so
+    /// that they make up for the errors before them; 1 does so before every ffn_down as well and is by far the best.
+    /// Errors and gaps are then against what each matrix should do there (after --tune against the source's
+    /// weights). Takes several forward passes over the calibration's text; llama architecture only
     #[arg(
         long,
         value_name = "LAYERS",
