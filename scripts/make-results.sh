@@ -3,9 +3,10 @@
 # With --sizes, a model coded at several sizes instead, with pictures of what each size costs.
 #
 # usage: scripts/make-results.sh [--calib FILE --text FILE] [--chunks N] [--threads N] [--only NAME] [--speed]
-#        scripts/make-results.sh --sizes S,S,... [--tune STEPS] [--model FILE] [--folder DIR] [--ctx N] [as above]
+#        scripts/make-results.sh --sizes S,S,... [--sequential N] [--tune STEPS] [--model FILE] [--folder DIR] [--ctx N] [as above]
 #
 #   --sizes LIST    numbers of sections, such as 4,5,6,7,8; ends with statecells-eval --compare over them
+#   --sequential N  build each size with that flag of statecells-build
 #   --tune STEPS    tune each size for so many steps as well
 #   --model FILE    another model, with its own --calib, --text and --folder
 #   --folder DIR    for models and reports (default: results/schemes)
@@ -48,6 +49,7 @@ THREADS=$(nproc)
 ONLY=
 SIZES=
 TUNE=
+SEQUENTIAL=
 SKIP=speed,whole
 
 # What FFN matrices of this model can have; where one does not fit a shape, llama-quantize falls back.
@@ -64,6 +66,7 @@ parse() {
       --speed) SKIP=whole ;;
       --sizes) [[ ${2:-} =~ ^[1-9][0-9]?(,[1-9][0-9]?)*$ ]] || usage_error "--sizes needs a list such as 6,7,8" && SIZES=$2 && shift ;;
       --tune) number_of "$@" && TUNE=$2 && shift ;;
+      --sequential) number_of "$@" && SEQUENTIAL=$2 && shift ;;
       --ctx) number_of "$@" && CTX=$2 && shift ;;
       --against) [[ -n ${2:-} ]] || usage_error "--against needs a list" && AGAINST=$2 && shift ;;
       --model) [[ -f ${2:-} ]] || usage_error "--model needs a file" && BASE=$(realpath "$2") && shift ;;
@@ -74,18 +77,19 @@ parse() {
   done
   if [[ -n $SIZES ]]; then
     list_sizes
-  elif [[ -n $TUNE || $BASE != "$MODELS_DIR/$MODEL_FILE" ]]; then
-    usage_error "--tune and --model go with --sizes"
+  elif [[ -n $TUNE || -n $SEQUENTIAL || $BASE != "$MODELS_DIR/$MODEL_FILE" ]]; then
+    usage_error "--sequential, --tune and --model go with --sizes"
   fi
 }
 
 list_sizes() {
-  local size sizes=()
+  local size flags sizes=()
   IFS=, read -ra sizes <<<"$SIZES"
   SCHEMES=()
   for size in "${sizes[@]}"; do
-    SCHEMES+=("S-$size|--S $size --calib CALIBRATION")
-    if [[ -n $TUNE ]]; then SCHEMES+=("S-$size-tuned|--S $size --calib CALIBRATION --tune $TUNE"); fi
+    flags="--S $size --calib CALIBRATION${SEQUENTIAL:+ --sequential $SEQUENTIAL}"
+    SCHEMES+=("S-$size|$flags")
+    if [[ -n $TUNE ]]; then SCHEMES+=("S-$size-tuned|$flags --tune $TUNE"); fi
   done
 }
 

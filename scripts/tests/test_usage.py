@@ -42,7 +42,8 @@ def test_an_unknown_option_is_a_usage_error(run_script, name):
         ("build-llama.sh", ["--jobs", "x"], "--jobs needs a number above 0"),
         ("fetch-llama.sh", ["--into"], "--into needs a folder"),
         ("make-results.sh", ["--sizes", "6;7"], "--sizes needs a list such as 6,7,8"),
-        ("make-results.sh", ["--tune", "60"], "--tune and --model go with --sizes"),
+        ("make-results.sh", ["--tune", "60"], "--sequential, --tune and --model go with --sizes"),
+        ("make-results.sh", ["--sequential", "1"], "--sequential, --tune and --model go with --sizes"),
         ("make-results.sh", ["--model", "none.gguf"], "--model needs a file"),
     ],
 )
