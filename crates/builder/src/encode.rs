@@ -84,12 +84,15 @@ impl Encoder<'_> {
     ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
         let start = Instant::now();
         let codec_error = |source| Error::Codec { tensor: item.tensor.weight(), source };
-        let info = self.source.info(item.tensor);
-        let mut weights = self.source.file().to_f32(info)?;
-        self.source.file().release(info);
-        if let Some(target) = self.inputs.and_then(|i| i.target(item.tensor)) {
-            weights.copy_from_slice(target);
-        }
+        let weights = match self.inputs.and_then(|i| i.target(item.tensor)) {
+            Some(target) => target.to_vec(),
+            None => {
+                let info = self.source.info(item.tensor);
+                let weights = self.source.file().to_f32(info)?;
+                self.source.file().release(info);
+                weights
+            }
+        };
         check_finite(&weights, item.shape).map_err(codec_error)?;
         let calibrated = self.inputs.map(|i| i.input(item.tensor)).transpose()?;
         let calibrated = calibrated.as_ref();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use calibration::{CalibratedInput, FfnInput, GrowingInput, InputKind, MomentScratch, Sampling};
+use calibration::{CalibratedInput, FfnInput, GrowingInput, MomentScratch, Sampling};
 use candle_core::{Device, Tensor};
 use codec::{FfnTensor, MatMul, MatrixShape, Target};
 use statecells::sections::{retarget, retarget_gain};
@@ -90,8 +90,7 @@ impl Ahead<'_> {
         self.observe_gate_up(&ffn.source, &mut met)?;
         let differs = self.stream.differs || ffn.coded.is_some();
         self.observe_down(&ffn.source, &mut met, differs)?;
-        let met = (self.stream.differs || ffn.coded.is_some()).then_some(met);
-        Ok(LayerFfn { source: ffn.source.clone(), coded: met })
+        Ok(LayerFfn { source: ffn.source.clone(), coded: differs.then_some(met) })
     }
 
     fn observe_gate_up(
@@ -100,17 +99,15 @@ impl Ahead<'_> {
         met: &mut FfnWeights,
     ) -> Result<(), TuningError> {
         let wanted = self.wanted(&[Target::Gate, Target::Up]);
-        if wanted.is_empty() {
-            return Ok(());
-        }
+        let Some(any) = wanted.first() else { return Ok(()) };
+        let seen = FfnInput::of(*any);
         let model = self.stream.model.clone();
         let layer = &model.layers[self.stream.layer];
         let differs = self.stream.differs;
         let (input, lacks) = self.collect(source.gate.dim(1)?, |p| {
             let input = layer.ffn_input(&p.coded, &model.config)?;
-            let original = layer.ffn_input(&p.original, &model.config)?;
-            let lack = differs.then(|| original - &input).transpose()?;
-            Ok(View { input, lack })
+            let lack = || layer.ffn_input(&p.original, &model.config)? - &input;
+            Ok(View { lack: differs.then(lack).transpose()?, input })
         })?;
         for tensor in wanted {
             let matrix = source.get(tensor.target);
@@ -119,7 +116,7 @@ impl Ahead<'_> {
             let shortfalls = lacks.as_ref().map(|lacks| lacks.try_map(shortfall)).transpose()?;
             self.retarget(tensor, matrix, shortfalls, &input, met)?;
         }
-        self.keep(InputKind::GateUp, input);
+        self.seen.inputs.insert(seen, input);
         Ok(())
     }
 
@@ -144,7 +141,7 @@ impl Ahead<'_> {
             Ok(View { lack: differs.then(lack).transpose()?, input })
         })?;
         self.retarget(tensor, &source.down, lacks, &input, met)?;
-        self.keep(InputKind::Down, input);
+        self.seen.inputs.insert(FfnInput::of(tensor), input);
         Ok(())
     }
 
@@ -153,10 +150,6 @@ impl Ahead<'_> {
         let layer = self.stream.layer;
         let all = targets.iter().map(|target| FfnTensor { layer, target: *target });
         all.filter(|t| self.watch.tensors.contains(t)).collect()
-    }
-
-    fn keep(&mut self, kind: InputKind, input: CalibratedInput) {
-        self.seen.inputs.insert(FfnInput { layer: self.stream.layer, kind }, input);
     }
 
     /// An input of `d_in` values over all contexts, and the means of lack x^T where something lacks and there is
