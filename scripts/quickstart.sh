@@ -77,7 +77,7 @@ build_all() {
 # A quarter of what statecells-calib takes by default: enough for this model, and a quarter of the time.
 calibrate_options() { printf '%s\n' --tokens 32768; }
 encode_options() {
-  printf '%s\n' --scheme sections --S 8 --outliers 0.001 --calib "$CALIBRATION" --report-json "$REPORT"
+  printf '%s\n' --S 8 --sequential 1 --calib "$CALIBRATION" --report-json "$REPORT"
 }
 
 # What the outputs depend on. The number of threads is not among it.

@@ -119,7 +119,7 @@ pub trait Method: Sync {
         &'a self,
         _source: &'a Source,
         _calibration: &'a Calibration,
-        _interrupt: &'a Interrupt,
+        _watch: (&'a Reporter, &'a Interrupt),
     ) -> Result<Option<Box<dyn Recapture + 'a>>, Error> {
         Ok(None)
     }

@@ -24,7 +24,8 @@ impl<'a> Recapturing<'a> {
     pub(crate) fn new(build: &'a Build<'a>) -> Result<Self, Error> {
         let recapture = match build.calibration {
             Some(calibration) => {
-                build.method.recapture(build.source, calibration, build.interrupt)?
+                let watch = (build.reporter, build.interrupt);
+                build.method.recapture(build.source, calibration, watch)?
             }
             None => None,
         };

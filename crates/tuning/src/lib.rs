@@ -7,6 +7,7 @@
 mod adam;
 mod attention;
 mod config;
+mod costs;
 mod error;
 mod layer;
 mod llama;
@@ -15,7 +16,9 @@ mod parameters;
 mod stream;
 mod tuner;
 mod watch;
+mod weights;
 
+pub use costs::ReadFfn;
 pub use error::TuningError;
 pub use llama::{FfnWeights, Llama};
 pub use stream::{LayerFfn, Stream};

@@ -7,7 +7,7 @@ use crate::TuningError;
 use crate::layer::linear;
 
 /// Tokens whose logits are in memory at a time.
-const TOKENS: usize = 256;
+pub(crate) const TOKENS: usize = 256;
 
 /// Kullback-Leibler divergence of the next token's distribution, summed over tokens in nats, and its gradient with
 /// respect to `student`.

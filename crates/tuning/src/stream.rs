@@ -6,8 +6,14 @@ use calibration::PassageKind;
 use candle_core::Tensor;
 
 use crate::TuningError;
+use crate::costs::{Backward, ReadFfn};
 use crate::layer::linear;
 use crate::llama::{FfnWeights, Llama};
+use crate::weights::TokenWeights;
+
+/// Contexts that go through the layers and back together: their states are kept for every layer, and each layer's
+/// matrices are read twice for all of them.
+const CONTEXTS: usize = 8;
 
 /// The FFN matrices of one layer, as they were and as they are.
 #[derive(Clone)]
@@ -29,6 +35,8 @@ pub struct Stream {
     attended: bool,
     /// Whether a matrix was replaced so far.
     pub(crate) differs: bool,
+    /// How much the tokens count; all alike if not known.
+    pub(crate) weights: Option<Arc<TokenWeights>>,
 }
 
 /// The hidden states of one context, (tokens, n_embd).
@@ -53,7 +61,51 @@ impl Stream {
             Ok(Passage { kind, coded: original.clone(), original })
         });
         let passages = embedded.collect::<Result<_, TuningError>>()?;
-        Ok(Self { model: Arc::new(model), passages, layer: 0, attended: false, differs: false })
+        Ok(Self {
+            model: Arc::new(model),
+            passages,
+            layer: 0,
+            attended: false,
+            differs: false,
+            weights: None,
+        })
+    }
+
+    /// Makes every token count by what an error in the output of a matrix costs there: the trace of the Fisher
+    /// information of the next-token distributions, estimated by one random direction per context. `ffn` reads the
+    /// source's matrices. `heard` is told [`Self::n_weighing_steps`] times and says whether to stop.
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`], [`TuningError::Stopped`] or those of `ffn`.
+    ///
+    /// # Panics
+    /// If the contexts are not before the first layer any more.
+    pub fn weigh(
+        &mut self,
+        ffn: &ReadFfn<'_>,
+        heard: &mut dyn FnMut() -> bool,
+    ) -> Result<(), TuningError> {
+        assert!(self.layer == 0 && !self.attended, "costs are those of all layers");
+        let mut backward = Backward::new(&self.model, ffn, heard);
+        let mut costs = Vec::with_capacity(self.passages.len());
+        for passages in self.passages.chunks(CONTEXTS) {
+            let embedded: Vec<&Tensor> = passages.iter().map(|p| &p.original).collect();
+            costs.extend(backward.costs(&embedded, costs.len())?);
+        }
+        self.weights = Some(Arc::new(TokenWeights::new(&costs)?));
+        Ok(())
+    }
+
+    /// Whether [`Self::weigh`] was called.
+    #[must_use]
+    pub fn is_weighed(&self) -> bool {
+        self.weights.is_some()
+    }
+
+    /// What [`Self::weigh`] is in steps: every context through every layer and back.
+    #[must_use]
+    pub fn n_weighing_steps(&self) -> usize {
+        2 * self.passages.len() * self.model.n_layers()
     }
 
     /// The layer that comes next.
@@ -133,6 +185,6 @@ impl Stream {
     }
 }
 
-pub(crate) fn stop_if(stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
+pub(crate) fn stop_if(mut stop: impl FnMut() -> bool) -> Result<(), TuningError> {
     if stop() { Err(TuningError::Stopped) } else { Ok(()) }
 }

@@ -104,7 +104,7 @@ impl Ahead<'_> {
         let model = self.stream.model.clone();
         let layer = &model.layers[self.stream.layer];
         let differs = self.stream.differs;
-        let (input, lacks) = self.collect(source.gate.dim(1)?, |p| {
+        let (input, lacks) = self.collect(seen, source.gate.dim(1)?, |p| {
             let input = layer.ffn_input(&p.coded, &model.config)?;
             let lack = || layer.ffn_input(&p.original, &model.config)? - &input;
             Ok(View { lack: differs.then(lack).transpose()?, input })
@@ -132,7 +132,7 @@ impl Ahead<'_> {
         let layer = &model.layers[self.stream.layer];
         let seen =
             |ffn: &FfnWeights, x: &Tensor| ffn.down_input(&layer.ffn_input(x, &model.config)?);
-        let (input, lacks) = self.collect(source.down.dim(1)?, |p| {
+        let (input, lacks) = self.collect(FfnInput::of(tensor), source.down.dim(1)?, |p| {
             let input = seen(met, &p.coded)?;
             let lack = || -> Result<Tensor, candle_core::Error> {
                 let change = (seen(source, &p.original)? - &input)?;
@@ -152,10 +152,11 @@ impl Ahead<'_> {
         all.filter(|t| self.watch.tensors.contains(t)).collect()
     }
 
-    /// An input of `d_in` values over all contexts, and the means of lack x^T where something lacks and there is
-    /// a second moment.
+    /// The input `seen`, of `d_in` values, over all contexts, and the means of lack x^T where something lacks and there
+    /// is a second moment.
     fn collect(
         &self,
+        seen: FfnInput,
         d_in: usize,
         view: impl Fn(&Passage) -> Result<View, TuningError>,
     ) -> Result<(CalibratedInput, Option<Lacks>), TuningError> {
@@ -163,8 +164,13 @@ impl Ahead<'_> {
         let mut growing = GrowingInput::new(d_in, watch.max_moment_dim);
         let mut scratch = MomentScratch::default();
         let (mut n_before, mut sums) = ([0; 2], [Shortfall::default(), Shortfall::default()]);
-        for passage in &stream.passages {
+        for (number, passage) in stream.passages.iter().enumerate() {
+            let weigh = |rows: Tensor| match &stream.weights {
+                Some(weights) => weights.apply(seen, number, &rows),
+                None => Ok(rows),
+            };
             let View { input, lack } = view(passage)?;
+            let (input, lack) = (weigh(input)?, lack.map(weigh).transpose()?);
             let rows = input.flatten_all()?.to_vec1::<f32>()?;
             let kind = passage.kind as usize;
             let at = (passage.kind, n_before[kind]);

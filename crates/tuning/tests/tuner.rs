@@ -128,6 +128,35 @@ fn replaced<'a>(
 }
 
 #[test]
+fn weighed_tokens_count_by_what_they_cost() {
+    let fixture = model(&Model::default());
+    let file = GgufFile::open(&fixture.path).unwrap();
+    let read = |n| Llama::ffn(&file, n);
+    let ffn = [0, 1].map(|n| uncoded(&file, n));
+    let (mut weighed, alike) = (stream(&file, 9), stream(&file, 9));
+    let mut n_heard = 0;
+    let mut count = || {
+        n_heard += 1;
+        false
+    };
+    weighed.weigh(&read, &mut count).unwrap();
+    assert_eq!((n_heard, weighed.n_weighing_steps()), (2 * 2 * 9, 2 * 2 * 9));
+    let seen =
+        |mut stream: Stream| stream.watch(&ffn, &watch(1024, &ALL), &|| false).unwrap().inputs;
+    for (input, alike) in seen(alike) {
+        let weighed = &seen(weighed.clone())[&input];
+        let (a, b) = (weighed.second_moment().unwrap(), alike.second_moment().unwrap());
+        let size = |m: &[f32]| m.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let difference: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        // The weights' mean is 1: other directions count, but about as much in all.
+        assert!(size(&difference) > 0.02 * size(&b), "{input}");
+        assert!((0.5..2.0).contains(&(size(&a) / size(&b))), "{input}");
+    }
+    let stopped = stream(&file, 2).weigh(&read, &mut || true);
+    assert!(matches!(stopped, Err(TuningError::Stopped)));
+}
+
+#[test]
 fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
     let fixture = model(&Model::default());
     let file = GgufFile::open(&fixture.path).unwrap();

@@ -16,6 +16,7 @@ use crate::budget::{Budget, Sensitivity};
 use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
 use crate::method::GlobalMethod;
 use crate::sections_method::{ModelSteps, Moments, SectionsMethod};
+use crate::tuning::SequentialParams;
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
@@ -106,7 +107,10 @@ fn method(
             let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
             let budget = budget(sections)?;
             let steps = ModelSteps {
-                sequential: sections.sequential.map(usize::from),
+                sequential: sections.sequential.map(|every| SequentialParams {
+                    every: usize::from(every),
+                    weights: sections.token_weights,
+                }),
                 tune: tune_params(sections),
                 seed,
             };

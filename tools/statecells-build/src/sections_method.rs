@@ -20,7 +20,7 @@ use statecells::sections::{
 use ::tuning::TuneParams;
 
 use crate::budget::{Budget, Sensitivity};
-use crate::tuning::{self, Sequential};
+use crate::tuning::{self, Sequential, SequentialParams};
 
 /// Sections with the same parameters for every tensor, except their number where a budget is shared out.
 #[derive(Clone, Debug)]
@@ -36,8 +36,8 @@ pub struct SectionsMethod {
 /// What is done with the whole model besides coding tensor by tensor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ModelSteps {
-    /// Layers between two recaptures of the activations; `None` to fit to the calibration as it is.
-    pub sequential: Option<usize>,
+    /// How to recapture the activations; `None` to fit to the calibration as it is.
+    pub sequential: Option<SequentialParams>,
     /// Tuning of the finished codes.
     pub tune: Option<TuneParams>,
     /// Orders the text that is tuned on.
@@ -204,8 +204,9 @@ impl Method for SectionsMethod {
             set("--shrink", moments.shrink.to_string());
             set("--max-h-dim", moments.max_dim.to_string());
         }
-        if let Some(every) = self.steps.sequential {
-            set("--sequential", every.to_string());
+        if let Some(sequential) = &self.steps.sequential {
+            set("--sequential", sequential.every.to_string());
+            set("--token-weights", sequential.weights.to_string());
         }
         if let Some(tune) = &self.steps.tune {
             set("--tune", tune.steps.to_string());
@@ -232,16 +233,16 @@ impl Method for SectionsMethod {
         &'a self,
         source: &'a Source,
         calibration: &'a Calibration,
-        interrupt: &'a Interrupt,
+        watch: (&'a Reporter, &'a Interrupt),
     ) -> Result<Option<Box<dyn Recapture + 'a>>, Error> {
-        let (Some(every), Some(moments)) = (self.steps.sequential, self.moments) else {
+        let (Some(params), Some(moments)) = (self.steps.sequential, self.moments) else {
             return Ok(None);
         };
         Ok(Some(Box::new(Sequential::new(
-            every,
+            params,
             (source, calibration),
             (moments.max_dim, self.params.damping),
-            interrupt,
+            watch,
         )?)))
     }
 

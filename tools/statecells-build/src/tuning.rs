@@ -9,7 +9,9 @@ use builder::{
     TuningReport,
 };
 use calibration::{Calibration, PassageKind, Sampling, passage_kind};
+use clap::ValueEnum;
 use codec::{FfnTensor, Progress, Target};
+
 use ggml::MulMat;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -107,36 +109,61 @@ pub fn tune(
     Ok((tuned.collect::<Result<_, Error>>()?, summary))
 }
 
+/// How much each token counts in what is fitted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenWeights {
+    /// By what an error there costs in the model's predictions: goes through the model and back once more
+    Curvature,
+    /// All alike
+    Equal,
+}
+
+impl std::fmt::Display for TokenWeights {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.to_possible_value().expect("none is skipped").get_name())
+    }
+}
+
+/// How activations are recaptured.
+#[derive(Clone, Copy, Debug)]
+pub struct SequentialParams {
+    /// Layers between two recaptures.
+    pub every: usize,
+    /// How much the tokens count.
+    pub weights: TokenWeights,
+}
+
 /// The model with its calibration text between two layers.
 pub struct Sequential<'a> {
-    every: usize,
+    params: SequentialParams,
     source: &'a Source,
     stream: Stream,
     max_moment_dim: usize,
     damping: f64,
     sampling: Sampling,
     mul_mat: MulMat,
+    reporter: &'a Reporter,
     interrupt: &'a Interrupt,
 }
 
 impl<'a> Sequential<'a> {
-    /// Recaptures for every `every` layers, on the text behind `calibration`. Moments are formed of inputs up to
-    /// `max_moment_dim` and inverted with `damping`.
+    /// Recaptures on the text behind `calibration`. Moments are formed of inputs up to `max_moment_dim` and inverted
+    /// with `damping`.
     ///
     /// # Errors
     /// [`Error::Method`].
     pub fn new(
-        every: usize,
+        params: SequentialParams,
         (source, calibration): (&'a Source, &Calibration),
         (max_moment_dim, damping): (usize, f64),
-        interrupt: &'a Interrupt,
+        (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
         let record = calibration.record();
         let contexts = contexts(SEQUENTIAL, calibration)?;
         let model = Llama::load(source.file()).map_err(failed(SEQUENTIAL))?;
         let stream = Stream::new(model, contexts.iter().map(|(kind, c)| (*kind, c.as_slice())));
         Ok(Self {
-            every,
+            params,
             source,
             stream: stream.map_err(failed(SEQUENTIAL))?,
             max_moment_dim,
@@ -147,8 +174,28 @@ impl<'a> Sequential<'a> {
                 record.seed,
             ),
             mul_mat: MulMat::new(rayon::current_num_threads()),
+            reporter,
             interrupt,
         })
+    }
+
+    /// Weighs the tokens of all contexts, which must be before the first layer.
+    fn weigh(&mut self) -> Result<(), Error> {
+        let total = self.stream.n_weighing_steps();
+        let (reporter, interrupt) = (self.reporter, self.interrupt);
+        reporter.stage("weighing tokens", total as u64);
+        let (mut eta, mut done) = (Eta::new(total as u64), 0);
+        let mut heard = || {
+            reporter.advance(1);
+            done += 1;
+            let left = eta.advance(1);
+            if done * 10 / total > (done - 1) * 10 / total {
+                reporter.line(&format!("weighing tokens: {} %; ETA {left}", 100 * done / total));
+            }
+            interrupt.is_set()
+        };
+        let file = self.source.file();
+        self.stream.weigh(&|layer| Llama::ffn(file, layer), &mut heard).map_err(failed(SEQUENTIAL))
     }
 
     /// The FFN of `layer`, with what `decoded` puts in place of the source's matrices.
@@ -168,7 +215,7 @@ impl<'a> Sequential<'a> {
 impl Recapture for Sequential<'_> {
     /// Where each layer is a group, its down is one of its own: it can make up for errors of gate and up.
     fn group(&self, tensor: FfnTensor) -> usize {
-        match self.every {
+        match self.params.every {
             1 => 2 * tensor.layer + usize::from(tensor.target == Target::Down),
             every => tensor.layer / every,
         }
@@ -183,6 +230,9 @@ impl Recapture for Sequential<'_> {
         let layers = tensors.iter().map(|t| t.layer);
         let (first, last) = (layers.clone().min(), layers.max());
         let (Some(first), Some(last)) = (first, last) else { return Ok(Recaptured::default()) };
+        if self.params.weights == TokenWeights::Curvature && !self.stream.is_weighed() {
+            self.weigh()?;
+        }
         while self.stream.layer() < first {
             let ffn = self.layer(self.stream.layer(), decoded)?;
             self.stream.advance(&ffn, &stop).map_err(failed(SEQUENTIAL))?;

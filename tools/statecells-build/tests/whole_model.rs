@@ -115,6 +115,26 @@ fn later_matrices_make_up_for_earlier_errors() {
 }
 
 #[test]
+fn tokens_are_weighed_unless_told_otherwise() {
+    let fixture = fixture();
+    let report = |flags: &str| -> BuildReport {
+        let command = format!("{BUILD} -o out.gguf --force --sequential 1 --report-json r.json");
+        let text = common::stderr(&succeeds(&mut fixture.plain(&format!("{command} {flags}"))));
+        let weighed = text.contains("weighing tokens: 100 %");
+        assert_eq!(weighed, flags.is_empty(), "{text}");
+        serde_json::from_slice(&fixture.bytes("r.json")).unwrap()
+    };
+    let weighed = report("");
+    let codes = data(&fixture, "out.gguf", "ffn_up.codes");
+    let alike = report("--token-weights equal");
+    assert!(data(&fixture, "out.gguf", "ffn_up.codes") != codes);
+    assert_eq!(weighed.arguments["--token-weights"], "curvature");
+    assert_eq!(alike.arguments["--token-weights"], "equal");
+    let usage = fixture.plain(&format!("{BUILD} -o out.gguf --token-weights equal")).output();
+    assert_eq!(usage.unwrap().status.code(), Some(2));
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_in_one_line() {
     let fixture = fixture();
     write_calibration(&fixture, "calib.gguf", Made::default());
