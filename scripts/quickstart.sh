@@ -18,8 +18,8 @@
 #   --help        this text
 #
 # Needs a Rust toolchain, git, a C++ compiler and Python 3.10+ with venv and pip, and no root.
-# It can be run again at any time: finished work is skipped. The first run takes about 25 minutes
-# on 2 cores, most of it for llama.cpp, whose build is kept in $STATECELLS_CACHE_DIR (default
+# It can be run again at any time: finished work is skipped. The first run takes about half an hour
+# on 2 cores, a third of it for llama.cpp, whose build is kept in $STATECELLS_CACHE_DIR (default
 # ~/.cache/statecells).
 
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"

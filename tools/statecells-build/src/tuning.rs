@@ -112,10 +112,10 @@ pub fn tune(
 /// How much each token counts in what is fitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum TokenWeights {
-    /// By what an error there costs in the model's predictions: goes through the model and back once more
-    Curvature,
     /// All alike
     Equal,
+    /// By what an error there costs in the model's predictions: goes through the model and back once more
+    Curvature,
 }
 
 impl std::fmt::Display for TokenWeights {

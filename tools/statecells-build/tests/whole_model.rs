@@ -65,7 +65,7 @@ fn tuning_changes_values_and_no_codes_and_is_reported() {
 #[test]
 fn threads_and_kills_do_not_change_the_bytes() {
     let fixture = fixture();
-    let flags = "--tune 40 --sequential 1 --tune-contexts 2";
+    let flags = "--tune 40 --sequential 1 --token-weights curvature --tune-contexts 2";
     build(&fixture, "one.gguf", &format!("{flags} -t 1"));
     build(&fixture, "two.gguf", &format!("{flags} -t 2"));
     assert!(fixture.bytes("one.gguf") == fixture.bytes("two.gguf"));
@@ -115,18 +115,18 @@ fn later_matrices_make_up_for_earlier_errors() {
 }
 
 #[test]
-fn tokens_are_weighed_unless_told_otherwise() {
+fn tokens_are_weighed_when_asked() {
     let fixture = fixture();
     let report = |flags: &str| -> BuildReport {
         let command = format!("{BUILD} -o out.gguf --force --sequential 1 --report-json r.json");
         let text = common::stderr(&succeeds(&mut fixture.plain(&format!("{command} {flags}"))));
         let weighed = text.contains("weighing tokens: 100 %");
-        assert_eq!(weighed, flags.is_empty(), "{text}");
+        assert_eq!(weighed, !flags.is_empty(), "{text}");
         serde_json::from_slice(&fixture.bytes("r.json")).unwrap()
     };
-    let weighed = report("");
+    let alike = report("");
     let codes = data(&fixture, "out.gguf", "ffn_up.codes");
-    let alike = report("--token-weights equal");
+    let weighed = report("--token-weights curvature");
     assert!(data(&fixture, "out.gguf", "ffn_up.codes") != codes);
     assert_eq!(weighed.arguments["--token-weights"], "curvature");
     assert_eq!(alike.arguments["--token-weights"], "equal");

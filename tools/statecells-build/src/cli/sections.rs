@@ -86,7 +86,7 @@ pub struct SectionsFlags {
     pub sequential: Option<u16>,
 
     /// How much each token of the calibration's text counts in what --sequential fits to
-    #[arg(long, value_name = "HOW", default_value_t = TokenWeights::Curvature, requires = "sequential")]
+    #[arg(long, value_name = "HOW", default_value_t = TokenWeights::Equal, requires = "sequential")]
     pub token_weights: TokenWeights,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
