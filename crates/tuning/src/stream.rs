@@ -71,8 +71,8 @@ impl Stream {
         })
     }
 
-    /// Makes every token count by what an error in the output of a matrix costs there: the trace of the Fisher
-    /// information of the next-token distributions, estimated by one random direction per context. `ffn` reads the
+    /// Makes every token count by the root of what an error in the output of a matrix costs there: of the trace of the
+    /// Fisher information of the next-token distributions, estimated by one random direction per context. `ffn` reads the
     /// source's matrices. `heard` is told [`Self::n_weighing_steps`] times and says whether to stop.
     ///
     /// # Errors
