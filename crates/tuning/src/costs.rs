@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::TuningError;
-use crate::layer::{Layer, Rotation, linear, rms_norm};
+use crate::layer::{Layer, Rotation, gradient_at, linear, rms_norm};
 use crate::llama::{FfnWeights, Llama};
 use crate::loss::TOKENS;
 use crate::stream::stop_if;
@@ -105,7 +105,7 @@ impl Llama {
             let rows = Tensor::from_vec(rows, logits.shape(), &Device::Cpu)?;
             directions.push(rows.matmul(&self.output)?);
         }
-        gradient_at(&state, normed, &Tensor::cat(&directions, 0)?)
+        Ok(gradient_at(&state, normed, &Tensor::cat(&directions, 0)?)?)
     }
 }
 
@@ -157,12 +157,6 @@ fn to_direction(row: &mut [f32], rng: &mut ChaCha8Rng) {
     row.iter_mut().for_each(|v| *v -= *v * *v * dot as f32);
 }
 
-/// The gradient at `var`, where that at `output`, which was made from it, is `upstream`.
-fn gradient_at(var: &Var, output: Tensor, upstream: &Tensor) -> Result<Tensor, TuningError> {
-    let mut gradients = (output * upstream)?.sum_all()?.backward()?;
-    Ok(gradients.remove(var).expect("it is a variable"))
-}
-
 /// Sum of squares of each row.
 fn squares(rows: &Tensor) -> Result<Vec<f32>, TuningError> {
     Ok(rows.sqr()?.sum(1)?.to_vec1()?)
@@ -170,6 +164,8 @@ fn squares(rows: &Tensor) -> Result<Vec<f32>, TuningError> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use ggml::gguf::GgufFile;
     use tempfile::TempDir;
     use test_models::Model;
@@ -197,20 +193,16 @@ mod tests {
 
     /// What the squared gradients are those of, where `state` comes out of layer `n`, in one graph.
     fn loss(model: &Llama, ffn: &[FfnWeights], n: usize, state: &Tensor) -> Tensor {
-        let rotation = model.rotation(state.dim(0).unwrap()).unwrap();
-        let behind = model.layers.iter().zip(ffn).skip(n + 1);
-        let x = behind.fold(state.clone(), |x, (layer, ffn)| {
-            layer.forward(&x, ffn, &rotation, &model.config).unwrap()
-        });
+        let x = through(model, ffn, n + 1..ffn.len(), state.clone());
         let at_end = model.gradient(CONTEXT, &x.detach()).unwrap();
         (x * at_end).unwrap().sum_all().unwrap()
     }
 
-    fn after(model: &Llama, ffn: &[FfnWeights], n: usize, tokens: &[u32]) -> Tensor {
-        let rotation = model.rotation(tokens.len()).unwrap();
-        let layers = model.layers[..=n].iter().zip(ffn);
-        layers.fold(model.embed(tokens).unwrap(), |x, (layer, ffn)| {
-            layer.forward(&x, ffn, &rotation, &model.config).unwrap()
+    /// What comes out of `layers` where `state` goes in.
+    fn through(model: &Llama, ffn: &[FfnWeights], layers: Range<usize>, state: Tensor) -> Tensor {
+        let rotation = model.rotation(state.dim(0).unwrap()).unwrap();
+        layers.fold(state, |x, n| {
+            model.layers[n].forward(&x, &ffn[n], &rotation, &model.config).unwrap()
         })
     }
 
@@ -225,7 +217,8 @@ mod tests {
         let tokens = [7, 31, 5, 120, 66, 9];
         let found = costs(&model, &ffn, &tokens);
         for (n, found) in found.iter().enumerate() {
-            let state = Var::from_tensor(&after(&model, &ffn, n, &tokens)).unwrap();
+            let state = through(&model, &ffn, 0..n + 1, model.embed(&tokens).unwrap());
+            let state = Var::from_tensor(&state).unwrap();
             let gradients = loss(&model, &ffn, n, &state).backward().unwrap();
             let expected = squares(gradients.get(&state).unwrap()).unwrap();
             found.down.iter().zip(&expected).for_each(|(f, e)| near(*f, *e));
@@ -249,15 +242,12 @@ mod tests {
                 down: known.down.clone(),
             };
             ffn[n] = matrices;
-            let state = after(&model, &ffn, n, &tokens);
+            let before = through(&model, &ffn, 0..n, model.embed(&tokens).unwrap());
+            let state = through(&model, &ffn, n..n + 1, before.clone());
             let gradients = loss(&model, &ffn, n, &state).backward().unwrap();
             ffn[n] = known;
             let square =
                 |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-            let before = match n {
-                0 => model.embed(&tokens).unwrap(),
-                n => after(&model, &ffn, n - 1, &tokens),
-            };
             let rotation = model.rotation(1).unwrap();
             let attended = model.layers[n].attend(&before, &rotation, &model.config).unwrap();
             let input = square(&model.layers[n].ffn_input(&attended, &model.config).unwrap());

@@ -1,6 +1,6 @@
 //! One layer: attention and FFN around the hidden state.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, Var};
 use candle_nn::rotary_emb::rope_i_slow;
 use fused::{RmsNorm, SwiGlu};
 
@@ -72,6 +72,12 @@ impl FfnWeights {
 /// x W^T.
 pub(crate) fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
+}
+
+/// The gradient at `var`, where that at `output`, which was made from it, is `upstream`.
+pub(crate) fn gradient_at(var: &Var, output: Tensor, upstream: &Tensor) -> Result<Tensor> {
+    let mut gradients = (output * upstream)?.sum_all()?.backward()?;
+    Ok(gradients.remove(var).expect("it is a variable"))
 }
 
 /// (tokens, heads * d) -> (heads, tokens, d).

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use statecells::sections::SectionsParts;
 
 use crate::TuningError;
-use crate::layer::rms_norm;
+use crate::layer::{gradient_at, rms_norm};
 use crate::llama::{FfnWeights, Llama};
 use crate::loss::divergence;
 use crate::parameters::Parameters;
@@ -169,8 +169,7 @@ impl Tuner {
         let normed = rms_norm(&last, &self.model.output_norm, config.rms_eps)?;
         let (loss, gradient) = divergence(&teacher, &normed.detach(), &self.model.output, true)?;
         let gradient = gradient.expect("it was asked for");
-        let mut gradients = (normed * gradient)?.sum_all()?.backward()?;
-        let mut upstream = gradients.remove(&last).expect("the state is a variable");
+        let mut upstream = gradient_at(&last, normed, &gradient)?;
         for (n, (input, output)) in graphs.into_iter().enumerate().rev() {
             let mut gradients = (output * upstream)?.sum_all()?.backward()?;
             upstream = gradients.remove(&input).expect("the state is a variable");

@@ -11,7 +11,6 @@ use builder::{
 use calibration::{Calibration, PassageKind, Sampling, passage_kind};
 use clap::ValueEnum;
 use codec::{FfnTensor, Progress, Target};
-
 use ggml::MulMat;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
