@@ -40,7 +40,8 @@ pub struct Build<'a> {
     pub options: &'a BuildOptions,
     /// Importance of inputs by tensor, for every tensor of the plan; `None` if nothing is known.
     pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
-    /// Activations of the inputs of every tensor of the plan; `None` without a calibration.
+    /// Activations of the inputs of every tensor of the plan, or the text alone if the method needs no more; `None`
+    /// without a calibration.
     pub calibration: Option<&'a Calibration>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,

@@ -6,7 +6,7 @@ use std::path::Path;
 use calibration::{Calibration, FfnInput, InputKind, ModelId};
 use codec::{FfnTensor, Progress};
 
-use crate::{Error, Importance, Interrupt, Reporter, Shaping, Source};
+use crate::{Error, Importance, Interrupt, Method, Reporter, Shaping, Source};
 
 impl Source {
     /// What calibrations know this model by, where `sha256` is the hash of its file.
@@ -36,17 +36,26 @@ impl Source {
 }
 
 /// Opens the calibration at `path` and checks that it covers the inputs of `tensors` of a model such as
-/// `source`. Whether it is this very model needs the hash of the file: [`Calibration::check_model`].
+/// `source`, if `method` needs them. Whether it is this very model needs the hash of the file:
+/// [`Calibration::check_model`].
 ///
 /// # Errors
 /// [`Error::Calibration`], or as [`Source::model_id`].
-pub fn open_calibration(
+pub(crate) fn open_calibration(
     path: &Path,
     source: &Source,
     tensors: &[FfnTensor],
+    method: &dyn Method,
 ) -> Result<Calibration, Error> {
     let calibration = Calibration::open(path)?;
     calibration.check_model(&source.model_id(calibration.record().model.sha256.clone())?)?;
+    if !calibration.has_inputs() {
+        let path = path.to_owned();
+        return match method.needs_text_only() {
+            true => Ok(calibration),
+            false => Err(calibration::CalibrationError::TokensOnly { path }.into()),
+        };
+    }
     for &tensor in tensors {
         if !calibration.covers(tensor) {
             let path = path.to_owned();
@@ -61,7 +70,7 @@ pub fn open_calibration(
 ///
 /// # Errors
 /// [`Error::Calibration`], [`Error::CalibrationUse`] or [`Error::Stopped`].
-pub fn read_importance(
+pub(crate) fn read_importance(
     calibration: &Calibration,
     source: &Source,
     tensors: &[FfnTensor],

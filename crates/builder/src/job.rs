@@ -93,7 +93,8 @@ impl Job {
         let selected = self.selection.resolve(&available, source.n_layers())?;
         let calib = self.calib.as_ref();
         let calibration =
-            calib.map(|(path, _)| open_calibration(path, &source, &selected)).transpose()?;
+            calib.map(|(path, _)| open_calibration(path, &source, &selected, &*self.method));
+        let calibration = calibration.transpose()?;
         let mut plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
         if self.method.has_budget() {
             let allocation = self.try_allocation(&source, &plan, calibration.as_ref())?;

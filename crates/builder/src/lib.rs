@@ -45,7 +45,6 @@ pub use allocation::{Allocation, Survey};
 pub use assemble::{Assembly, publish};
 pub use build::{Build, BuildOptions, Finished, open_work_folder};
 pub use bus_error::explain_bus_errors;
-pub use calibrated::open_calibration;
 pub use encode::Encoder;
 pub use error::Error;
 pub use existing::ExistingOutput;

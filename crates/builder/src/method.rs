@@ -110,6 +110,11 @@ pub trait Method: Sync {
         unreachable!("{tensor}: no other scheme grows into {}", self.scheme())
     }
 
+    /// Whether [`Self::recapture`] takes the place of all activations of a calibration, so that its text is enough.
+    fn needs_text_only(&self) -> bool {
+        false
+    }
+
     /// How to see what later layers see while earlier ones are coded; `None` to fit every layer to the
     /// calibration as it is.
     ///

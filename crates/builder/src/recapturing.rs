@@ -54,7 +54,9 @@ impl<'a> Recapturing<'a> {
             let tensors: Vec<FfnTensor> =
                 planned.filter(|t| recapture.group(*t) == group).collect();
             let inputs = recapture.inputs(&tensors, &mut decoded)?;
-            if inputs.drift > 0.0 {
+            // Down sees the hidden states that gate and up see: they are told of once.
+            let told = self.group.as_ref().map_or(0.0, |(_, before)| before.drift);
+            if inputs.drift.total_cmp(&told).is_ne() {
                 let (tensor, percent) = (item.tensor.stem(), 100.0 * inputs.drift);
                 let line = format!("before {tensor}: hidden states are {percent:.2} % off");
                 build.reporter.line(&line);
@@ -67,9 +69,9 @@ impl<'a> Recapturing<'a> {
 }
 
 impl Build<'_> {
-    /// The calibration as a source of activations.
+    /// The calibration as a source of activations, if it holds any.
     pub(crate) fn calibrated(&self) -> Option<&dyn Inputs> {
-        self.calibration.map(|c| c as &dyn Inputs)
+        self.calibration.filter(|c| c.has_inputs()).map(|c| c as &dyn Inputs)
     }
 
     /// The sidecars of a finished tensor, wherever they are.

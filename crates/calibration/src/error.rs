@@ -45,6 +45,16 @@ pub enum CalibrationError {
         /// The tensor whose input was asked for.
         tensor: FfnTensor,
     },
+    /// The file holds the text alone.
+    #[error(
+        "{}: holds tokens but no activations, with which only --sequential can do, and not with a budget: run \
+         statecells-calib without --tokens-only",
+        path.display()
+    )]
+    TokensOnly {
+        /// The file.
+        path: PathBuf,
+    },
     /// The sums over the text cannot be kept.
     #[error("{input}: {reason}: the model's activations are damaged or beyond F32")]
     Values {

@@ -18,6 +18,8 @@
 //! | `.holdout` | F16 `[d, n]` | held-out inputs, divided by their scale |
 //! | `.holdout_scale` | F32 `[n]` | the scale of each |
 //!
+//! A file of the text alone has none of these: enough for a program that runs the model itself.
+//!
 //! Metadata `calibration.*`: `version`, `model.{sha256,architecture,n_layer,n_embd,n_ff}`,
 //! `text.{names,sha256}`, `text.{shingle_tokens,shingle_hashes}` (see [`TextSketch`]),
 //! `tokens.{fitted,held_out,ids}`, `n_ctx`, `seed`, `tool` and `llama_cpp` (versions).

@@ -73,6 +73,12 @@ impl Calibration {
         }
     }
 
+    /// Whether the file holds activations, not only the text.
+    #[must_use]
+    pub fn has_inputs(&self) -> bool {
+        !self.file.tensors().is_empty()
+    }
+
     /// Whether the file covers the input of `tensor`.
     #[must_use]
     pub fn covers(&self, tensor: FfnTensor) -> bool {
@@ -82,9 +88,12 @@ impl Calibration {
     /// What is known about the input of `tensor`.
     ///
     /// # Errors
-    /// [`CalibrationError::NoInput`] if the file does not cover it, [`CalibrationError::Malformed`] if
-    /// what it holds cannot be true.
+    /// [`CalibrationError::TokensOnly`] or [`CalibrationError::NoInput`] if the file does not cover it,
+    /// [`CalibrationError::Malformed`] if what it holds cannot be true.
     pub fn input(&self, tensor: FfnTensor) -> Result<CalibratedInput, CalibrationError> {
+        if !self.has_inputs() {
+            return Err(CalibrationError::TokensOnly { path: self.path().to_owned() });
+        }
         if !self.covers(tensor) {
             return Err(CalibrationError::NoInput { path: self.path().to_owned(), tensor });
         }

@@ -99,6 +99,7 @@ fn calibration_metadata() -> Vec<Case> {
 fn calibration_tensors() -> Vec<Case> {
     let (h, holdout) = ("blk.0.ffn_in.h", "blk.0.ffn_in.holdout");
     vec![
+        calibration("the text alone", &["no activations"], |f| f.tensors.clear()),
         calibration("no sums and no samples", &["neither h nor samples"], |f| f.remove_tensor(h)),
         calibration("a triangle short of a number", &["blk.0.ffn_in.h", "triangle"], |f| {
             let tensor = f.tensor(h);

@@ -229,6 +229,10 @@ impl Method for SectionsMethod {
         Err(CodecError::Sidecar { suffix: "codes", reason })
     }
 
+    fn needs_text_only(&self) -> bool {
+        self.steps.sequential.is_some() && self.budget.is_none()
+    }
+
     fn recapture<'a>(
         &'a self,
         source: &'a Source,

@@ -110,14 +110,14 @@ pub fn tune(
 
 /// How much each token counts in what is fitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TokenWeights {
+pub enum Weighing {
     /// All alike
     Equal,
     /// By what an error there costs in the model's predictions: goes through the model and back once more
     Curvature,
 }
 
-impl std::fmt::Display for TokenWeights {
+impl std::fmt::Display for Weighing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.to_possible_value().expect("none is skipped").get_name())
     }
@@ -129,7 +129,7 @@ pub struct SequentialParams {
     /// Layers between two recaptures.
     pub every: usize,
     /// How much the tokens count.
-    pub weights: TokenWeights,
+    pub weights: Weighing,
 }
 
 /// The model with its calibration text between two layers.
@@ -229,7 +229,7 @@ impl Recapture for Sequential<'_> {
         let layers = tensors.iter().map(|t| t.layer);
         let (first, last) = (layers.clone().min(), layers.max());
         let (Some(first), Some(last)) = (first, last) else { return Ok(Recaptured::default()) };
-        if self.params.weights == TokenWeights::Curvature && !self.stream.is_weighed() {
+        if self.params.weights == Weighing::Curvature && !self.stream.is_weighed() {
             self.weigh()?;
         }
         while self.stream.layer() < first {

@@ -135,6 +135,26 @@ fn tokens_are_weighed_when_asked() {
 }
 
 #[test]
+fn the_text_alone_is_enough_where_the_model_is_run_anyway() {
+    let fixture = fixture();
+    let flags = "--sequential 1 --tune 4 --tune-contexts 2";
+    build(&fixture, "all.gguf", flags);
+    let text = Made { n_fitted: 360, n_held_out: 40, with_tokens: true, ..Made::default() };
+    write_calibration(&fixture, "calib.gguf", Made { n_layers: 0, ..text });
+    build(&fixture, "text.gguf", flags);
+    for suffix in ["codes", "dict", "row_scale", "outlier_val"] {
+        assert_eq!(data(&fixture, "all.gguf", suffix), data(&fixture, "text.gguf", suffix));
+    }
+    let says = ["calib.gguf", "no activations", "--sequential", "--tokens-only"];
+    for flags in ["", "--tune 4", "--sequential 1 --dry-run --bpw 2.5"] {
+        let command = BUILD.replace("--S 2 ", if flags.contains("--bpw") { "" } else { "--S 2 " });
+        fails(&mut fixture.plain(&format!("{command} -o out.gguf {flags}")), 1, &says);
+    }
+    let signs = "-i model.gguf -o out.gguf --scheme sign+vals --calib calib.gguf";
+    fails(&mut fixture.plain(signs), 1, &says);
+}
+
+#[test]
 fn what_cannot_be_done_is_refused_in_one_line() {
     let fixture = fixture();
     write_calibration(&fixture, "calib.gguf", Made::default());

@@ -17,6 +17,8 @@ Examples:
     statecells-calib -m model.gguf -f text.txt -o calib.gguf
   Prose and conversations, first layers only:
     statecells-calib -m model.gguf -f prose.txt -f chats.jsonl -o calib.gguf --layers 0-7
+  More text in seconds, for statecells-build --sequential, which runs the model itself:
+    statecells-calib -m model.gguf -f text.txt -o calib.gguf --tokens 393216 --tokens-only
 
 One context in ten is held out: it is never used to fit, only to measure.
 
@@ -53,6 +55,14 @@ pub struct Cli {
     /// Tokens per context
     #[arg(long, value_name = "TOKENS", default_value_t = 512)]
     pub ctx: usize,
+
+    /// Write down the contexts without running the model on them. Such a file is enough for statecells-build
+    /// --sequential without a budget (--bpw, --target-saving), which sees what it needs itself
+    #[arg(
+        long,
+        conflicts_with_all = ["max_samples", "max_holdout", "max_h_dim", "layers", "time_plain"]
+    )]
+    pub tokens_only: bool,
 
     /// Inputs to keep where H is not formed, at most
     #[arg(

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use builder::flags::n_threads;
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, explain_bus_errors, files, prepare};
-use calibration::capture::{Capture, CaptureError, CaptureParams, Plan};
+use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Timing};
 use calibration::{CalibratedInput, FfnInput, PassageKind, Record, TextSketch};
 use codec::Progress;
 use ggml::llama::{Backend, Model, ModelParams, Token};
@@ -76,50 +76,53 @@ fn calibrate(
     reporter: &Reporter,
 ) -> Result<()> {
     let source = Source::open(cli.model())?;
-    let inputs = inputs(cli, &source)?;
+    let lengths = inputs(cli, &source)?;
     prepare::check_output(cli.output())?;
     let model = Model::load(Backend::init(), cli.model(), &ModelParams::default())?;
     let (text, text_ids) = texts::read(cli, source.file(), &model)?;
     check_context(cli, &model)?;
     let plan = Plan::new(text.tokens().len(), cli.tokens, cli.ctx, model.bos().is_some())?;
     warn_if_short(cli, &plan, reporter);
-    check_room(cli, &inputs)?;
+    check_room(cli, &lengths)?;
     let model_id = source.model_id(source.sha256(reporter, interrupt)?)?;
-
     let stop = || interrupt.is_set();
-    let params = CaptureParams {
-        inputs: &inputs,
-        max_moment_dim: cli.max_h_dim,
-        n_ctx: plan.n_ctx(),
-        n_fitted: plan.n_tokens(PassageKind::Fitted) as u64,
-        n_held_out: plan.n_tokens(PassageKind::HeldOut) as u64,
-        n_samples: cli.max_samples,
-        n_holdout_samples: cli.max_holdout,
-        seed: cli.seed,
-        n_threads,
-        stop: &stop,
-    };
-    let mut capture = Capture::new(&model, &params)?;
-    let plain = run_contexts(cli, &plan, text.tokens(), &mut capture, reporter)?;
-    let timing = capture.timing();
+    let run = Run { cli, model: &model, plan: &plan, tokens: text.tokens(), reporter, stop: &stop };
+    let seen = if lengths.is_empty() { Seen::default() } else { run.watch(&lengths, n_threads)? };
     source.check_unchanged(&model_id.sha256, reporter, interrupt)?;
     let record = Record {
         model: model_id,
         texts: text_ids,
         sketch: TextSketch::of(plan.passages(text.tokens()).map(|(_, passage)| passage)),
-        n_fitted: params.n_fitted,
-        n_held_out: params.n_held_out,
+        n_fitted: plan.n_tokens(PassageKind::Fitted) as u64,
+        n_held_out: plan.n_tokens(PassageKind::HeldOut) as u64,
         n_ctx: u32::try_from(plan.n_ctx())?,
         tokens: contexts(&plan, text.tokens(), model.bos()),
         seed: cli.seed,
         tool: format!("{NAME} {}", env!("CARGO_PKG_VERSION")),
         llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
     };
-    write(cli.output(), &record, &capture.finish(), interrupt)?;
+    write(cli.output(), &record, &seen.inputs, interrupt)?;
     let n_bytes = fs::metadata(cli.output()).map_or(0, |m| m.len());
     reporter.finish();
-    summary::print(cli.output(), &plan, n_bytes, timing, plain)?;
+    summary::print(cli.output(), &plan, n_bytes, seen.times)?;
     Ok(())
+}
+
+/// The model and what it is to be run on.
+struct Run<'a> {
+    cli: &'a Cli,
+    model: &'a Model,
+    plan: &'a Plan,
+    tokens: &'a [Token],
+    reporter: &'a Reporter,
+    stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// What was seen, and how long it took; nothing if the model was not run.
+#[derive(Default)]
+struct Seen {
+    inputs: BTreeMap<FfnInput, CalibratedInput>,
+    times: Option<(Timing, PlainTime)>,
 }
 
 /// All contexts as they were run, one after the other.
@@ -128,8 +131,11 @@ fn contexts(plan: &Plan, tokens: &[Token], bos: Option<Token>) -> Vec<Token> {
     passages.flat_map(|(_, p)| bos.into_iter().chain(p.iter().copied())).collect()
 }
 
-/// The inputs of the selected layers and their lengths.
+/// The inputs to watch, those of the selected layers, and their lengths; none if the model is not to be run.
 fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
+    if cli.tokens_only {
+        return Ok(BTreeMap::new());
+    }
     let available: Vec<_> = source.ffn_tensors().collect();
     let selection = Selection { layers: cli.layers.clone(), targets: None, tensors: None };
     let mut inputs = BTreeMap::new();
@@ -181,39 +187,57 @@ fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
     Ok(())
 }
 
-/// Runs all contexts, the first ones also without watching if asked to.
-fn run_contexts(
-    cli: &Cli,
-    plan: &Plan,
-    tokens: &[Token],
-    capture: &mut Capture<'_, '_>,
-    reporter: &Reporter,
-) -> Result<PlainTime> {
-    let mut plain = PlainTime::default();
-    let mut eta = Eta::new(plan.len() as u64);
-    let lines = !std::io::stderr().is_terminal();
-    reporter.stage("running the model", plan.len() as u64);
-    for (i, (kind, passage)) in plan.passages(tokens).enumerate() {
-        let before = capture.timing();
-        capture.run(kind, passage)?;
-        if i < cli.time_plain {
-            let now = capture.timing();
-            let (forward, sums) =
-                (now.forward - before.forward, now.accumulation - before.accumulation);
-            plain.n_contexts += 1;
-            plain.watched += forward + sums;
-            plain.accumulation += sums;
-            plain.plain += capture.time_plain(passage)?;
-        }
-        reporter.advance(1);
-        let left = eta.advance(1);
-        if lines && is_line(i + 1, plan.len()) {
-            reporter.line(&format!("{} of {} contexts, {left} left", i + 1, plan.len()));
-        }
+impl Run<'_> {
+    /// Runs the model and collects what its inputs of these `lengths` see.
+    fn watch(&self, lengths: &BTreeMap<FfnInput, usize>, n_threads: usize) -> Result<Seen> {
+        let (cli, plan) = (self.cli, self.plan);
+        let params = CaptureParams {
+            inputs: lengths,
+            max_moment_dim: cli.max_h_dim,
+            n_ctx: plan.n_ctx(),
+            n_fitted: plan.n_tokens(PassageKind::Fitted) as u64,
+            n_held_out: plan.n_tokens(PassageKind::HeldOut) as u64,
+            n_samples: cli.max_samples,
+            n_holdout_samples: cli.max_holdout,
+            seed: cli.seed,
+            n_threads,
+            stop: self.stop,
+        };
+        let mut capture = Capture::new(self.model, &params)?;
+        let plain = self.contexts(&mut capture)?;
+        let times = Some((capture.timing(), plain));
+        Ok(Seen { inputs: capture.finish(), times })
     }
-    let timing = capture.timing();
-    reporter.line(&format!("ran the model in {}", seconds(timing.forward + timing.accumulation)));
-    Ok(plain)
+
+    /// Runs all contexts, the first ones also without watching if asked to.
+    fn contexts(&self, capture: &mut Capture<'_, '_>) -> Result<PlainTime> {
+        let (plan, reporter) = (self.plan, self.reporter);
+        let mut plain = PlainTime::default();
+        let mut eta = Eta::new(plan.len() as u64);
+        let lines = !std::io::stderr().is_terminal();
+        reporter.stage("running the model", plan.len() as u64);
+        for (i, (kind, passage)) in plan.passages(self.tokens).enumerate() {
+            let before = capture.timing();
+            capture.run(kind, passage)?;
+            if i < self.cli.time_plain {
+                let now = capture.timing();
+                let (forward, sums) =
+                    (now.forward - before.forward, now.accumulation - before.accumulation);
+                plain.n_contexts += 1;
+                plain.watched += forward + sums;
+                plain.accumulation += sums;
+                plain.plain += capture.time_plain(passage)?;
+            }
+            reporter.advance(1);
+            let left = eta.advance(1);
+            if lines && is_line(i + 1, plan.len()) {
+                reporter.line(&format!("{} of {} contexts, {left} left", i + 1, plan.len()));
+            }
+        }
+        let took = capture.timing();
+        reporter.line(&format!("ran the model in {}", seconds(took.forward + took.accumulation)));
+        Ok(plain)
+    }
 }
 
 fn seconds(time: Duration) -> String {

@@ -21,13 +21,12 @@ pub struct PlainTime {
     pub accumulation: Duration,
 }
 
-/// Prints the summary on stdout.
+/// Prints the summary on stdout, with `times` if the model was run.
 pub fn print(
     output: &Path,
     plan: &Plan,
     n_bytes: u64,
-    timing: Timing,
-    plain: PlainTime,
+    times: Option<(Timing, PlainTime)>,
 ) -> std::io::Result<()> {
     let mut table = Table::new(&[("what", Align::Left), ("", Align::Right), ("", Align::Left)]);
     let mut row =
@@ -37,11 +36,14 @@ pub fn print(
     let contexts = format!("{} contexts of {}", plan.len(), plan.n_ctx());
     row("fitted", tokens(PassageKind::Fitted).to_string(), "tokens".into());
     row("held out", tokens(PassageKind::HeldOut).to_string(), format!("tokens ({contexts})"));
-    let (forward, sums) = (timing.forward.as_secs_f64(), timing.accumulation.as_secs_f64());
-    row("forward pass", duration(forward), format!("{:.0} tokens/s", total / forward));
-    let gflop = timing.accumulation_flops / 1e9;
-    row("accumulation", duration(sums), format!("{gflop:.0} GFLOP, {:.1} GFLOP/s", gflop / sums));
-    if plain.n_contexts > 0 {
+    if let Some((timing, _)) = times {
+        let (forward, sums) = (timing.forward.as_secs_f64(), timing.accumulation.as_secs_f64());
+        row("forward pass", duration(forward), format!("{:.0} tokens/s", total / forward));
+        let gflop = timing.accumulation_flops / 1e9;
+        let rate = format!("{gflop:.0} GFLOP, {:.1} GFLOP/s", gflop / sums);
+        row("accumulation", duration(sums), rate);
+    }
+    if let Some((_, plain)) = times.filter(|(_, plain)| plain.n_contexts > 0) {
         let seconds = plain.plain.as_secs_f64();
         let watched = plain.watched.as_secs_f64();
         let without = (plain.watched - plain.accumulation).as_secs_f64();

@@ -122,6 +122,22 @@ fn the_bytes_do_not_depend_on_threads_or_names_of_folders() {
 }
 
 #[test]
+fn the_text_is_written_down_without_running_the_model() {
+    let setup = Setup::new();
+    setup.program().assert().success();
+    let run = setup.open().record().clone();
+    let text = setup.program().args(["--tokens-only", "--force"]).assert().success();
+    text.stdout(predicate::str::contains("fitted").and(predicate::str::contains("pass").not()));
+    let calibration = setup.open();
+    assert!(calibration.record() == &run && run.tokens.len() == 20 * 64);
+    assert!(!calibration.has_inputs() && !calibration.covers(up(0)));
+    for flags in [["--layers", "0"], ["--max-samples", "5"], ["--time-plain", "1"]] {
+        let mut command = setup.program();
+        setup.refuses(command.args(["--tokens-only"]).args(flags), 2, "cannot be used with");
+    }
+}
+
+#[test]
 fn another_models_calibration_is_refused_by_the_library() {
     let setup = Setup::new();
     setup.program().assert().success();

@@ -55,7 +55,7 @@ impl<'a> Session<'a> {
         let calibration = job
             .calib
             .as_ref()
-            .map(|(path, _)| open_calibration(path, source, &tensors))
+            .map(|(path, _)| open_calibration(path, source, &tensors, &*job.method))
             .transpose()?;
         let mut record = job.record(source)?;
         let mut allocated = None;
@@ -104,9 +104,10 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads and checks the calibration, if there is one.
+    /// Reads and checks the activations of the calibration, if there are any.
     pub(super) fn read_calibration(&mut self) -> Result<(), Error> {
-        if let (Some(calibration), Some((_, shaping))) = (&self.calibration, &self.job.calib) {
+        let calibration = self.calibration.as_ref().filter(|c| c.has_inputs());
+        if let (Some(calibration), Some((_, shaping))) = (calibration, &self.job.calib) {
             let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
             let watch = (&self.reporter, &self.interrupt);
             self.importance =

@@ -8,7 +8,7 @@ use clap::Args;
 use statecells::sections::{SectionsParams, Shrink};
 use tuning::TuneParams;
 
-use crate::tuning::TokenWeights;
+use crate::tuning::Weighing;
 
 /// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
 const OUTLIERS: f64 = 0.001;
@@ -86,8 +86,8 @@ pub struct SectionsFlags {
     pub sequential: Option<u16>,
 
     /// How much each token of the calibration's text counts in what --sequential fits to
-    #[arg(long, value_name = "HOW", default_value_t = TokenWeights::Equal, requires = "sequential")]
-    pub token_weights: TokenWeights,
+    #[arg(long, value_name = "HOW", default_value_t = Weighing::Equal, requires = "sequential")]
+    pub token_weights: Weighing,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
     /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama

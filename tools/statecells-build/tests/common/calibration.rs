@@ -20,6 +20,7 @@ const N_CTX: usize = 10;
 pub struct Made {
     pub n_fitted: usize,
     pub n_held_out: usize,
+    /// 0 for a file of the text alone.
     pub n_layers: usize,
     pub samples_only: bool,
     /// Whether the file says which tokens it was made from; the activations are made up in any case.
