@@ -57,7 +57,8 @@ pub struct Cli {
     pub ctx: usize,
 
     /// Write down the contexts without running the model on them. Such a file is enough for statecells-build
-    /// --sequential without a budget (--bpw, --target-saving), which sees what it needs itself
+    /// --sequential without a budget (--bpw, --target-saving), which sees what it needs itself; only the gaps that
+    /// are recorded after --tune are then those of the weights
     #[arg(
         long,
         conflicts_with_all = ["max_samples", "max_holdout", "max_h_dim", "layers", "time_plain"]

@@ -76,7 +76,8 @@ pub struct SectionsFlags {
     /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see, so
     /// that they make up for the errors before them; 1 does so before every ffn_down as well and is by far the best.
     /// Errors and gaps are then against what each matrix should do there (after --tune against the source's
-    /// weights). Takes several forward passes over the calibration's text; llama architecture only
+    /// weights). Takes several forward passes over the calibration's text, which is all that --calib needs to hold
+    /// (statecells-calib --tokens-only); llama architecture only
     #[arg(
         long,
         value_name = "LAYERS",
