@@ -49,18 +49,8 @@ pub(crate) fn open_calibration(
 ) -> Result<Calibration, Error> {
     let calibration = Calibration::open(path)?;
     calibration.check_model(&source.model_id(calibration.record().model.sha256.clone())?)?;
-    if !calibration.has_inputs() {
-        let path = path.to_owned();
-        return match method.needs_text_only() {
-            true => Ok(calibration),
-            false => Err(calibration::CalibrationError::TokensOnly { path }.into()),
-        };
-    }
-    for &tensor in tensors {
-        if !calibration.covers(tensor) {
-            let path = path.to_owned();
-            return Err(calibration::CalibrationError::NoInput { path, tensor }.into());
-        }
+    if calibration.has_inputs() || !method.needs_text_only() {
+        tensors.iter().try_for_each(|tensor| calibration.check_covers(*tensor))?;
     }
     Ok(calibration)
 }

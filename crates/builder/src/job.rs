@@ -91,10 +91,7 @@ impl Job {
         let source = Source::open(&self.input)?;
         let available: Vec<FfnTensor> = source.ffn_tensors().collect();
         let selected = self.selection.resolve(&available, source.n_layers())?;
-        let calib = self.calib.as_ref();
-        let calibration =
-            calib.map(|(path, _)| open_calibration(path, &source, &selected, &*self.method));
-        let calibration = calibration.transpose()?;
+        let calibration = self.calibration(&source, &selected)?;
         let mut plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
         if self.method.has_budget() {
             let allocation = self.try_allocation(&source, &plan, calibration.as_ref())?;
@@ -146,6 +143,16 @@ impl Job {
         let allocation = self.method.allocate(&survey);
         reporter.finish();
         allocation
+    }
+
+    /// The calibration, if there is one, which covers what `tensors` need of it.
+    fn calibration(
+        &self,
+        source: &Source,
+        tensors: &[FfnTensor],
+    ) -> Result<Option<Calibration>, Error> {
+        let calib = self.calib.as_ref();
+        calib.map(|(path, _)| open_calibration(path, source, tensors, &*self.method)).transpose()
     }
 
     fn imatrix_importance(

@@ -85,18 +85,25 @@ impl Calibration {
         self.file.tensor(&name(FfnInput::of(tensor), HOLDOUT)).is_some()
     }
 
+    /// Checks that the file covers the input of `tensor`.
+    ///
+    /// # Errors
+    /// [`CalibrationError::TokensOnly`] or [`CalibrationError::NoInput`].
+    pub fn check_covers(&self, tensor: FfnTensor) -> Result<(), CalibrationError> {
+        let path = || self.path().to_owned();
+        match (self.covers(tensor), self.has_inputs()) {
+            (true, _) => Ok(()),
+            (false, true) => Err(CalibrationError::NoInput { path: path(), tensor }),
+            (false, false) => Err(CalibrationError::TokensOnly { path: path() }),
+        }
+    }
+
     /// What is known about the input of `tensor`.
     ///
     /// # Errors
-    /// [`CalibrationError::TokensOnly`] or [`CalibrationError::NoInput`] if the file does not cover it,
-    /// [`CalibrationError::Malformed`] if what it holds cannot be true.
+    /// As [`Self::check_covers`], or [`CalibrationError::Malformed`] if what it holds cannot be true.
     pub fn input(&self, tensor: FfnTensor) -> Result<CalibratedInput, CalibrationError> {
-        if !self.has_inputs() {
-            return Err(CalibrationError::TokensOnly { path: self.path().to_owned() });
-        }
-        if !self.covers(tensor) {
-            return Err(CalibrationError::NoInput { path: self.path().to_owned(), tensor });
-        }
+        self.check_covers(tensor)?;
         self.read_input(FfnInput::of(tensor))
             .map_err(|reason| CalibrationError::Malformed { path: self.path().to_owned(), reason })
     }

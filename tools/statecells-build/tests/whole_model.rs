@@ -15,11 +15,14 @@ use test_models::Model;
 const BUILD: &str = "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --calib calib.gguf";
 
 /// A calibration of `n_contexts`, a tenth of which is held out.
+fn calibration_of(n_contexts: usize) -> Made {
+    let (n_fitted, n_held_out) = (9 * n_contexts, n_contexts);
+    Made { n_fitted, n_held_out, with_tokens: true, ..Made::default() }
+}
+
 fn fixture_of(model: &Model, n_contexts: usize) -> Fixture {
     let fixture = Fixture::new(model);
-    let (n_fitted, n_held_out) = (9 * n_contexts, n_contexts);
-    let made = Made { n_fitted, n_held_out, with_tokens: true, ..Made::default() };
-    write_calibration(&fixture, "calib.gguf", made);
+    write_calibration(&fixture, "calib.gguf", calibration_of(n_contexts));
     fixture
 }
 
@@ -139,19 +142,17 @@ fn the_text_alone_is_enough_where_the_model_is_run_anyway() {
     let fixture = fixture();
     let flags = "--sequential 1 --tune 4 --tune-contexts 2";
     build(&fixture, "all.gguf", flags);
-    let text = Made { n_fitted: 360, n_held_out: 40, with_tokens: true, ..Made::default() };
-    write_calibration(&fixture, "calib.gguf", Made { n_layers: 0, ..text });
+    write_calibration(&fixture, "calib.gguf", Made { n_layers: 0, ..calibration_of(40) });
     build(&fixture, "text.gguf", flags);
     for suffix in ["codes", "dict", "row_scale", "outlier_val"] {
         assert_eq!(data(&fixture, "all.gguf", suffix), data(&fixture, "text.gguf", suffix));
     }
     let says = ["calib.gguf", "no activations", "--sequential", "--tokens-only"];
-    for flags in ["", "--tune 4", "--sequential 1 --dry-run --bpw 2.5"] {
-        let command = BUILD.replace("--S 2 ", if flags.contains("--bpw") { "" } else { "--S 2 " });
-        fails(&mut fixture.plain(&format!("{command} -o out.gguf {flags}")), 1, &says);
+    let budget = BUILD.replace("--S 2", "--bpw 2.5 --sequential 1 --dry-run");
+    let signs = "-i model.gguf --scheme sign+vals --calib calib.gguf";
+    for command in [BUILD, &format!("{BUILD} --tune 4"), &budget, signs] {
+        fails(&mut fixture.plain(&format!("{command} -o out.gguf")), 1, &says);
     }
-    let signs = "-i model.gguf -o out.gguf --scheme sign+vals --calib calib.gguf";
-    fails(&mut fixture.plain(signs), 1, &says);
 }
 
 #[test]

@@ -204,13 +204,13 @@ impl Run<'_> {
             stop: self.stop,
         };
         let mut capture = Capture::new(self.model, &params)?;
-        let plain = self.contexts(&mut capture)?;
+        let plain = self.run_contexts(&mut capture)?;
         let times = Some((capture.timing(), plain));
         Ok(Seen { inputs: capture.finish(), times })
     }
 
     /// Runs all contexts, the first ones also without watching if asked to.
-    fn contexts(&self, capture: &mut Capture<'_, '_>) -> Result<PlainTime> {
+    fn run_contexts(&self, capture: &mut Capture<'_, '_>) -> Result<PlainTime> {
         let (plan, reporter) = (self.plan, self.reporter);
         let mut plain = PlainTime::default();
         let mut eta = Eta::new(plan.len() as u64);

@@ -8,7 +8,7 @@ use calibration::Calibration;
 use codec::FfnTensor;
 
 use super::Job;
-use crate::calibrated::{open_calibration, read_importance};
+use crate::calibrated::read_importance;
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::table::print_line;
@@ -52,11 +52,7 @@ impl<'a> Session<'a> {
         }
         let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
         let importance = job.imatrix_importance(source, &tensors)?;
-        let calibration = job
-            .calib
-            .as_ref()
-            .map(|(path, _)| open_calibration(path, source, &tensors, &*job.method))
-            .transpose()?;
+        let calibration = job.calibration(source, &tensors)?;
         let mut record = job.record(source)?;
         let mut allocated = None;
         if job.method.has_budget() && job.existing == Existing::Resume {
