@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Fuzzes every reader of untrusted files and the run-time hook.
+# Fuzzes every reader of untrusted files, the run-time hook and llama.cpp's loader in front of it.
 #
 # usage: scripts/fuzz.sh [SECONDS] [TARGET...]
 #
 #   SECONDS   in total, shared out evenly among the targets (default 60)
-#   TARGET    only these: gguf, imatrix, calibration, policy, hook
+#   TARGET    only these: gguf, imatrix, calibration, policy, hook, loader
 #   --help    this text
 #
 # Seeds are the corpus of crates/hostile; what is found on the way is kept in fuzz/corpus, so the next
@@ -15,7 +15,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 TOTAL=60
-TARGETS=(gguf imatrix calibration policy hook)
+TARGETS=(gguf imatrix calibration policy hook loader)
 FUZZ=$ROOT/fuzz
 BUILT=$CARGO_TARGET_DIR/fuzz
 # The C++ libraries are not instrumented: what they do to a std::vector is unknown to the sanitizer.

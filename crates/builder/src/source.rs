@@ -12,14 +12,6 @@ use ggml::quant_mix::{FfnMatrix, QuantMix};
 use crate::error::io;
 use crate::{Error, Interrupt, Reporter, files};
 
-/// Architectures that do not compute their FFN through llama.cpp's common function, so that a file
-/// without dense weights could not run.
-const UNSUPPORTED: [(&str, &str); 3] = [
-    ("jina-bert-v2", "its loader reads the dense weights' shapes"),
-    ("kimi-k3", "its FFN does not use the common matrix product"),
-    ("granite-switch", "its FFN does not use the common matrix product"),
-];
-
 /// A source model.
 #[derive(Debug)]
 pub struct Source {
@@ -170,9 +162,7 @@ fn check_kind(file: &GgufFile) -> Result<(), String> {
              this file, name it with -o and --resume"
         ));
     }
-    if let Some((name, why)) = UNSUPPORTED.iter().find(|(name, _)| *name == architecture) {
-        return Err(format!("the architecture '{name}' cannot be coded: {why}"));
-    }
+    codec::check_architecture(&architecture).map_err(|e| e.to_string())?;
     check_no_experts(file, &architecture)
 }
 

@@ -5,6 +5,7 @@
 //! the evaluation and the reports work on this crate's types only; neither codec knows the other.
 #![forbid(unsafe_code)]
 
+mod codable;
 mod codec;
 pub mod coo;
 pub mod functional;
@@ -14,6 +15,7 @@ mod names;
 mod shape;
 mod sidecar;
 
+pub use codable::{Uncodable, check_architecture, codable};
 pub use codec::{
     Codec, CodecError, EncodeContext, MatMul, Progress, ReferenceMatMul, check_finite, n_bytes,
 };

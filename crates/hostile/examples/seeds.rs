@@ -22,12 +22,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     write("calibration", "good", &good::calibration().bytes())?;
     write("policy", "good_policy", good::POLICY.as_bytes())?;
     write("policy", "good_sensitivity", good::SENSITIVITY.as_bytes())?;
-    let kinds: [(&str, Vec<Case>); 9] = [
+    let kinds: [(&str, Vec<Case>); 10] = [
         ("gguf", hostile::structure()),
         ("gguf", hostile::truncated()),
         ("gguf", hostile::models()),
         ("gguf", hostile::coded()),
         ("gguf", hostile::strays()),
+        ("gguf", hostile::misplaced()),
         ("imatrix", hostile::imatrices()),
         ("calibration", hostile::calibrations()),
         ("policy", hostile::policies()),

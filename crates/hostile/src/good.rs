@@ -7,13 +7,13 @@ pub const N_EMBD: usize = 32;
 /// Width of the FFN.
 pub const N_FF: usize = 64;
 /// Tokens: three special ones and one per byte.
-const N_VOCAB: usize = 259;
+pub(crate) const N_VOCAB: usize = 259;
 
 /// Bits of 1.0, 0.5 and 0.25 in F16.
 const HALVES: [u16; 3] = [0x3c00, 0x3800, 0x3400];
 
 /// Small numbers without a pattern that a codec could find.
-fn noise(n: usize, seed: u32) -> Vec<f32> {
+pub(crate) fn noise(n: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
     let next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -22,12 +22,12 @@ fn noise(n: usize, seed: u32) -> Vec<f32> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-fn matrix(name: &str, d_in: usize, d_out: usize) -> Tensor {
+pub(crate) fn matrix(name: &str, d_in: usize, d_out: usize) -> Tensor {
     let seed = name.bytes().fold(7, |h: u32, b| h.wrapping_mul(31).wrapping_add(u32::from(b)));
     Tensor::f32(name, &[d_in as u64, d_out as u64], &noise(d_in * d_out, seed))
 }
 
-fn norm(name: &str) -> Tensor {
+pub(crate) fn norm(name: &str) -> Tensor {
     Tensor::f32(name, &[N_EMBD as u64], &[1.0; N_EMBD])
 }
 
@@ -53,20 +53,30 @@ pub fn model() -> Gguf {
     vocabulary(&mut file);
     file.tensors.push(matrix("token_embd.weight", N_EMBD, N_VOCAB));
     file.tensors.push(norm("blk.0.attn_norm.weight"));
-    for part in ["q", "k", "v", "output"] {
-        file.tensors.push(matrix(&format!("blk.0.attn_{part}.weight"), N_EMBD, N_EMBD));
-    }
+    attention(&mut file, 0);
     file.tensors.push(norm("blk.0.ffn_norm.weight"));
-    file.tensors.push(matrix("blk.0.ffn_gate.weight", N_EMBD, N_FF));
-    file.tensors.push(matrix("blk.0.ffn_up.weight", N_EMBD, N_FF));
-    file.tensors.push(matrix("blk.0.ffn_down.weight", N_FF, N_EMBD));
+    ffn(&mut file, 0);
     file.tensors.push(norm("output_norm.weight"));
     file.tensors.push(matrix("output.weight", N_EMBD, N_VOCAB));
     file
 }
 
+/// Attention with as many heads for keys as for queries.
+pub(crate) fn attention(file: &mut Gguf, layer: usize) {
+    for part in ["q", "k", "v", "output"] {
+        file.tensors.push(matrix(&format!("blk.{layer}.attn_{part}.weight"), N_EMBD, N_EMBD));
+    }
+}
+
+/// A plain FFN with a gate.
+pub(crate) fn ffn(file: &mut Gguf, layer: usize) {
+    file.tensors.push(matrix(&format!("blk.{layer}.ffn_gate.weight"), N_EMBD, N_FF));
+    file.tensors.push(matrix(&format!("blk.{layer}.ffn_up.weight"), N_EMBD, N_FF));
+    file.tensors.push(matrix(&format!("blk.{layer}.ffn_down.weight"), N_FF, N_EMBD));
+}
+
 /// A SentencePiece-like vocabulary of special tokens and one per byte.
-fn vocabulary(file: &mut Gguf) {
+pub(crate) fn vocabulary(file: &mut Gguf) {
     const UNKNOWN: i32 = 2;
     const CONTROL: i32 = 3;
     const BYTE: i32 = 6;
@@ -85,20 +95,30 @@ fn vocabulary(file: &mut Gguf) {
 }
 
 /// `n` values of F16 that are not all the same, as bits.
-fn halves(n: usize) -> Vec<u16> {
+pub(crate) fn halves(n: usize) -> Vec<u16> {
     (0..n).map(|i| HALVES[i % HALVES.len()] | if i % 2 == 0 { 0 } else { 0x8000 }).collect()
 }
 
 /// Puts sidecars of `scheme` where the dense weight of `stem` stands.
 fn code(file: &mut Gguf, stem: &str, scheme: &str, sidecars: Vec<Tensor>) {
-    let weight = format!("{stem}.weight");
+    code_tensor(file, &format!("{stem}.weight"), stem, scheme, sidecars);
+}
+
+/// Puts sidecars of `scheme` for `stem` where the tensor `weight` stands.
+pub(crate) fn code_tensor(
+    file: &mut Gguf,
+    weight: &str,
+    stem: &str,
+    scheme: &str,
+    sidecars: Vec<Tensor>,
+) {
     let at = file.tensors.iter().position(|t| t.name == weight.as_bytes()).expect("a dense weight");
     file.tensors.splice(at..=at, sidecars);
     file.set(format!("statecells.{stem}.scheme"), Value::text(scheme));
     file.set(format!("statecells.{stem}.gap"), Value::f32(0.25));
 }
 
-fn mark_coded(file: &mut Gguf, scheme: &str) {
+pub(crate) fn mark_coded(file: &mut Gguf, scheme: &str) {
     file.set("statecells.enabled", Value::bool(true));
     file.set("statecells.version", Value::u32(1));
     file.set("statecells.scheme", Value::text(scheme));

@@ -7,16 +7,19 @@
 mod activations;
 pub mod check;
 mod coding;
+pub mod families;
 pub mod gguf;
 pub mod good;
 mod json;
 pub mod memory;
+mod misplaced;
 mod model;
 mod structural;
 
 pub use activations::{calibrations, imatrices};
 pub use coding::{coded, strays};
 pub use json::{policies, sensitivities};
+pub use misplaced::{misplaced, sound};
 pub use model::models;
 pub use structural::{structure, truncated};
 
@@ -57,7 +60,8 @@ impl Case {
 /// Every bad GGUF file of whatever kind.
 #[must_use]
 pub fn all_gguf() -> Vec<Case> {
-    [structure(), truncated(), models(), coded(), strays(), imatrices(), calibrations()].concat()
+    let files = [structure(), truncated(), models(), coded(), strays(), misplaced()];
+    [files.concat(), imatrices(), calibrations()].concat()
 }
 
 #[cfg(test)]

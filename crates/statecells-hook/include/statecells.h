@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    2
+#define STATECELLS_ABI_VERSION    3
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -46,8 +46,9 @@ const char * statecells_version(void);
 /* Every suffix that a sidecar may have; ends with a null. */
 const char * const * statecells_suffixes(void);
 
-/* 1 if this architecture (general.architecture) multiplies FFN weights without passing through the hook. */
-int32_t statecells_arch_bypasses_hook(const char * arch);
+/* 0 if the weight `tensor` (its name in the file, blk.N.ffn_X.weight), of n_dims dimensions in the model, may be coded in a
+ * model of this architecture (general.architecture): its product then has to pass through the functions below. */
+int32_t statecells_may_code(const char * arch, const char * tensor, size_t n_dims, char * error, size_t error_size);
 
 /* Checks types and shapes of the sidecars of a [d_in, d_out] matrix without looking at data, and fills `plan`. */
 int32_t statecells_plan_matrix(const char * scheme, int64_t d_in, int64_t d_out,
@@ -64,8 +65,9 @@ statecells_matrix * statecells_matrix_new(const char * scheme, int64_t d_in, int
 void statecells_matrix_free(statecells_matrix * matrix);
 
 /* Called by all `nth` threads of the pool with their own `ith`; each does its share. There is a barrier between
- * prepare and apply. x: [d_in, n_tokens] F32, contiguous. Non-zero if the call was refused or failed; y is then
- * filled with NaN, so that the failure shows. */
+ * prepare and apply. x: [d_in, n_tokens] F32, contiguous. Non-zero if the call was refused or failed: the host must not use
+ * the product. This thread's share of y is then NaN, so that the failure shows; where matrix, n_tokens, ith, nth or y itself
+ * is what was refused, nothing is written. */
 int32_t statecells_prepare(const statecells_matrix * matrix, const float * x, int64_t n_tokens,
                            void * prepared, size_t prepared_bytes, int32_t ith, int32_t nth);
 int32_t statecells_apply(const statecells_matrix * matrix, const float * x, const void * prepared, size_t prepared_bytes,

@@ -4,16 +4,12 @@ use std::ffi::{c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::arguments::{arguments, text, write_error};
-use crate::buffer::{SharedOutput, bytes_of};
+use crate::buffer::{SharedOutput, bytes_of, part_of};
 use crate::check::{Finding, Place, Share};
 use crate::matrix::{Call, HookError, Matrix, Plan};
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 2;
-
-/// Architectures of the pinned llama.cpp whose graph multiplies FFN weights without `build_lora_mm`, or
-/// reads the dense tensor's metadata while loading. Checked again at every raise of the pin.
-const ARCHS_PAST_THE_HOOK: [&str; 3] = ["granite-switch", "jina-bert-v2", "kimi-k3"];
+const ABI_VERSION: i32 = 3;
 
 /// `statecells_tensor` of the header.
 #[repr(C)]
@@ -115,15 +111,27 @@ pub extern "C" fn statecells_suffixes() -> *const *const c_char {
     SUFFIX_LIST.0.as_ptr()
 }
 
-/// 1 if the architecture multiplies FFN weights without passing through the hook.
+/// 0 if the weight `tensor` of `n_dims` dimensions may be coded in a model of architecture `arch`; else `error` says why not.
 ///
 /// # Safety
-/// `arch` is null or a C string.
+/// `arch` and `tensor` are null or C strings, `error` is null or has room for `error_size` bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn statecells_arch_bypasses_hook(arch: *const c_char) -> i32 {
-    // SAFETY: the caller passes null or a C string.
-    let arch = unsafe { text(arch) };
-    i32::from(arch.is_some_and(|arch| ARCHS_PAST_THE_HOOK.contains(&arch)))
+pub unsafe extern "C" fn statecells_may_code(
+    arch: *const c_char,
+    tensor: *const c_char,
+    n_dims: usize,
+    error: *mut c_char,
+    error_size: usize,
+) -> i32 {
+    let result = guarded(|| {
+        // SAFETY: the caller passes null or C strings.
+        let (arch, tensor) = unsafe { (text(arch), text(tensor)) };
+        let arch = arch.ok_or(HookError::Call("architecture is not text"))?;
+        let tensor = tensor.ok_or(HookError::Call("tensor name is not text"))?;
+        codec::codable(arch, tensor, n_dims).map_err(HookError::Uncodable)
+    });
+    // SAFETY: the caller's promise on `error` and `error_size`.
+    unsafe { status(result.map(drop), error, error_size) }
 }
 
 /// Checks types and shapes of the sidecars, without data, and fills `plan`. 0 on success.
@@ -148,16 +156,26 @@ pub unsafe extern "C" fn statecells_plan_matrix(
             unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
         Plan::of(scheme, shape, &sidecars)
     });
+    let result = result.and_then(|found| {
+        // SAFETY: null is refused by as_mut; otherwise the caller promises that it is writable.
+        let plan = unsafe { plan.as_mut() }.ok_or(HookError::Call("nowhere to write the plan"))?;
+        *plan = found.into();
+        Ok(())
+    });
+    // SAFETY: the caller's promise on `error` and `error_size`.
+    unsafe { status(result, error, error_size) }
+}
+
+/// 0, or 1 and the reason in `error`.
+///
+/// # Safety
+/// `error` is null or has room for `size` bytes.
+unsafe fn status(result: Result<(), HookError>, error: *mut c_char, size: usize) -> i32 {
     match result {
-        Ok(found) if !plan.is_null() => {
-            // SAFETY: not null, and the caller promises that it is writable.
-            unsafe { plan.write(found.into()) };
-            0
-        }
-        Ok(_) => 1,
+        Ok(()) => 0,
         Err(e) => {
-            // SAFETY: the caller's promise on `error` and `error_size`.
-            unsafe { write_error(&e, error, error_size) };
+            // SAFETY: the caller's promise.
+            unsafe { write_error(&e, error, size) };
             1
         }
     }
@@ -244,7 +262,8 @@ pub unsafe extern "C" fn statecells_prepare(
     i32::from(result.is_err())
 }
 
-/// This thread's share of the product. 0 on success; otherwise its share of `y` is NaN.
+/// This thread's share of the product. 0 on success; otherwise its share of `y` is NaN, unless `matrix`, `n_tokens`, `ith`,
+/// `nth` or `y` is what was refused: then there is no share that could be written.
 ///
 /// # Safety
 /// As [`statecells_prepare`]; `y` leads to `[d_out, n_tokens]` writable floats, `prepared` to `prepared_bytes` bytes
@@ -264,14 +283,16 @@ pub unsafe extern "C" fn statecells_apply(
         // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
         let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
         let (call, n_inputs, n_outputs) = Call::check(matrix, n_tokens, ith, nth)?;
-        // SAFETY: the caller promises [d_in, n_tokens] floats.
-        let x = unsafe { bytes_of(x, n_inputs)? };
-        // SAFETY: the caller promises `prepared_bytes` readable bytes, complete behind the pool's barrier.
-        let prepared = unsafe { bytes_of(prepared.cast::<u8>(), prepared_bytes)? };
         // SAFETY: the caller promises [d_out, n_tokens] floats, written by the threads of this call only.
         let out = unsafe { SharedOutput::new(y, n_outputs)? };
-        // A panic must not pass by the filling.
-        let result = guarded(|| matrix.apply(x, prepared, call, &out));
+        // Neither a refusal nor a panic must pass by the filling.
+        let result = guarded(|| {
+            // SAFETY: the caller promises [d_in, n_tokens] floats.
+            let x = unsafe { bytes_of(x, n_inputs)? };
+            // SAFETY: the caller promises `prepared_bytes` readable bytes, complete behind the pool's barrier.
+            let prepared = unsafe { bytes_of(prepared.cast::<u8>(), prepared_bytes)? };
+            matrix.apply(x, prepared, call, &out)
+        });
         if result.is_err() {
             matrix.void(call, &out)?;
         }
@@ -298,16 +319,15 @@ pub unsafe extern "C" fn statecells_check(
     let result = guarded(|| {
         // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
         let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
-        let (call, n_inputs, _) = Call::check(matrix, n_tokens, ith, nth)?;
+        let (call, n_inputs, n_outputs) = Call::check(matrix, n_tokens, ith, nth)?;
         let share = Share::new(matrix.shape(), call)?;
         // SAFETY: the caller promises [d_in, n_tokens] floats.
         if let Some(found) = share.input(unsafe { bytes_of(x, n_inputs)? }) {
             return Ok(Some(found));
         }
         for (token, part) in share.outputs().enumerate() {
-            // SAFETY: the part lies in the [d_out, n_tokens] floats that the caller promises, and this thread
-            // alone wrote it.
-            let y = unsafe { bytes_of(y.wrapping_add(part.start), part.len())? };
+            // SAFETY: the caller promises [d_out, n_tokens] floats, and this thread alone wrote this part.
+            let y = unsafe { part_of(y, n_outputs, part)? };
             if let Some(found) = share.output(token, y) {
                 return Ok(Some(found));
             }
@@ -344,6 +364,51 @@ mod tests {
         // SAFETY: live buffers of the promised sizes.
         unsafe {
             statecells_apply(matrix, x.as_ptr(), std::ptr::null(), 0, 2, y.as_mut_ptr(), ith, 2)
+        }
+    }
+
+    /// Thread `ith` of two, without an input.
+    fn apply_to_nothing(matrix: &Matrix, y: *mut f32, n_tokens: i64, ith: i32) -> i32 {
+        let (x, p) = (std::ptr::null(), std::ptr::null());
+        // SAFETY: `y` is null or leads to n_tokens columns; nothing is read.
+        unsafe { statecells_apply(matrix, x, p, 0, n_tokens, y, ith, 2) }
+    }
+
+    #[test]
+    fn a_refused_product_makes_the_share_of_its_thread_nan() {
+        let matrix = Matrix::with_defect(MatrixShape::new(D_IN, D_OUT));
+        let mut y = [1.0f32; 2 * D_OUT];
+        assert_ne!(apply_to_nothing(&matrix, y.as_mut_ptr(), 2, 0), 0);
+        let rows = statecells_kernels::Part::new(0, 2).unwrap().rows(D_OUT);
+        assert!(y.iter().enumerate().all(|(i, y)| y.is_nan() == rows.contains(&(i % D_OUT))));
+        assert_ne!(apply_to_nothing(&matrix, y.as_mut_ptr(), 2, 1), 0);
+        assert!(y.iter().all(|y| y.is_nan()));
+    }
+
+    /// Without a share, nothing may be written.
+    #[test]
+    fn a_product_of_no_thread_writes_nothing() {
+        let matrix = Matrix::with_defect(MatrixShape::new(D_IN, D_OUT));
+        let mut y = [1.0f32; 2 * D_OUT];
+        for (n_tokens, ith) in [(2, 2), (2, -1), (-1, 0), (i64::MAX, 0)] {
+            assert_ne!(apply_to_nothing(&matrix, y.as_mut_ptr(), n_tokens, ith), 0);
+        }
+        assert_ne!(apply_to_nothing(&matrix, std::ptr::null_mut(), 2, 0), 0);
+        assert_eq!(y, [1.0; 2 * D_OUT]);
+    }
+
+    #[test]
+    fn a_check_without_outputs_reads_nothing() {
+        let matrix = Matrix::with_defect(MatrixShape::new(D_IN, D_OUT));
+        let x = [1.0f32; 2 * D_IN];
+        for ith in [0, 1] {
+            let mut finding = StatecellsFinding::default();
+            // SAFETY: a null `y` is refused, also where this thread's part of it would begin elsewhere.
+            let found = unsafe {
+                let y = std::ptr::null();
+                statecells_check(&raw const matrix, x.as_ptr(), y, 2, ith, 2, &mut finding)
+            };
+            assert_eq!((found, finding), (0, StatecellsFinding::default()));
         }
     }
 

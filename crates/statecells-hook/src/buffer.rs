@@ -17,6 +17,25 @@ pub unsafe fn bytes_of<'a, T>(data: *const T, n: usize) -> Result<&'a [T], HookE
     Ok(unsafe { std::slice::from_raw_parts(data, n) })
 }
 
+/// Elements `range` of the `n` at `data`, of which other threads may be writing the rest.
+///
+/// # Safety
+/// A non-null `data` leads to `n` elements; those in `range` are initialized, and nobody writes them while the slice lives.
+pub unsafe fn part_of<'a, T>(
+    data: *const T,
+    n: usize,
+    range: std::ops::Range<usize>,
+) -> Result<&'a [T], HookError> {
+    if range.start > range.end || range.end > n {
+        return Err(HookError::Call("buffer too small"));
+    }
+    if data.is_null() && !range.is_empty() {
+        return Err(HookError::Call("null or misaligned buffer"));
+    }
+    // SAFETY: the range lies in the n elements behind `data`, whatever its start; see the caller's promise.
+    unsafe { bytes_of(data.wrapping_add(range.start), range.len()) }
+}
+
 /// An output buffer that the threads of one call fill together, each its own elements.
 #[derive(Debug)]
 pub struct SharedOutput<T> {

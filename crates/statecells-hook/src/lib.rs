@@ -15,7 +15,7 @@ mod sidecars;
 
 pub use abi::{
     StatecellsFinding, StatecellsPlan, StatecellsTensor, statecells_abi_version, statecells_apply,
-    statecells_arch_bypasses_hook, statecells_check, statecells_matrix_free, statecells_matrix_new,
+    statecells_check, statecells_matrix_free, statecells_matrix_new, statecells_may_code,
     statecells_plan_matrix, statecells_prepare, statecells_suffixes, statecells_version,
 };
 pub use matrix::Matrix;

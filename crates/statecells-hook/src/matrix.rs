@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use codec::{CodecError, ElementType, MatrixShape};
+use codec::{CodecError, ElementType, MatrixShape, Uncodable};
 use statecells::Scheme;
 use statecells_kernels::{KernelError, Scratch};
 
@@ -32,6 +32,9 @@ pub enum HookError {
     /// Two sidecars do not agree, or their content is out of range.
     #[error("{0}: the file is damaged or was made by another version")]
     Kernel(#[from] KernelError),
+    /// The model has no place for a coded weight there.
+    #[error("{0}")]
+    Uncodable(#[from] Uncodable),
     /// An environment variable asks for what this machine has not.
     #[error("{0}")]
     Environment(String),

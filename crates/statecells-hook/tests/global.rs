@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 
 use common::{F16, F32, Host, halves};
 use half::f16;
@@ -220,10 +220,35 @@ fn the_list_of_suffixes_ends() {
             .collect()
     };
     assert!(suffixes.contains(&c"dict") && suffixes.contains(&c"codes"));
-    // SAFETY: C strings.
-    unsafe {
-        assert_eq!(statecells_arch_bypasses_hook(c"llama".as_ptr()), 0);
-        assert_eq!(statecells_arch_bypasses_hook(c"kimi-k3".as_ptr()), 1);
-        assert_eq!(statecells_arch_bypasses_hook(std::ptr::null()), 0);
+}
+
+/// What `statecells_may_code` says, empty for yes.
+fn may_code(arch: &CStr, tensor: &CStr, n_dims: usize) -> String {
+    let mut error = [0 as c_char; 256];
+    // SAFETY: C strings, and room for the error.
+    let status = unsafe {
+        let (arch, tensor) = (arch.as_ptr(), tensor.as_ptr());
+        statecells_may_code(arch, tensor, n_dims, error.as_mut_ptr(), error.len())
+    };
+    // SAFETY: zeroed or written as a C string.
+    let said = unsafe { CStr::from_ptr(error.as_ptr()) }.to_str().unwrap().to_owned();
+    assert_eq!(status == 0, said.is_empty());
+    said
+}
+
+#[test]
+fn what_may_be_coded_is_asked_by_name() {
+    let up = c"blk.3.ffn_up.weight";
+    assert_eq!(may_code(c"llama", up, 2), "");
+    assert!(may_code(c"kimi-k3", up, 2).contains("kimi-k3"));
+    assert!(may_code(c"llama", up, 3).contains("3 dimensions"));
+    for other in [c"blk.3.ffn_norm.weight", c"output.weight", c"", c"\xff"] {
+        assert!(!may_code(c"llama", other, 2).is_empty());
     }
+    // SAFETY: null is allowed everywhere.
+    let status = unsafe {
+        let null = std::ptr::null();
+        statecells_may_code(null, null, 2, std::ptr::null_mut(), 0)
+    };
+    assert_eq!(status, 1);
 }

@@ -29,7 +29,7 @@ pub struct Host {
     pub scheme: CString,
     pub d_in: usize,
     pub d_out: usize,
-    sidecars: Vec<Sidecar>,
+    pub sidecars: Vec<Sidecar>,
 }
 
 impl Sidecar {
@@ -45,7 +45,8 @@ impl Sidecar {
         Self { suffix: name(suffix), ty, ne, words, n_bytes: bytes.len() }
     }
 
-    fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
+    /// The data.
+    pub fn bytes(&self) -> impl Iterator<Item = u8> + '_ {
         self.words.iter().flat_map(|w| w.to_ne_bytes()).take(self.n_bytes)
     }
 
@@ -98,6 +99,11 @@ impl Host {
     /// A matrix of any scheme, with nothing to three things wrong.
     pub fn arbitrary(u: &mut Unstructured<'_>) -> Result<Self> {
         let (d_in, d_out) = (u.int_in_range(1..=40)?, u.int_in_range(1..=70)?);
+        Self::of_shape(u, d_in, d_out)
+    }
+
+    /// The same for a matrix of `d_in` inputs and `d_out` outputs.
+    pub fn of_shape(u: &mut Unstructured<'_>, d_in: usize, d_out: usize) -> Result<Self> {
         let schemes = ["sections", "sign", "sign+row_scale", "sign+vals", "seeddelta", "magic"];
         let scheme = *u.choose(&schemes)?;
         let sidecars = match scheme {

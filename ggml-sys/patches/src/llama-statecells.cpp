@@ -13,10 +13,11 @@
 #define STATECELLS_PATCHES "unknown"
 #endif
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <map>
 #include <mutex>
-#include <set>
 #include <stdexcept>
 
 struct statecells_deleter {
@@ -29,28 +30,12 @@ struct llama_statecells_matrix {
     std::vector<std::pair<const char *, ggml_tensor *>> sidecars;
     std::unique_ptr<statecells_matrix, statecells_deleter> matrix; // null until the data is loaded
     statecells_plan plan = {};
+    int layer = -1;
 
     // --statecells-check
-    int layer = -1;
     bool checked = false;
     ggml_tensor * dense = nullptr;
     std::atomic<bool> runs_dense = false;
-    std::mutex mutex; // of the finding
-    statecells_finding finding = {};
-    int64_t n_found_in = 0; // tokens of the product with the finding
-
-    void look(const float * x, const float * y, int64_t n_tokens, int ith, int nth) {
-        statecells_finding found = {};
-        if (!checked || statecells_check(matrix.get(), x, y, n_tokens, ith, nth, &found) == 0) {
-            return;
-        }
-        std::lock_guard<std::mutex> lock(mutex);
-        const bool first = finding.place == 0 || std::make_pair(found.place, found.token) < std::make_pair(finding.place, finding.token);
-        if (first) {
-            finding    = found;
-            n_found_in = n_tokens;
-        }
-    }
 
     ggml_tensor * find(const char * suffix) const {
         for (const auto & [s, t] : sidecars) {
@@ -64,7 +49,49 @@ struct llama_statecells {
     ggml_context_ptr ctx; // of the stand-ins
     std::vector<std::unique_ptr<llama_statecells_matrix>> matrices;
     size_t n_dense = 0, n_bytes_dense = 0;
-    std::set<std::string> codes; // names of those that belong to a weight of the model
+    // coded weights that the model has asked for, as blk.N.ffn_X; null: they run dense or are skipped
+    std::map<std::string, llama_statecells_matrix *> asked_for;
+
+    bool is_handle(const ggml_tensor * t) const {
+        return t && t->type == GGML_TYPE_I8 && t->extra &&
+            std::any_of(matrices.begin(), matrices.end(), [&](const auto & m) { return m->handle == t; });
+    }
+};
+
+// One product in one graph. What it finds belongs to the graph: other contexts of the model have graphs of their own.
+struct llama_statecells_product {
+    llama_statecells_matrix & m;
+    std::atomic<bool> & told; // of the graph
+    std::atomic<bool> failed = false;
+    std::mutex mutex; // of the finding
+    statecells_finding finding = {};
+    int64_t n_tokens = 0; // of the product with the finding
+
+    llama_statecells_product(llama_statecells_matrix & m, std::atomic<bool> & told) : m(m), told(told) {}
+
+    void fail() {
+        failed = true;
+        told   = true;
+    }
+
+    void look(const float * x, const float * y, int64_t n, int ith, int nth) {
+        statecells_finding found = {};
+        if (statecells_check(m.matrix.get(), x, y, n, ith, nth, &found) == 0) {
+            return;
+        }
+        std::lock_guard<std::mutex> lock(mutex);
+        const bool first = finding.place == 0 || std::make_pair(found.place, found.token) < std::make_pair(finding.place, finding.token);
+        if (first) {
+            finding  = found;
+            n_tokens = n;
+        }
+        told = true;
+    }
+};
+
+struct llama_statecells_graph {
+    std::vector<std::unique_ptr<llama_statecells_product>> products;
+    std::atomic<bool> told = false; // one of them has failed or found something
 };
 
 static std::vector<statecells_tensor> describe(const llama_statecells_matrix & m) {
@@ -75,54 +102,86 @@ static std::vector<statecells_tensor> describe(const llama_statecells_matrix & m
     return res;
 }
 
-ggml_tensor * llama_statecells_create_tensor(
-        llama_statecells_ptr & sc, llama_model_loader & ml, const llama_hparams & hparams, const LLM_TN_IMPL & tn, const std::vector<int64_t> & ne) {
-    const std::string name = tn.str();
-    const std::string keys = "statecells." + LLM_TN_IMPL(ml.get_arch(), tn.tensor, nullptr, tn.bid, tn.xid).str();
-    std::string scheme;
-    if (tn.bid < 0 || tn.suffix == nullptr || strcmp(tn.suffix, "weight") != 0 || !ml.get_key(keys + ".scheme", scheme, false)) {
-        return nullptr;
+// the line that a function of statecells.h wrote
+struct statecells_error {
+    char text[256] = "";
+};
+
+static void check_version(llama_model_loader & ml) {
+    uint32_t version = 0;
+    ml.get_key("statecells.version", version);
+    if (version != STATECELLS_FORMAT_VERSION) {
+        throw std::runtime_error(format("StateCells format version %u is unknown here (known: %d): update the programs", version, STATECELLS_FORMAT_VERSION));
     }
-    if (!sc) {
-        uint32_t version = 0;
-        ml.get_key("statecells.version", version);
-        if (version != STATECELLS_FORMAT_VERSION) {
-            throw std::runtime_error(format("StateCells format version %u is unknown here (known: %d): update the programs", version, STATECELLS_FORMAT_VERSION));
-        }
-        sc = std::make_shared<llama_statecells>();
-        sc->ctx.reset(ggml_init({ ggml_tensor_overhead() * (ml.weights_map.size() + 1), nullptr, true }));
-    }
-    sc->codes.insert(LLM_TN_IMPL(ml.get_arch(), tn.tensor, "codes", tn.bid, tn.xid).str());
+}
+
+// what the command line says; the file's own metadata do not count here
+static bool flag_is_on(const llama_model_loader & ml, const std::string & key) {
+    const auto flag = ml.kv_overrides.find(key);
+    return flag != ml.kv_overrides.end() && flag->second.val_bool;
+}
+
+// whether the weight runs from its code; throws where it cannot run at all
+static bool runs_coded(llama_model_loader & ml, const std::string & name, const std::string & stem, const std::string & scheme, bool has_dense) {
     float gap = 0.0f;
-    ml.get_key(keys + ".gap", gap, false);
-    // only the command line counts here, never the file's own metadata
+    ml.get_key("statecells." + stem + ".gap", gap, false);
     const char * flag  = scheme == "seeddelta" ? "seeddelta" : "statecells";
-    const auto enable  = ml.kv_overrides.find(std::string(flag) + ".enable");
     const auto max_gap = ml.kv_overrides.find("statecells.gap");
-    const bool enabled = enable != ml.kv_overrides.end() && enable->second.val_bool;
+    const bool enabled = flag_is_on(ml, std::string(flag) + ".enable");
     const bool too_far = enabled && max_gap != ml.kv_overrides.end() && !(gap <= max_gap->second.val_f64);
-    const ggml_tensor * dense = ml.get_tensor_meta(name.c_str());
-    if (!dense && !enabled) {
+    if (!has_dense && !enabled) {
         throw std::runtime_error(format("tensor '%s' is stored in coded form only (scheme %s): run with --%s", name.c_str(), scheme.c_str(), flag));
     }
-    if (!dense && too_far) {
+    if (!has_dense && too_far) {
         throw std::runtime_error(format("tensor '%s' has gap %.4f, above --statecells-gap %.4f, and the file holds no dense weight: "
                 "raise --statecells-gap or build with --dense keep", name.c_str(), gap, max_gap->second.val_f64));
     }
-    const std::string arch = ml.get_arch_name();
-    if (enabled && statecells_arch_bypasses_hook(arch.c_str())) {
-        throw std::runtime_error(format("architecture '%s' does not run tensor '%s' through the StateCells hook", arch.c_str(), name.c_str()));
-    }
+    return enabled && !too_far;
+}
 
-    const auto check = ml.kv_overrides.find("statecells.check");
+// a tensor of the file that is not loaded has to be counted all the same
+static void leave_out(llama_model_loader & ml, const ggml_tensor * meta) {
+    ml.n_created++;
+    ml.size_data -= ggml_nbytes(meta);
+}
+
+bool llama_statecells_create_tensor(
+        llama_statecells_ptr & sc, llama_model_loader & ml, const llama_hparams & hparams, const LLM_TN_IMPL & tn, const std::vector<int64_t> & ne,
+        int flags, ggml_tensor *& res) {
+    const std::string name = tn.str();
+    const std::string stem = LLM_TN_IMPL(ml.get_arch(), tn.tensor, nullptr, tn.bid, tn.xid).str();
+    std::string scheme;
+    if (tn.suffix == nullptr || strcmp(tn.suffix, "weight") != 0 || !ml.get_key("statecells." + stem + ".scheme", scheme, false)) {
+        return false;
+    }
+    statecells_error error;
+    if (statecells_may_code(ml.get_arch_name().c_str(), name.c_str(), ne.size(), error.text, sizeof(error.text)) != 0) {
+        throw std::runtime_error(format("tensor '%s': %s", name.c_str(), error.text));
+    }
+    if (!sc) {
+        check_version(ml);
+        sc = std::make_shared<llama_statecells>();
+        sc->ctx.reset(ggml_init({ ggml_tensor_overhead() * (ml.weights_map.size() + 1), nullptr, true }));
+    }
+    if (const auto before = sc->asked_for.find(stem); before != sc->asked_for.end() || (flags & llama_model_loader::TENSOR_DUPLICATED)) {
+        if (before == sc->asked_for.end() || !(flags & llama_model_loader::TENSOR_DUPLICATED)) { // it would be counted twice or not at all
+            throw std::runtime_error(format("tensor '%s' has two places in the model: it cannot be coded", name.c_str()));
+        }
+        res = before->second ? before->second->handle : nullptr;
+        return before->second != nullptr;
+    }
+    sc->asked_for[stem] = nullptr;
+
+    const ggml_tensor * dense = ml.get_tensor_meta(name.c_str());
+    const bool skip  = flags & llama_model_loader::TENSOR_SKIP;
+    const bool coded = !skip && runs_coded(ml, name, stem, scheme, dense != nullptr);
 
     auto m = std::make_unique<llama_statecells_matrix>();
     m->scheme  = scheme;
     m->layer   = tn.bid;
-    m->checked = check != ml.kv_overrides.end() && check->second.val_bool;
+    m->checked = flag_is_on(ml, "statecells.check");
     auto * cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const buft_list_t plain = { { cpu, ggml_backend_cpu_buffer_type() } }; // no repacking, no device memory
-    const bool coded = enabled && !too_far;
     for (const char * const * suffix = statecells_suffixes(); *suffix; suffix++) {
         const LLM_TN_IMPL tn_sidecar(ml.get_arch(), tn.tensor, *suffix, tn.bid, tn.xid);
         const ggml_tensor * meta = ml.get_tensor_meta(tn_sidecar.str().c_str());
@@ -133,40 +192,64 @@ ggml_tensor * llama_statecells_create_tensor(
             m->sidecars.emplace_back(*suffix, ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn_sidecar,
                     { meta->ne[0], meta->ne[1], meta->ne[2], meta->ne[3] }, 0));
         } else if (meta) {
-            ml.n_created++;
-            ml.size_data -= ggml_nbytes(meta);
+            leave_out(ml, meta);
         }
+    }
+    if (skip) {
+        if (dense) { leave_out(ml, dense); }
+        res = nullptr;
+        return true;
     }
     if (!coded) {
         sc->n_dense++;
         sc->n_bytes_dense += ggml_nbytes(dense);
-        return nullptr;
-    }
-    if (dense && m->checked) {
-        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne.size() > 1 ? ne[1] : 1 }, 0);
-    } else if (dense) {
-        ml.n_created++;
-        ml.size_data -= ggml_nbytes(dense);
+        return false;
     }
     const auto tensors = describe(*m);
-    char error[256] = "";
-    if (statecells_plan_matrix(scheme.c_str(), ne[0], ne.size() > 1 ? ne[1] : 1, tensors.data(), tensors.size(), &m->plan, error, sizeof(error)) != 0) {
-        throw std::runtime_error(format("tensor '%s': %s", name.c_str(), error));
+    if (statecells_plan_matrix(scheme.c_str(), ne[0], ne[1], tensors.data(), tensors.size(), &m->plan, error.text, sizeof(error.text)) != 0) {
+        throw std::runtime_error(format("tensor '%s': %s", name.c_str(), error.text));
     }
-    // a weight that bypasses the hook must not compute: ggml has no product with I8
+    if (dense && m->checked) {
+        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne[1] }, 0);
+    } else if (dense) {
+        leave_out(ml, dense);
+    }
     m->handle = ggml_new_tensor_2d(sc->ctx.get(), GGML_TYPE_I8, ne[0], ne[1]);
     m->handle->extra = m.get();
     ggml_set_name(m->handle, name.c_str());
     sc->matrices.push_back(std::move(m));
-    return sc->matrices.back()->handle;
+    sc->asked_for[stem] = sc->matrices.back().get();
+    res = sc->matrices.back()->handle;
+    return true;
 }
 
 void llama_statecells_check_names(const llama_statecells_ptr & sc, const llama_model_loader & ml) {
+    const auto refuse_unknown = [&](const std::string & stem) {
+        if (sc && sc->asked_for.count(stem) > 0) {
+            return;
+        }
+        const std::string name = stem + ".weight";
+        statecells_error error;
+        statecells_may_code(ml.get_arch_name().c_str(), name.c_str(), 2, error.text, sizeof(error.text));
+        throw std::runtime_error(format("tensor '%s': %s", stem.c_str(), error.text[0] ? error.text :
+                "the model has no such weight, or the file no scheme for it"));
+    };
+    // the name between `before` and `after`, if there is one
+    const auto between = [](const std::string & text, const std::string & before, const std::string & after) {
+        const bool fits = text.size() > before.size() + after.size() && text.compare(0, before.size(), before) == 0 &&
+            text.compare(text.size() - after.size(), after.size(), after) == 0;
+        return fits ? text.substr(before.size(), text.size() - before.size() - after.size()) : std::string();
+    };
+    for (int64_t i = 0; i < gguf_get_n_kv(ml.metadata); i++) {
+        const std::string stem = between(gguf_get_key(ml.metadata, i), "statecells.", ".scheme");
+        if (!stem.empty()) {
+            refuse_unknown(stem);
+        }
+    }
     for (const auto & [name, weight] : ml.weights_map) {
-        const size_t stem = name.rfind(".codes");
-        const bool is_code = name.find(".ffn_") != std::string::npos && stem != std::string::npos && stem + 6 == name.size();
-        if (is_code && !(sc && sc->codes.count(name) > 0)) {
-            throw std::runtime_error(format("tensor '%s': the model has no such FFN weight, or the file no scheme for it", name.c_str()));
+        const std::string stem = between(name, "", ".codes");
+        if (stem.find(".ffn_") != std::string::npos) {
+            refuse_unknown(stem);
         }
     }
 }
@@ -192,10 +275,11 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
         }
         m->handle->buffer = m->sidecars[0].second->buffer;
         const auto tensors = describe(*m);
-        char error[256] = "";
-        m->matrix.reset(statecells_matrix_new(m->scheme.c_str(), m->handle->ne[0], m->handle->ne[1], tensors.data(), tensors.size(), error, sizeof(error)));
+        statecells_error error;
+        m->matrix.reset(statecells_matrix_new(m->scheme.c_str(), m->handle->ne[0], m->handle->ne[1], tensors.data(), tensors.size(),
+                error.text, sizeof(error.text)));
         if (!m->matrix) {
-            throw std::runtime_error(format("tensor '%s': %s", m->handle->name, error));
+            throw std::runtime_error(format("tensor '%s': %s", m->handle->name, error.text));
         }
     }
     // a warning, because the programs hide what the library says below that level
@@ -204,81 +288,111 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
 }
 
 static void statecells_op_prepare(ggml_tensor * dst, int ith, int nth, void * userdata) {
-    const auto * m = (const llama_statecells_matrix *) userdata;
+    auto * p = (llama_statecells_product *) userdata;
     const ggml_tensor * x = dst->src[0];
-    statecells_prepare(m->matrix.get(), (const float *) x->data, ggml_nrows(x), dst->data, ggml_nbytes(dst), ith, nth);
+    if (statecells_prepare(p->m.matrix.get(), (const float *) x->data, ggml_nrows(x), dst->data, ggml_nbytes(dst), ith, nth) != 0) {
+        p->fail();
+    }
 }
 
 static void statecells_op_apply(ggml_tensor * dst, int ith, int nth, void * userdata) {
-    auto * m = (llama_statecells_matrix *) userdata;
-    const ggml_tensor * x = dst->src[0];
-    const ggml_tensor * p = dst->src[1];
-    statecells_apply(m->matrix.get(), (const float *) x->data, p->data, ggml_nbytes(p), ggml_nrows(x), (float *) dst->data, ith, nth);
-    m->look((const float *) x->data, (const float *) dst->data, ggml_nrows(x), ith, nth);
+    auto * p = (llama_statecells_product *) userdata;
+    const auto * m = p->m.matrix.get();
+    const auto * x = (const float *) dst->src[0]->data;
+    const ggml_tensor * prepared = dst->src[1];
+    const int64_t n = ggml_nrows(dst->src[0]);
+    if (statecells_apply(m, x, prepared->data, ggml_nbytes(prepared), n, (float *) dst->data, ith, nth) != 0) {
+        p->fail();
+    } else if (p->m.checked) {
+        p->look(x, (const float *) dst->data, n, ith, nth);
+    }
 }
 
-ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml_tensor * x) {
+ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml_tensor * x, llama_statecells_graph_ptr & graph) {
     if (w->type != GGML_TYPE_I8 || w->extra == nullptr) {
         return nullptr;
     }
-    auto * m = (llama_statecells_matrix *) w->extra;
-    if (m->runs_dense) {
-        return ggml_mul_mat(ctx, m->dense, x);
+    auto & m = *(llama_statecells_matrix *) w->extra;
+    if (m.runs_dense) {
+        return ggml_mul_mat(ctx, m.dense, x);
     }
+    if (!graph) {
+        graph = std::make_shared<llama_statecells_graph>();
+    }
+    graph->products.push_back(std::make_unique<llama_statecells_product>(m, graph->told));
+    auto * product = graph->products.back().get();
     x = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
     ggml_tensor * prepared = x;
-    if (m->plan.prepared_ne0 > 0) {
-        ggml_tensor * args[] = { x, m->sidecars[0].second };
-        prepared = ggml_custom_4d(ctx, (ggml_type) m->plan.prepared_type, m->plan.prepared_ne0, ggml_nrows(x) * m->plan.prepared_columns, 1, 1,
-                args, 2, statecells_op_prepare, GGML_N_TASKS_MAX, m);
+    if (m.plan.prepared_ne0 > 0) {
+        ggml_tensor * args[] = { x, m.sidecars[0].second };
+        prepared = ggml_custom_4d(ctx, (ggml_type) m.plan.prepared_type, m.plan.prepared_ne0, ggml_nrows(x) * m.plan.prepared_columns, 1, 1,
+                args, 2, statecells_op_prepare, GGML_N_TASKS_MAX, product);
     }
-    if (m->plan.project) {
-        prepared = ggml_mul_mat(ctx, m->find("dict"), prepared);
+    if (m.plan.project) {
+        prepared = ggml_mul_mat(ctx, m.find("dict"), prepared);
     }
-    ggml_tensor * args[] = { x, prepared, m->sidecars[0].second };
-    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], x->ne[2], x->ne[3], args, 3, statecells_op_apply, GGML_N_TASKS_MAX, m);
+    ggml_tensor * args[] = { x, prepared, m.sidecars[0].second };
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], x->ne[2], x->ne[3], args, 3, statecells_op_apply, GGML_N_TASKS_MAX, product);
 }
 
-static std::string describe(const llama_statecells_matrix & m, int64_t n_tokens, const llama_pos * pos) {
-    const auto & f = m.finding;
+std::string llama_statecells_graph_error(const llama_statecells_ptr & sc, ggml_cgraph * gf) {
+    for (int i = 0; sc && gf && i < ggml_graph_n_nodes(gf); i++) {
+        const ggml_tensor * node = ggml_graph_node(gf, i);
+        for (const ggml_tensor * src : node->src) {
+            if (sc->is_handle(src)) {
+                return format("tensor '%s': the model uses it in an operation (%s) that cannot run from codes", src->name, ggml_op_name(node->op));
+            }
+        }
+    }
+    return "";
+}
+
+static std::string describe(const llama_statecells_product & p, int64_t n_tokens, const llama_pos * pos) {
+    const auto & f = p.finding;
     // the last layer sees only those tokens whose output is wanted
-    const std::string position = m.n_found_in == n_tokens && pos ? format(" (position %d)", (int) pos[f.token]) : "";
-    return format("layer %d, tensor '%s': %s %lld of token %lld%s is %s", m.layer, m.handle->name, f.place == 1 ? "input" : "output",
+    const std::string position = p.n_tokens == n_tokens && pos ? format(" (position %d)", (int) pos[f.token]) : "";
+    return format("layer %d, tensor '%s': %s %lld of token %lld%s is %s", p.m.layer, p.m.handle->name, f.place == 1 ? "input" : "output",
             (long long) f.index, (long long) f.token, position.c_str(), std::isnan(f.value) ? "NaN" : f.value > 0 ? "inf" : "-inf");
 }
 
-llama_statecells_verdict llama_statecells_check(const llama_statecells_ptr & sc, int64_t n_tokens, const llama_pos * pos, bool can_redo) {
-    std::vector<llama_statecells_matrix *> found; // those of the first layer that has any
-    for (size_t i = 0; sc && i < sc->matrices.size(); i++) {
-        auto * m = sc->matrices[i].get();
-        std::lock_guard<std::mutex> lock(m->mutex);
-        if (m->finding.place != 0 && !m->runs_dense && (found.empty() || m->layer <= found[0]->layer)) {
-            if (!found.empty() && m->layer < found[0]->layer) {
-                found.clear();
+// Of the first layer that has a finding: a bad output is the cause of the bad inputs behind it.
+static llama_statecells_product * find_cause(const llama_statecells_graph & graph) {
+    const auto rank = [](const llama_statecells_product & p) { return std::make_pair(p.m.layer, -p.finding.place); };
+    llama_statecells_product * cause = nullptr;
+    for (const auto & p : graph.products) {
+        if (p->finding.place != 0 && (!cause || rank(*p) < rank(*cause))) {
+            cause = p.get();
+        }
+    }
+    return cause;
+}
+
+llama_statecells_verdict llama_statecells_check(const llama_statecells_graph_ptr & graph, int64_t n_tokens, const llama_pos * pos, bool can_redo) {
+    if (!graph || !graph->told) { // the threads of the graph are done, so nothing needs a lock
+        return LLAMA_STATECELLS_FINE;
+    }
+    llama_statecells_verdict verdict = LLAMA_STATECELLS_FAIL;
+    const auto failed = std::find_if(graph->products.begin(), graph->products.end(), [](const auto & p) { return p->failed.load(); });
+    if (failed != graph->products.end()) {
+        LLAMA_LOG_ERROR("statecells: layer %d, tensor '%s': the product failed: a defect of the library, the request is stopped\n",
+                (*failed)->m.layer, (*failed)->m.handle->name);
+    } else if (auto * cause = find_cause(*graph)) {
+        auto & m = cause->m;
+        const std::string what = describe(*cause, n_tokens, pos);
+        if (cause->finding.place == 2 && m.dense && can_redo) {
+            if (!m.runs_dense.exchange(true)) { // not where another context has said so
+                LLAMA_LOG_WARN("statecells: %s: it runs from its dense weight from now on\n", what.c_str());
             }
-            found.push_back(m);
+            verdict = LLAMA_STATECELLS_REDO;
+        } else {
+            const char * why = cause->finding.place == 1 ? "it was not finite before" : m.dense ? "this model cannot repeat a batch" : "the file holds no dense weight";
+            LLAMA_LOG_ERROR("statecells: %s: %s, the request is stopped\n", what.c_str(), why);
         }
     }
-    llama_statecells_verdict verdict = LLAMA_STATECELLS_FINE;
-    // a bad output is the cause of the bad inputs behind it
-    llama_statecells_matrix * cause = nullptr;
-    for (auto * m : found) {
-        if (!cause || m->finding.place > cause->finding.place) {
-            cause = m;
-        }
-    }
-    if (cause && cause->finding.place == 2 && cause->dense && can_redo) {
-        LLAMA_LOG_WARN("statecells: %s: it runs from its dense weight from now on\n", describe(*cause, n_tokens, pos).c_str());
-        cause->runs_dense = true;
-        verdict = LLAMA_STATECELLS_REDO;
-    } else if (cause) {
-        const char * why = cause->finding.place == 1 ? "it was not finite before" : cause->dense ? "this model cannot repeat a batch" : "the file holds no dense weight";
-        LLAMA_LOG_ERROR("statecells: %s: %s, the request is stopped\n", describe(*cause, n_tokens, pos).c_str(), why);
-        verdict = LLAMA_STATECELLS_FAIL;
-    }
-    for (size_t i = 0; sc && i < sc->matrices.size(); i++) {
-        std::lock_guard<std::mutex> lock(sc->matrices[i]->mutex);
-        sc->matrices[i]->finding = {};
+    graph->told = false;
+    for (auto & p : graph->products) {
+        p->failed  = false;
+        p->finding = {};
     }
     return verdict;
 }

@@ -47,6 +47,13 @@ pub struct Model {
     path: PathBuf,
 }
 
+// SAFETY: llama.cpp changes nothing in a model that is loaded, and contexts on several threads may share it; a change that
+// the hook makes (a coded weight that runs dense from now on) is an atomic flag.
+unsafe impl Sync for Model {}
+
+// SAFETY: nothing of a model belongs to the thread that loaded it.
+unsafe impl Send for Model {}
+
 impl Drop for Model {
     fn drop(&mut self) {
         // SAFETY: the pointer came from llama_model_load_from_file and is freed only here; contexts borrow
