@@ -10,26 +10,24 @@ nor evaluated on. Python's standard library only.
 """
 
 import argparse
-import re
+import json
 import sys
 import tempfile
 from pathlib import Path
 
-from gguf_header import GgufError, read_tensors
 from programs import (
-    ProgramError, calibrated_model_flags, coded_run, divergence_run, mean_divergence, positive, write_json,
+    ProgramError, calibrated_model_flags, coded_run, divergence_run, mean_divergence, positive, run, write_json,
 )  # fmt: skip
 
-WEIGHT = re.compile(r"blk\.(\d+)\.ffn_(gate|up|down)\.weight$")
 
-
-def matrices_of(model: Path) -> dict[str, tuple[int, str]]:
-    """Layer and target of every FFN matrix, by its name in the result."""
-    found = [m for m in (WEIGHT.match(t.name) for t in read_tensors(model)) if m]
-    if not found:
-        raise ProgramError(f"{model}: no FFN weights, is it the dense model?")
-    matrices = sorted((int(m[1]), m[2]) for m in found)
-    return {f"blk.{layer}.ffn_{target}": (layer, target) for layer, target in matrices}
+def matrices_of(args: argparse.Namespace) -> dict[str, tuple[int, str]]:
+    """Layer and target of every FFN matrix that text runs through, by its name in the result."""
+    seen = json.loads(run([str(args.bin_dir / "statecells-inspect"), str(args.model), "--json"]))
+    n_layers = seen["n_layers"] - seen["n_mtp_layers"]
+    dense = [t for t in seen["tensors"] if t["scheme"] is None and t["layer"] < n_layers]
+    if not dense:
+        raise ProgramError(f"{args.model}: no FFN weights, is it the dense model?")
+    return {t["name"]: (t["layer"], t["target"]) for t in dense}
 
 
 class Meter:
@@ -72,7 +70,7 @@ def of_targets(
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    matrices = matrices_of(args.model)
+    matrices = matrices_of(args)
     with tempfile.TemporaryDirectory(dir=args.output.resolve().parent, prefix=".sensitivity-") as folder:
         meter = Meter(args, Path(folder))
         print("   base", file=sys.stderr, flush=True)
@@ -98,7 +96,7 @@ def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
         write_json(args.output, measure(args))
-    except (ProgramError, GgufError, OSError) as error:
+    except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
-import numpy as np
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -28,17 +26,3 @@ def run_script(tmp_path):
         )  # fmt: skip
 
     return run
-
-
-def write_gguf(path, tensors):
-    """A model file with zeros of the given numpy shapes."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_array("some.strings", ["a", "bc"])
-    writer.add_array("some.numbers", [1, 2, 3])
-    for name, shape in tensors.items():
-        writer.add_tensor(name, np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path

@@ -4,7 +4,6 @@ import json
 
 import measure_sensitivity
 import pytest
-from conftest import write_gguf
 
 # In layer L the error of ffn_up is L + 1 and that of ffn_down twice as much. With one layer coded the model diverges
 # by 6, with all of ffn_up by 4 and with all of ffn_down by 24.
@@ -23,6 +22,17 @@ tensors = [
 open(flags["--report-json"], "w").write(json.dumps({"tensors": tensors}))
 open(flags["-o"], "w").write({"up": "4", "down": "24"}.get(flags.get("--targets"), "6"))
 """
+# The last layer is for multi-token prediction: no text runs through it.
+INSPECT = """#!/usr/bin/env python3
+import json, os, sys
+assert sys.argv[2:] == ["--json"] and os.path.exists(sys.argv[1])
+scheme = os.environ.get("SCHEME")
+tensors = [
+    {"name": f"blk.{layer}.ffn_{t}", "layer": layer, "target": t, "scheme": scheme}
+    for layer in (0, 1, 2) for t in ("up", "down")
+]
+print(json.dumps({"n_layers": 3, "n_mtp_layers": 1, "tensors": tensors}))
+"""
 PERPLEXITY = """#!/bin/sh
 case "$*" in *--statecells*) echo "Mean    KLD:   $(cat "$2").0 +- 0.1";; *) echo "Final estimate: PPL = 20";; esac
 """
@@ -32,10 +42,12 @@ case "$*" in *--statecells*) echo "Mean    KLD:   $(cat "$2").0 +- 0.1";; *) ech
 def arguments(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name, text in {"statecells-build": BUILDER, "llama-perplexity": PERPLEXITY}.items():
+    programs = {"statecells-build": BUILDER, "statecells-inspect": INSPECT, "llama-perplexity": PERPLEXITY}
+    for name, text in programs.items():
         (folder / name).write_text(text)
         (folder / name).chmod(0o755)
-    model = write_gguf(tmp_path / "m.gguf", {f"blk.{i}.ffn_{t}.weight": (8, 8) for i in (0, 1) for t in ("up", "down")})
+    model = tmp_path / "m.gguf"
+    model.touch()
     line = ["--model", model, "--calib", "c", "--text", "t", "-o", tmp_path / "s.json", "--bin-dir", folder]
     return [str(a) for a in line]
 
@@ -56,7 +68,7 @@ def test_a_failing_program_is_one_line_and_leaves_nothing(arguments, tmp_path, m
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bin", "m.gguf"]
 
 
-def test_a_coded_model_is_refused(arguments, tmp_path, capsys):
-    write_gguf(tmp_path / "m.gguf", {"blk.0.ffn_up.codes": (8, 8)})
+def test_a_coded_model_is_refused(arguments, monkeypatch, capsys):
+    monkeypatch.setenv("SCHEME", "sections")
     assert measure_sensitivity.main(arguments) == 1
     assert "no FFN weights" in capsys.readouterr().err

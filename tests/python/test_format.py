@@ -6,7 +6,7 @@ import math
 import gguf
 import numpy as np
 import pytest
-from format_page import stems
+from format_page import decode, stems
 
 SCHEMES = ["sign", "sign+row_scale", "sign+vals"]
 ATOMS, CODES = 48, 13
@@ -111,6 +111,63 @@ def test_what_the_page_decodes_has_the_recorded_gap(coded, page, random_model):
         recorded = value(reader, f"statecells.{stem}.gap")
         assert 0 < recorded < 1
         assert found == pytest.approx(recorded, rel=1e-6)
+
+
+def shapes_in_file(path) -> dict[str, list[int]]:
+    """Dimensions as they stand in the file, innermost first."""
+    return {t.name: [int(n) for n in t.shape] for t in gguf.GGUFReader(path).tensors}
+
+
+def check_gaps(path, page, thin_model):
+    """What the page decodes has the recorded gap, for every matrix of the file."""
+    model, n_embd, n_ff = thin_model
+    reader = gguf.GGUFReader(path)
+    assert stems(reader)
+    for stem in stems(reader):
+        d_in, d_out = (n_ff, n_embd) if stem.endswith("down") else (n_embd, n_ff)
+        weights = dense(model, stem).reshape(d_out, d_in)
+        decoded = decode(page, path, stem, d_in, d_out)
+        assert decoded.shape == weights.shape
+        assert gap(weights, decoded) == pytest.approx(value(reader, f"statecells.{stem}.gap"), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("sections", [1, 2, 7])
+def test_sections_of_few_rows(sections, thin_model, page, build, tmp_path):
+    model, _, n_ff = thin_model
+    path = build(model, tmp_path / "coded.gguf", "--S", str(sections), "--outliers", "0.02")
+    shapes = shapes_in_file(path)
+    assert len(shapes["blk.0.ffn_up.codes"]) == 2, "one tile of rows"
+    assert shapes["blk.0.ffn_up.dict"] == [8, 16, sections][: 2 + (sections > 1)]
+    if (n_ff, sections) == (1, 1):
+        # One pair of planes as well: ffn_down has one block of inputs, and two tiles.
+        assert shapes["blk.0.ffn_down.codes"] == [32, 1, 2]
+        assert shapes["blk.0.ffn_up.row_scale"] == [1]
+    check_gaps(path, page, thin_model)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(("atoms", "codes"), [(1, 1), (3, 1), (3, 2)])
+def test_dictionaries_of_few_atoms_and_rows(scheme, atoms, codes, thin_model, page, build, tmp_path):
+    model, n_embd, n_ff = thin_model
+    flags = ["--scheme", scheme, "--dict-M", str(atoms), "--dict-k", str(codes)]
+    path = build(model, tmp_path / "coded.gguf", *flags, *QUICK)
+    shapes = shapes_in_file(path)
+    assert shapes["blk.0.ffn_up.dict"] == [n_embd, atoms][: 1 + (atoms > 1)]
+    assert shapes["blk.0.ffn_up.codes"] == [codes, n_ff][: 1 + (n_ff > 1)]
+    check_gaps(path, page, thin_model)
+
+
+BASES = ["none", "identity", "diagonal", "lowrank:1", "circulant", "block:1", "block:52", "lowrank:1+diagonal"]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_bases_and_deltas_of_few_rows(base, thin_model, page, seeddelta_build, tmp_path):
+    flags = ["--base", base, "--delta-k", "1", "--targets", "gate,up,down"]
+    if base in ("identity", "circulant"):
+        flags.append("--row-scale")
+    path = seeddelta_build(thin_model[0], tmp_path / "coded.gguf", *flags)
+    assert len(stems(gguf.GGUFReader(path))) == 3
+    check_gaps(path, page, thin_model)
 
 
 def test_smollm2_read_by_the_page(smollm2, page, build, tmp_path):

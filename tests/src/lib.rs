@@ -4,4 +4,5 @@ pub mod coding;
 pub mod logits;
 pub mod model_file;
 pub mod programs;
+pub mod refusing;
 pub mod server;

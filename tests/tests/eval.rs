@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use codec::Target;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, browser, check_page};
+use ggml::gguf::{GgufWriter, WriteError};
 use serde_json::Value;
 use tempfile::TempDir;
 use test_models::Model;
@@ -16,13 +18,21 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(&[Coding::sections(0.01)], |_| Ok(()), |_, _| {})
+    }
+
+    /// A base with changes, coded in several ways one after the other.
+    fn with(
+        codings: &[Coding],
+        metadata: impl FnOnce(&mut GgufWriter) -> Result<(), WriteError>,
+        weights: impl FnMut(&str, &mut [f32]),
+    ) -> Self {
         let folder = TempDir::new().unwrap();
         let model = Model::default();
         let base = folder.path().join("base.gguf");
-        model.write(&base).unwrap();
-        Twins::of(&ModelFile::read(&base), &Coding::sections(0.01))
-            .coded
-            .write(&folder.path().join("coded.gguf"));
+        model.write_with(&base, metadata, weights).unwrap();
+        let code = |file: ModelFile, coding| Twins::of(&file, coding).coded;
+        codings.iter().fold(ModelFile::read(&base), code).write(&folder.path().join("coded.gguf"));
         let words = (0..300).map(|i| ["one", "two", "or so", "many"][i * i % 7 % 4]);
         std::fs::write(folder.path().join("text.txt"), words.collect::<Vec<_>>().join(" "))
             .unwrap();
@@ -183,6 +193,108 @@ fn an_evaluation_on_the_calibration_text_is_warned_of() {
     )
     .unwrap();
     assert!(!warned("other.txt"));
+}
+
+/// Quality that cannot be measured is not called good, and what can be measured is.
+fn check_without_quality(fixture: &Fixture, run: &Run, reason: &str) {
+    assert_eq!(run.code, Some(1), "{}", run.stderr);
+    let report = fixture.report();
+    assert!(report["no_logits"].as_str().unwrap().contains(reason), "{}", report["no_logits"]);
+    assert_ne!(report["verdict"]["passed"], true);
+    assert!(report["qa"].is_null());
+    for rule in report["verdict"]["rules"].as_array().unwrap() {
+        let is_quality = rule["id"] == "perplexity_2";
+        assert_eq!(rule["passed"].is_null(), is_quality, "{rule}");
+        assert_eq!(rule["reason"].is_null(), !is_quality, "{rule}");
+        assert!(!is_quality || rule["value"].is_null() && rule["against_whole_file"].is_null());
+    }
+    for file in report["files"].as_array().unwrap() {
+        assert!(file["perplexity"].is_null() && file["divergence"].is_null(), "{file}");
+        assert!(number(&file["sizes"]["value"]["ffn_bytes"]) > 0.0);
+        assert!(!file["speed"]["value"]["prompt"].as_array().unwrap().is_empty());
+    }
+    for name in ["gap_ppl", "gap_ppl_q5_k_m"] {
+        assert!(report["statecells"][name].is_null(), "{name}");
+    }
+    let html = std::fs::read_to_string(fixture.path("out/report.html")).unwrap();
+    assert!(html.contains("Quality was not measured") && html.contains("NOT MEASURED"));
+    let text = run.text();
+    for part in ["NOT MEASURED", "no logits for the next token"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+    let compared =
+        ["--compare", fixture.path("out/report.json").to_str().unwrap()].map(str::to_owned);
+    let compared = Run::of("statecells-eval", compared);
+    assert_eq!(compared.code, Some(1));
+    let _ = compared.line(&["report.json", "no perplexities to compare"]);
+}
+
+#[test]
+fn quality_of_an_embedding_model_is_not_measured() {
+    let set = |w: &mut GgufWriter| {
+        w.set("llama.attention.causal", false)?;
+        w.set("llama.pooling_type", 1u32)
+    };
+    let fixture = Fixture::with(&[Coding::sections(0.01)], set, |_, _| {});
+    let run = fixture.run("--skip whole");
+    check_without_quality(&fixture, &run, "llama.attention.causal = false");
+    let logs = std::fs::read_dir(fixture.path("out")).unwrap().map(|e| e.unwrap().file_name());
+    let logs: Vec<String> = logs.map(|n| n.into_string().unwrap()).collect();
+    let unused =
+        |name: &&String| ["perplexity_", "divergence_", "qa_"].iter().any(|p| name.starts_with(p));
+    assert_eq!(logs.iter().find(unused), None, "no time was spent on it");
+    let again = fixture.run("--skip whole --resume");
+    check_without_quality(&fixture, &again, "llama.attention.causal = false");
+}
+
+/// Not every such model says so: the perplexity gives it away.
+#[test]
+fn equal_logits_are_no_quality() {
+    let silent = |name: &str, weights: &mut [f32]| {
+        if name == "output.weight" {
+            weights.fill(0.0);
+        }
+    };
+    let fixture = Fixture::with(&[Coding::sections(0.01)], |_| Ok(()), silent);
+    let run = fixture.run("--skip whole");
+    check_without_quality(&fixture, &run, "size of the vocabulary, 288");
+}
+
+/// A file runs with the flags that its schemes need, also with both.
+#[test]
+fn files_by_seeddelta_are_evaluated() {
+    let seeddelta = Coding::seeddelta("lowrank:20", false);
+    let half = |coding: Coding, targets: &[Target]| Coding { targets: targets.to_vec(), ..coding };
+    let both = [
+        half(Coding::sections(0.01), &[Target::Gate]),
+        half(seeddelta.clone(), &[Target::Up, Target::Down]),
+    ];
+    for (codings, flags) in
+        [(&[seeddelta][..], &["--seeddelta"][..]), (&both, &["--statecells", "--seeddelta"])]
+    {
+        let fixture = Fixture::with(codings, |_| Ok(()), |_, _| {});
+        let run = fixture.run("--skip whole");
+        assert!(matches!(run.code, Some(0 | 3)), "{:?}:\n{}", run.code, run.stderr);
+        let report = fixture.report();
+        check_quality(&report);
+        let command = file(&report, "statecells")["perplexity"]["command"].to_string();
+        for flag in ["--statecells", "--seeddelta"] {
+            assert_eq!(
+                command.contains(&format!("\"{flag}\"")),
+                flags.contains(&flag),
+                "{command}"
+            );
+        }
+        let tensors = report["tensors"].as_array().unwrap();
+        assert_eq!(tensors.len(), 6);
+        assert!(tensors.iter().all(|t| t["scheme"].is_string()), "{tensors:?}");
+        let sizes = &file(&report, "statecells")["sizes"]["value"];
+        assert!(
+            number(&sizes["ffn_bytes"])
+                < number(&file(&report, "base")["sizes"]["value"]["ffn_bytes"])
+        );
+        assert_eq!(number(&sizes["ffn_weights"]), (6 * 64 * 192) as f64);
+    }
 }
 
 /// The page of a real evaluation of SmolLM2 and a page with every element, narrow and wide, light and dark.

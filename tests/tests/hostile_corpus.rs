@@ -1,6 +1,8 @@
 //! The corpus of bad files through the patched llama.cpp: a clean refusal each time, by name where a coded
 //! tensor is to blame.
 
+use std::path::Path;
+
 use end_to_end::programs::Run;
 use hostile::families::Family;
 use hostile::gguf::Gguf;
@@ -21,6 +23,10 @@ fn run_with(flags: &str, bytes: &[u8]) -> Run {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("bad.gguf");
     std::fs::write(&path, bytes).unwrap();
+    run_on(flags, &path)
+}
+
+fn run_on(flags: &str, path: &Path) -> Run {
     Run::of("llama-completion", flags.split(' ').chain([path.to_str().unwrap()]))
 }
 
@@ -32,21 +38,28 @@ fn refused(cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
 fn refused_with(flags: &str, cases: &[Case], parts: impl Fn(&Case) -> Vec<&'static str>) {
     let mut faults = Vec::new();
     for case in cases.iter().filter(|c| c.llama_refuses) {
-        let run = run_with(flags, &case.bytes);
-        let parts = parts(case);
-        let is_error = |line: &str| line.contains(" E ") && parts.iter().all(|p| line.contains(p));
-        if run.code != Some(1) || !run.stderr.lines().any(is_error) {
-            faults
-                .push(format!("{}: {:?}, expected {parts:?}\n{}", case.name, run.code, run.stderr));
-        }
+        faults.extend(fault(case, &run_with(flags, &case.bytes), &parts(case)));
     }
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), cases.len(), faults.join("\n"));
+}
+
+/// What is wrong with the end of `run`, which must be exit code 1 with an error line that holds `parts`.
+fn fault(case: &Case, run: &Run, parts: &[&str]) -> Option<String> {
+    let is_error = |line: &str| line.contains(" E ") && parts.iter().all(|p| line.contains(p));
+    let refused = run.code == Some(1) && run.stderr.lines().any(is_error);
+    (!refused).then(|| format!("{}: {:?}, expected {parts:?}\n{}", case.name, run.code, run.stderr))
 }
 
 #[test]
 fn the_intact_files_run() {
     for file in [good::model(), good::coded(), good::seeddelta()] {
-        let _ = run(&Gguf::bytes(&file)).ok();
+        let whole = run(&Gguf::bytes(&file)).ok();
+        let folder = TempDir::new().unwrap();
+        let paths = [1, 2, 3].map(|n| folder.path().join(format!("good-0000{n}-of-00003.gguf")));
+        for (path, part) in paths.iter().zip(good::parts(&file, 3)) {
+            std::fs::write(path, part.bytes()).unwrap();
+        }
+        assert_eq!(run_on(FLAGS, &paths[0]).ok().stdout, whole.stdout);
     }
     for family in Family::ALL {
         println!("{family:?}");
@@ -79,4 +92,15 @@ fn broken_files_are_refused() {
     for cases in [hostile::structure(), hostile::truncated(), hostile::models()] {
         refused(&cases, |_| vec!["error loading model"]);
     }
+}
+
+#[test]
+fn broken_parts_are_refused() {
+    let mut faults = Vec::new();
+    for parts in hostile::parts().iter().filter(|p| p.case.llama_refuses) {
+        let folder = TempDir::new().unwrap();
+        let run = run_on(FLAGS, &parts.write(folder.path()));
+        faults.extend(fault(&parts.case, &run, &["error loading model"]));
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

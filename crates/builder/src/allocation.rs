@@ -21,9 +21,9 @@ pub struct Survey<'a> {
     pub source: &'a Source,
     /// All tensors, planned as if there were no budget.
     pub plan: &'a Plan,
-    /// Importance of the inputs of every tensor of the plan; `None` if nothing is known.
+    /// Importance of the inputs of every tensor of the plan that text runs through; `None` if nothing is known.
     pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
-    /// Activations of the inputs of every tensor of the plan; `None` without a calibration.
+    /// Activations of the same inputs; `None` without a calibration.
     pub calibration: Option<&'a Calibration>,
     /// What will happen to results.
     pub options: &'a BuildOptions,
@@ -59,15 +59,17 @@ impl Survey<'_> {
             if self.interrupt.is_set() {
                 return Err(Error::Stopped);
             }
-            let error = |source| Error::Codec { tensor: item.tensor.weight(), source };
+            let error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
             let info = self.source.info(item.tensor);
             let weights = self.source.file().to_f32(info)?;
             self.source.file().release(info);
             check_finite(&weights, item.shape).map_err(error)?;
-            let calibrated = self.calibration.map(|c| c.input(item.tensor)).transpose()?;
+            let calibration = self.calibration.filter(|_| !self.source.is_mtp(item.tensor));
+            let calibrated = calibration.map(|c| c.input(item.tensor)).transpose()?;
+            let importance = self.importance.and_then(|all| all.get(&item.tensor));
             let context = EncodeContext {
                 mul_mat: self.mul_mat,
-                importance: self.importance.map(|all| all[&item.tensor].shaped.as_slice()),
+                importance: importance.map(|i| i.shaped.as_slice()),
                 seed: item.seed,
                 progress: &Quiet,
             };
@@ -134,6 +136,8 @@ mod tests {
             input_sha256: String::new(),
             input_bytes: 0,
             arguments: BTreeMap::new(),
+            machines: std::collections::BTreeSet::new(),
+            planned: std::collections::BTreeSet::new(),
             tensors: BTreeMap::new(),
         };
         assert_eq!(Allocation::of(Some(&record)), None);

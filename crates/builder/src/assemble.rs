@@ -1,6 +1,6 @@
 //! Putting the output together: the source's metadata and tensors, with sidecars in place of the coded ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -57,14 +57,14 @@ impl<'a> Assembly<'a> {
             finished,
             work,
             existing,
-            record: Record { tensors, ..record.clone() },
+            record: Record { tensors, planned: BTreeSet::new(), ..record.clone() },
             writer: GgufWriter::new(),
             pieces: Vec::new(),
         };
         assembly
             .add_metadata()
             .and_then(|()| assembly.add_tensors())
-            .map_err(|source| Error::Write { path: work.part(), source })?;
+            .map_err(|cause| Error::Write { path: work.part(), cause })?;
         Ok(assembly)
     }
 
@@ -120,8 +120,8 @@ impl<'a> Assembly<'a> {
                 total: n,
             });
         }
-        written.map_err(|source| Error::Write { path: part.to_owned(), source })?;
-        file.sync_all().map_err(io(part, "flush"))?;
+        written.map_err(|cause| Error::Write { path: part.to_owned(), cause })?;
+        files::sync(&file).map_err(io(part, "flush"))?;
         // What was written must be a file that this project reads.
         let reread = GgufFile::open(part)?;
         assert_eq!(reread.tensors().len(), self.pieces.len(), "the output lacks tensors");

@@ -12,7 +12,7 @@ use crate::recapturing::Recapturing;
 use crate::work::Existing;
 use crate::{
     Encoder, Error, Importance, Inputs, Interrupt, Method, Origin, Plan, PlanItem, Record,
-    Reporter, Source, TensorResult, WorkFolder,
+    Reporter, Source, Stage, TensorResult, WorkFolder,
 };
 
 /// What decides the outcome besides the method, see the flags of the same names.
@@ -38,10 +38,9 @@ pub struct Build<'a> {
     pub method: &'a dyn Method,
     /// What to do with results.
     pub options: &'a BuildOptions,
-    /// Importance of inputs by tensor, for every tensor of the plan; `None` if nothing is known.
+    /// Importance of inputs by tensor, for every tensor of the plan that text runs through; `None` if nothing is known.
     pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
-    /// Activations of the inputs of every tensor of the plan, or the text alone if the method needs no more; `None`
-    /// without a calibration.
+    /// Activations of the same inputs, or the text alone if the method needs no more; `None` without a calibration.
     pub calibration: Option<&'a Calibration>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
@@ -74,6 +73,17 @@ impl Build<'_> {
         existing: Option<&ExistingOutput>,
     ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
         let mut finished = self.take_over(work, existing)?;
+        if let Some(output) = existing.filter(|_| self.method.tunes())
+            && finished.values().any(|f| f.origin == Origin::Output)
+            && self
+                .plan
+                .items
+                .iter()
+                .any(|i| finished.get(&i.tensor).is_none_or(|f| f.origin != Origin::Output))
+        {
+            // One of its tensors is damaged: the others cannot be tuned with it again.
+            return Err(Error::tuned_as_a_whole(output.file().path()));
+        }
         let todo: Vec<&PlanItem> =
             self.plan.items.iter().filter(|i| !finished.contains_key(&i.tensor)).collect();
         let layers: BTreeSet<usize> = todo.iter().map(|i| i.tensor.layer).collect();
@@ -108,8 +118,13 @@ impl Build<'_> {
         }
     }
 
+    /// Whether tensors were fitted to, and measured on, other activations than those of the calibration.
+    fn sees_other_inputs(&self) -> bool {
+        self.method.depends_on_earlier() && !self.method.tunes()
+    }
+
     pub(crate) fn importance(&self, item: &PlanItem) -> Option<&Importance> {
-        self.importance.map(|all| &all[&item.tensor])
+        self.importance.and_then(|all| all.get(&item.tensor))
     }
 
     /// Says how to go on if a stop was asked for, after making everything so far last.
@@ -132,7 +147,7 @@ impl Build<'_> {
         existing: Option<&ExistingOutput>,
     ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
         let mut finished = BTreeMap::new();
-        let checkpoints = self.usable_checkpoints(work.finished()?);
+        let checkpoints = self.checkpoints(work)?;
         for item in &self.plan.items {
             self.stop_if_asked(work, finished.len())?;
             let taken = match checkpoints.get(&item.tensor) {
@@ -150,18 +165,19 @@ impl Build<'_> {
         Ok(finished)
     }
 
-    /// Tuned tensors belong together: a run killed while it stored them starts from the untuned ones, and
-    /// makes those again that it had replaced.
-    fn usable_checkpoints(
-        &self,
-        mut checkpoints: BTreeMap<FfnTensor, TensorResult>,
-    ) -> BTreeMap<FfnTensor, TensorResult> {
-        let settled = |r: &TensorResult| r.scheme.is_none() || r.tuned.is_some();
-        let all = self.plan.items.iter().all(|i| checkpoints.get(&i.tensor).is_some_and(settled));
-        if !all {
-            checkpoints.retain(|_, result| result.tuned.is_none());
+    /// The checkpoints to go on with. Tuned tensors belong together: unless all are there, as after a kill while they
+    /// were stored, they are tuned again.
+    fn checkpoints(&self, work: &WorkFolder) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
+        let mut coded = work.finished(Stage::Coded)?;
+        let tuned = work.finished(Stage::Tuned)?;
+        let settled = |item: &PlanItem| {
+            let stays_dense = coded.get(&item.tensor).is_some_and(|r| r.scheme.is_none());
+            stays_dense || tuned.contains_key(&item.tensor)
+        };
+        if self.plan.items.iter().all(settled) {
+            coded.extend(tuned);
         }
-        checkpoints
+        Ok(coded)
     }
 
     /// The tensor from the work folder, completed if its scheme grew; `None` if it must be done again.
@@ -179,7 +195,7 @@ impl Build<'_> {
             return Ok(fits.then(|| Finished::new(result.clone(), Origin::Checkpoint)));
         }
         let Some(specs) = self.method.earlier_sidecars(item, scheme) else { return Ok(None) };
-        let sidecars = work.load(item.tensor, &specs)?;
+        let sidecars = work.load(item.tensor, Stage::of(result), &specs)?;
         self.complete(work, item, sidecars).map(Some)
     }
 
@@ -199,9 +215,11 @@ impl Build<'_> {
             let Some(sidecars) = output.sidecars(item.tensor, &item.sidecars) else {
                 return Ok(None);
             };
+            // The yardstick by which it was coded may be gone: what the file says of it stays.
+            let Some(gap) = output.gap(item.tensor) else { return Ok(None) };
             self.reporter.line(&format!("{}: taken from the output", item.tensor));
-            let result =
-                self.encoder(self.calibrated()).measure(item, self.importance(item), sidecars)?;
+            let encoder = self.encoder(self.calibrated().filter(|_| !self.sees_other_inputs()));
+            let result = encoder.measure(item, self.importance(item), sidecars, Some(gap))?;
             return Ok(Some(Finished { in_output: true, ..Finished::new(result, Origin::Output) }));
         }
         let specs = self.method.earlier_sidecars(item, &scheme);
@@ -249,7 +267,7 @@ fn done_line(item: &PlanItem, result: &TensorResult, n: usize, total: usize, eta
 /// Opens the work folder of a run described by `record` and checks that it may continue what is there.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::Locked`], [`Error::Parameter`] or [`Error::Io`].
+/// [`Error::Exists`], [`Error::Locked`], [`Error::Parameter`], [`Error::OtherInput`] or [`Error::Io`].
 pub fn open_work_folder(
     path: &Path,
     existing: Existing,
@@ -259,17 +277,22 @@ pub fn open_work_folder(
 ) -> Result<WorkFolder, Error> {
     let work = WorkFolder::open(path, existing, checkpoint_every)?;
     match work.record()? {
-        Some(earlier) => {
-            record.check_arguments(&earlier, path, |n, r, g| method.may_change(n, r, g))?;
+        Some(earlier) if work.n_kept() > 0 => {
+            record.check_checkpoints(&earlier, path, method)?;
             record.check_input(&earlier, path)?;
-        }
-        // Without a record nothing tells what the checkpoints belong to.
-        None => {
-            for tensor in work.finished()?.into_keys() {
-                work.forget(tensor)?;
+            if record.changes_later_step(&earlier, method) {
+                work.forget(Stage::Tuned)?;
             }
         }
+        // Without a record nothing tells what checkpoints belong to; without checkpoints the record binds nobody.
+        _ => Stage::ALL.into_iter().try_for_each(|stage| work.forget(stage))?,
     }
-    work.set_record(record)?;
-    Ok(work)
+    match work.set_record(record) {
+        Err(error) if work.n_kept() == 0 => {
+            // An empty folder would be in the way of the next run. The first error is the one to report.
+            let _ = work.remove();
+            Err(error)
+        }
+        result => result.map(|()| work),
+    }
 }

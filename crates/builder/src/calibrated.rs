@@ -36,7 +36,7 @@ impl Source {
 }
 
 /// Opens the calibration at `path` and checks that it covers the inputs of `tensors` of a model such as
-/// `source`, if `method` needs them. Whether it is this very model needs the hash of the file:
+/// `source`, if `method` needs them and text runs through them. Whether it is this very model needs the hash of the file:
 /// [`Calibration::check_model`].
 ///
 /// # Errors
@@ -50,13 +50,14 @@ pub(crate) fn open_calibration(
     let calibration = Calibration::open(path)?;
     calibration.check_model(&source.model_id(calibration.record().model.sha256.clone())?)?;
     if calibration.has_inputs() || !method.needs_text_only() {
-        tensors.iter().try_for_each(|tensor| calibration.check_covers(*tensor))?;
+        let mut seen = tensors.iter().filter(|tensor| !source.is_mtp(**tensor));
+        seen.try_for_each(|tensor| calibration.check_covers(*tensor))?;
     }
     Ok(calibration)
 }
 
 /// Reads everything that `calibration` holds about the inputs of `tensors`, so that damage is found before
-/// the long work, and returns their importance.
+/// the long work, and returns their importance, where text runs through them.
 ///
 /// # Errors
 /// [`Error::Calibration`], [`Error::CalibrationUse`] or [`Error::Stopped`].
@@ -72,7 +73,7 @@ pub(crate) fn read_importance(
     // Gate and up share their input, and follow each other.
     let mut last: Option<(FfnInput, Vec<f32>)> = None;
     let mut all = BTreeMap::new();
-    for &tensor in tensors {
+    for &tensor in tensors.iter().filter(|tensor| !source.is_mtp(**tensor)) {
         if interrupt.is_set() {
             return Err(Error::Stopped);
         }

@@ -25,7 +25,7 @@ pub struct Encoder<'a> {
     pub method: &'a dyn Method,
     /// What to do with the result.
     pub options: &'a BuildOptions,
-    /// Activations of the tensors' inputs; `None` without a calibration.
+    /// Activations of the tensors' inputs, where text runs through them; `None` without a calibration.
     pub inputs: Option<&'a dyn Inputs>,
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
@@ -63,7 +63,8 @@ impl Encoder<'_> {
         })
     }
 
-    /// Measures sidecars that an earlier run wrote.
+    /// Measures sidecars of an earlier run or step, which stay in any case: `gap` is the one that is recorded of them,
+    /// `None` for that measured now.
     ///
     /// # Errors
     /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
@@ -72,8 +73,14 @@ impl Encoder<'_> {
         item: &PlanItem,
         importance: Option<&Importance>,
         sidecars: Vec<Sidecar>,
+        gap: Option<f32>,
     ) -> Result<TensorResult, Error> {
-        Ok(self.finish(item, importance, |_| Ok(Encoded { sidecars, shrink: None }))?.0)
+        // Whether they stay has been decided by the gap that was measured when they were made.
+        let options = BuildOptions { gap_tol: None, ..self.options.clone() };
+        let encoder = Encoder { options: &options, ..*self };
+        let made = |_: &Encoding<'_>| Ok(Encoded { sidecars, shrink: None });
+        let (result, _) = encoder.finish(item, importance, made)?;
+        Ok(TensorResult { gap: gap.unwrap_or(result.gap), ..result })
     }
 
     fn finish(
@@ -83,8 +90,9 @@ impl Encoder<'_> {
         make: impl FnOnce(&Encoding<'_>) -> Result<Encoded, CodecError>,
     ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
         let start = Instant::now();
-        let codec_error = |source| Error::Codec { tensor: item.tensor.weight(), source };
-        let weights = match self.inputs.and_then(|i| i.target(item.tensor)) {
+        let codec_error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
+        let inputs = self.inputs.filter(|_| !self.source.is_mtp(item.tensor));
+        let weights = match inputs.and_then(|i| i.target(item.tensor)) {
             Some(target) => target.to_vec(),
             None => {
                 let info = self.source.info(item.tensor);
@@ -94,7 +102,7 @@ impl Encoder<'_> {
             }
         };
         check_finite(&weights, item.shape).map_err(codec_error)?;
-        let calibrated = self.inputs.map(|i| i.input(item.tensor)).transpose()?;
+        let calibrated = inputs.map(|i| i.input(item.tensor)).transpose()?;
         let calibrated = calibrated.as_ref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
         let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
@@ -178,7 +186,7 @@ impl Encoder<'_> {
 fn overflow(item: &PlanItem, error: &CodecError) -> Error {
     Error::Codec {
         tensor: item.tensor.weight(),
-        source: CodecError::Sidecar {
+        cause: CodecError::Sidecar {
             suffix: "dict",
             reason: format!("the decoded matrix is not finite ({error})"),
         },

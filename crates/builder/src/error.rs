@@ -1,4 +1,6 @@
 //! Errors of a build: each is one line that names a file, a tensor or a flag, and the way out.
+//!
+//! What an error says holds its cause, so that the cause is no `source()`: who prints a whole chain would print it twice.
 
 use std::path::{Path, PathBuf};
 
@@ -9,25 +11,25 @@ use codec::CodecError;
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused something.
-    #[error("{}: cannot {action}: {source}{}", path.display(), hint(source))]
+    #[error("{}: cannot {action}: {cause}{}", path.display(), hint(cause))]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was tried: `read`, `write`, ...
         action: &'static str,
         /// The system's reason.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A GGUF file that cannot be read.
     #[error(transparent)]
-    Gguf(#[from] ggml::gguf::GgufError),
+    Gguf(ggml::gguf::GgufError),
     /// A GGUF file that cannot be written.
-    #[error("{}: cannot write: {source}{}", path.display(), write_hint(source))]
+    #[error("{}: cannot write: {cause}{}", path.display(), write_hint(cause))]
     Write {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: ggml::gguf::WriteError,
+        cause: ggml::gguf::WriteError,
     },
     /// A layer that the model does not have.
     #[error("--layers {list}: the model has {n_layers} layers, numbered 0 to {}", n_layers.saturating_sub(1))]
@@ -55,7 +57,7 @@ pub enum Error {
     },
     /// An importance matrix that cannot be read or does not fit the model.
     #[error("--imatrix: {0}")]
-    Imatrix(#[from] ggml::imatrix::ImatrixError),
+    Imatrix(ggml::imatrix::ImatrixError),
     /// An importance matrix that leaves nothing to work with.
     #[error("--imatrix {}: {reason}", path.display())]
     ImatrixUse {
@@ -66,7 +68,7 @@ pub enum Error {
     },
     /// A calibration that cannot be read or does not fit the model.
     #[error("--calib: {0}")]
-    Calibration(#[from] calibration::CalibrationError),
+    Calibration(calibration::CalibrationError),
     /// A calibration that leaves nothing to work with.
     #[error("--calib {}: {reason}", path.display())]
     CalibrationUse {
@@ -76,12 +78,12 @@ pub enum Error {
         reason: String,
     },
     /// A codec refused a tensor.
-    #[error("{tensor}: {source}")]
+    #[error("{tensor}: {cause}")]
     Codec {
         /// Full name of the dense weight.
         tensor: String,
         /// The codec's reason.
-        source: CodecError,
+        cause: CodecError,
     },
     /// A step of the method cannot be done with this model or calibration.
     #[error("{flag}: {reason}")]
@@ -179,6 +181,36 @@ pub enum Error {
         /// Bytes that are free.
         free_bytes: u64,
     },
+    /// The file system or the shell lets no file grow as large as the output will be.
+    #[error(
+        "{}: needs a file of about {needed_bytes} bytes, but {limit} ends them at {limit_bytes}: {way_out}",
+        path.display()
+    )]
+    FileLimit {
+        /// Folder of the output.
+        path: PathBuf,
+        /// Bytes of the largest file that will be written.
+        needed_bytes: u64,
+        /// What limits it.
+        limit: &'static str,
+        /// Bytes that a file may have.
+        limit_bytes: u64,
+        /// What to do.
+        way_out: &'static str,
+    },
+    /// Something went wrong outside, and what was finished is not lost.
+    #[error(
+        "{error}; {finished} finished tensors are kept in {}: the same command with --resume goes on",
+        path.display()
+    )]
+    Kept {
+        /// What went wrong.
+        error: Box<Error>,
+        /// Tensors that need not be done again.
+        finished: usize,
+        /// The work folder.
+        path: PathBuf,
+    },
     /// The user or the system asked the program to stop before anything was finished.
     #[error("interrupted before a tensor was finished: run the same command again")]
     Stopped,
@@ -197,7 +229,36 @@ pub enum Error {
     },
 }
 
+impl From<ggml::imatrix::ImatrixError> for Error {
+    fn from(error: ggml::imatrix::ImatrixError) -> Self {
+        Self::Imatrix(error)
+    }
+}
+
+impl From<calibration::CalibrationError> for Error {
+    fn from(error: calibration::CalibrationError) -> Self {
+        Self::Calibration(error)
+    }
+}
+
+impl From<ggml::gguf::GgufError> for Error {
+    /// A file that the system refuses gets the way out that every other such file gets.
+    fn from(error: ggml::gguf::GgufError) -> Self {
+        match error {
+            ggml::gguf::GgufError::Open { path, cause } => Self::Io { path, action: "read", cause },
+            other => Self::Gguf(other),
+        }
+    }
+}
+
 impl Error {
+    /// [`Self::Resume`] for a tuned output at `path` that cannot grow.
+    pub(crate) fn tuned_as_a_whole(path: &Path) -> Self {
+        let reason =
+            "was tuned as a whole (--tune), no tensor can be added: start anew with --force";
+        Self::Resume { path: path.to_owned(), reason: reason.to_owned() }
+    }
+
     /// [`Self::SourceChanged`] for `path`.
     #[must_use]
     pub fn changed(path: &Path) -> Self {
@@ -212,9 +273,12 @@ fn hint(error: &std::io::Error) -> &'static str {
         Kind::NotFound => ": check the path",
         Kind::PermissionDenied => ": check the permissions or choose another path",
         Kind::ReadOnlyFilesystem => ": choose a path that can be written",
-        Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => {
-            ": make room, then run again with --resume"
+        Kind::StorageFull | Kind::QuotaExceeded => ": make room and run again",
+        Kind::FileTooLarge => {
+            ": the file system takes no file as large (FAT ends at 4 GiB), or a limit is set (ulimit -f): choose \
+             another file system, or lift the limit"
         }
+        Kind::InvalidFilename => ": choose a shorter name",
         Kind::IsADirectory => ": name a file, not a folder",
         _ => "",
     }
@@ -232,5 +296,5 @@ pub(crate) fn io<'a>(
     path: &'a Path,
     action: &'static str,
 ) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io { path: path.to_owned(), action, source }
+    move |cause| Error::Io { path: path.to_owned(), action, cause }
 }

@@ -26,7 +26,7 @@ impl ExistingOutput {
         if !path.exists() {
             return Ok(None);
         }
-        let file = GgufFile::open(path)?;
+        let file = GgufFile::open_whole(path)?;
         let refuse = |reason: String| Error::Resume { path: path.to_owned(), reason };
         let record = file.string(keys::RECORD)?.ok_or_else(|| {
             refuse(
@@ -67,10 +67,16 @@ impl ExistingOutput {
         }
     }
 
+    /// The gap that is recorded of a coded tensor.
+    #[must_use]
+    pub fn gap(&self, tensor: FfnTensor) -> Option<f32> {
+        self.file.f32(&keys::tensor_gap(tensor)).ok().flatten().filter(|gap| !gap.is_nan())
+    }
+
     /// The scheme of a coded tensor.
     #[must_use]
     pub fn scheme(&self, tensor: FfnTensor) -> Option<String> {
-        self.file.string(&keys::tensor_scheme(tensor)).ok().flatten()
+        self.file.scheme(tensor)
     }
 
     /// The sidecars of a coded tensor, if they are `specs` and as they were written.

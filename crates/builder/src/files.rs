@@ -29,12 +29,50 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Makes a rename inside `folder` last through a power failure.
+/// Longest name in most file systems, in bytes.
+const NAME_BYTES: usize = 255;
+
+/// A path beside `path` for what is not complete yet. It is no longer than names may be, whatever the name of `path`.
+#[must_use]
+pub fn temporary(path: &Path) -> PathBuf {
+    let suffix = format!(".{}.tmp", std::process::id());
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut end = name.len().min(NAME_BYTES - suffix.len());
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    path.with_file_name(format!("{}{suffix}", &name[..end]))
+}
+
+/// Makes what was written to `file` last through a power failure, as far as its file system can.
+///
+/// # Errors
+/// Those of the system, but for those that say that this file cannot be flushed at all.
+pub fn sync(file: &File) -> std::io::Result<()> {
+    match file.sync_all() {
+        Err(e) if cannot_sync(&e) => Ok(()),
+        done => done,
+    }
+}
+
+/// Whether a file system has no such operation, as CIFS, FUSE and drives under WSL have none for folders.
+fn cannot_sync(error: &std::io::Error) -> bool {
+    let unknown =
+        [libc::EINVAL, libc::ENOSYS, libc::EOPNOTSUPP, libc::ENOTSUP, libc::ENOTTY, libc::EBADF];
+    error.raw_os_error().is_some_and(|code| unknown.contains(&code))
+}
+
+/// Makes a rename inside `folder` last through a power failure, as far as its file system can.
 ///
 /// # Errors
 /// [`Error::Io`].
 pub fn sync_folder(folder: &Path) -> Result<(), Error> {
-    File::open(folder).and_then(|f| f.sync_all()).map_err(io(folder, "flush the folder"))
+    let opened = match File::open(folder) {
+        // Whoever may write in a folder need not be allowed to read it.
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok(()),
+        opened => opened,
+    };
+    opened.and_then(|f| sync(&f)).map_err(io(folder, "flush the folder"))
 }
 
 /// Moves the complete file `from` to `to` in the same file system, lastingly.
@@ -42,7 +80,7 @@ pub fn sync_folder(folder: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Io`].
 pub fn publish(from: &Path, to: &Path) -> Result<(), Error> {
-    File::open(from).and_then(|f| f.sync_all()).map_err(io(from, "flush"))?;
+    File::open(from).and_then(|f| sync(&f)).map_err(io(from, "flush"))?;
     fs::rename(from, to).map_err(io(to, "put the finished file in place"))?;
     sync_folder(parent(to))
 }
@@ -52,7 +90,7 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), Error> {
 /// # Errors
 /// [`Error::Io`]; nothing is left behind then.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = beside(path, ".tmp");
+    let temporary = temporary(path);
     let written = File::create(&temporary)
         .and_then(|mut f| f.write_all(bytes))
         .map_err(io(path, "write"))
@@ -106,10 +144,36 @@ pub fn sha256(
     mut advance: impl FnMut(u64) -> std::io::Result<()>,
 ) -> std::io::Result<String> {
     let mut hash = Sha256::new();
+    add_to_hash(&mut hash, reader, &mut advance)?;
+    Ok(hex(&hash.finalize()))
+}
+
+/// SHA-256 of the files at `paths` as if they were one, the next behind the last; `advance` is told the bytes read.
+///
+/// # Errors
+/// [`Error::Io`] with the file, also for what `advance` returns.
+pub fn sha256_of_files<'a>(
+    paths: impl IntoIterator<Item = &'a Path>,
+    mut advance: impl FnMut(u64) -> std::io::Result<()>,
+) -> Result<String, Error> {
+    let mut hash = Sha256::new();
+    for path in paths {
+        File::open(path)
+            .and_then(|mut file| add_to_hash(&mut hash, &mut file, &mut advance))
+            .map_err(io(path, "read"))?;
+    }
+    Ok(hex(&hash.finalize()))
+}
+
+fn add_to_hash(
+    hash: &mut Sha256,
+    reader: &mut impl Read,
+    advance: &mut impl FnMut(u64) -> std::io::Result<()>,
+) -> std::io::Result<()> {
     let mut block = vec![0; HASH_BLOCK_BYTES];
     loop {
         match reader.read(&mut block) {
-            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(0) => return Ok(()),
             Ok(n) => {
                 hash.update(&block[..n]);
                 advance(n as u64)?;
@@ -139,6 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_name_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["x".repeat(255), "\u{e4}".repeat(127)] {
+            let path = dir.path().join(name);
+            write_atomically(&path, b"text").unwrap();
+            assert!(path.is_file());
+            assert_ne!(temporary(&path), path);
+        }
+        assert!(write_atomically(&dir.path().join("x".repeat(256)), b"text").is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_flushed_is_left_and_what_fails_is_told() {
+        let error = std::io::Error::from_raw_os_error;
+        assert!(cannot_sync(&error(libc::EINVAL)) && cannot_sync(&error(libc::ENOSYS)));
+        assert!(!cannot_sync(&error(libc::EIO)) && !cannot_sync(&error(libc::ENOSPC)));
+    }
+
+    #[test]
     fn an_atomic_write_replaces_and_leaves_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
@@ -147,6 +231,22 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn sha256_of_files_is_that_of_their_bytes_in_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for (name, text) in [("a", "ab"), ("b", ""), ("c", "c"), ("whole", "abc")] {
+            fs::write(at(name), text).unwrap();
+        }
+        let hash = |names: &[&str]| {
+            let paths: Vec<PathBuf> = names.iter().map(|name| at(name)).collect();
+            sha256_of_files(paths.iter().map(PathBuf::as_path), |_| Ok(()))
+        };
+        assert_eq!(hash(&["a", "b", "c"]).unwrap(), hash(&["whole"]).unwrap());
+        assert_ne!(hash(&["a", "c"]).unwrap(), hash(&["c", "a"]).unwrap());
+        assert!(hash(&["a", "missing"]).unwrap_err().to_string().contains("missing"));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::Existing;
 /// What is read and written.
 #[derive(Debug, Args)]
 pub struct FileFlags {
-    /// Source model: a GGUF in one file, weights of any type that ggml converts to F32
+    /// Source model: a GGUF, or the first of the files that it is in (NAME-00001-of-0000N.gguf); weights of
+    /// any type that ggml converts to F32
     #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
     pub input: Option<PathBuf>,
 
@@ -69,7 +70,8 @@ pub struct RunFlags {
     pub threads: Option<u16>,
 
     /// Go on with a killed or stopped run, or add layers and targets to a finished output: what is
-    /// finished is not done again, and the result is the same as that of one uninterrupted run
+    /// finished is not done again, and the result is the same as that of one uninterrupted run. Flags must be
+    /// repeated; those of a step that comes after all tensors and is not done yet may be left out or changed
     #[arg(long, conflicts_with = "force")]
     pub resume: bool,
 
@@ -86,7 +88,8 @@ pub struct RunFlags {
     #[arg(long)]
     pub force: bool,
 
-    /// Show exact sizes per tensor and in total, against the source and against Q5_K_M, and stop
+    /// Show exact sizes per tensor and in total, against the source and against Q5_K_M, and stop. Whatever a
+    /// build would refuse at its start is refused
     #[arg(long)]
     pub dry_run: bool,
 

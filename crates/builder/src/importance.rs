@@ -26,7 +26,7 @@ pub struct Importance {
     pub shaped: Vec<f32>,
 }
 
-/// Reads the importance of the inputs of every one of `tensors` from the imatrix at `path`.
+/// Reads the importance of the inputs of every one of `tensors` that text runs through from the imatrix at `path`.
 ///
 /// # Errors
 /// [`Error::Imatrix`] if an entry is missing or does not fit, or [`Error::ImatrixUse`].
@@ -44,7 +44,7 @@ pub fn read_importance(
             .map_err(|reason| Error::ImatrixUse { path: path.to_owned(), reason })?;
         Ok((tensor, importance))
     };
-    tensors.iter().map(read).collect()
+    tensors.iter().filter(|tensor| !source.is_mtp(**tensor)).map(read).collect()
 }
 
 impl Importance {

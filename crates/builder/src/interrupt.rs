@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::{Error, printable};
@@ -40,6 +40,8 @@ impl Interrupt {
     /// Those of the system.
     pub fn install(notice: String) -> std::io::Result<Self> {
         let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        // A file that grows beyond the limit of the process is an error of the write, not the end of the program.
+        signal_hook::flag::register(SIGXFSZ, Arc::default())?;
         let interrupt = Self::default();
         let flag = Arc::clone(&interrupt.0);
         std::thread::spawn(move || {

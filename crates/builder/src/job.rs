@@ -1,8 +1,9 @@
 //! A build from start to end, as a program asks for it.
 
 mod session;
+mod start;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -12,12 +13,14 @@ use ggml::MulMat;
 
 use crate::calibrated::{open_calibration, read_importance};
 use crate::error::io;
+use crate::machine::arithmetic;
 use crate::table::{bytes, percent, print_line};
 use crate::{
-    Allocation, BuildOptions, Error, Existing, ExistingOutput, Importance, Interrupt, Method, Plan,
-    RECORD_VERSION, Record, Reporter, Selection, Shaping, Source, Survey, files, prepare, saved,
+    Allocation, BuildOptions, Error, Existing, Importance, Interrupt, Method, Plan, RECORD_VERSION,
+    Record, Reporter, Selection, Shaping, Source, Survey, files, prepare, saved,
 };
 use session::Session;
+use start::Start;
 
 /// What to build, checked flag by flag.
 pub struct Job {
@@ -83,29 +86,40 @@ impl Job {
         })
     }
 
+    /// Checks everything that can be known before the work, without reading weights or writing anything. A dry run and
+    /// a build begin with it.
+    ///
+    /// # Errors
+    /// [`Error`] if the job could not be done as it is.
+    pub fn check(&self) -> Result<(), Error> {
+        Start::of(self, &Source::open(&self.input)?, false).map(drop)
+    }
+
     /// Prints what the job would bring, without reading weights or writing anything.
     ///
     /// # Errors
     /// [`Error`] if the job could not be done as it is.
     pub fn dry_run(&self) -> Result<(), Error> {
         let source = Source::open(&self.input)?;
-        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
-        let selected = self.selection.resolve(&available, source.n_layers())?;
-        let calibration = self.calibration(&source, &selected)?;
-        let mut plan = Plan::new(&source, &selected, &*self.method, self.seed)?;
-        if self.method.has_budget() {
+        let Start { mut plan, calibration, allocated, warnings, .. } =
+            Start::of(self, &source, false)?;
+        warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", self.tool));
+        if self.method.has_budget() && allocated.is_none() {
             let allocation = self.try_allocation(&source, &plan, calibration.as_ref())?;
             let method = self.method.with_allocation(&allocation);
-            plan = Plan::new(&source, &selected, &*method, self.seed)?;
+            plan = Plan::new(&source, &plan.tensors(), &*method, self.seed)?;
         }
+        self.warn_of_growth(&plan, &Reporter::new());
         let totals = plan.totals();
         let kept = if self.options.keep_dense { totals.source_bytes } else { 0 };
         let replaced = totals.source_bytes - kept;
         let file = source.n_bytes() - replaced + totals.coded_bytes;
+        let note = source.mtp_note(&plan.tensors(), self.inputs().is_some());
         let text = format!(
-            "{}\n\nSaved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
+            "{}\n\n{}Saved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
              Output file: about {} bytes, the input has {}. Nothing was written (--dry-run).",
             plan.table().render_for_stdout(),
+            note.map_or_else(String::new, |note| note + "\n"),
             percent(saved(totals.coded_bytes + kept, totals.source_bytes)),
             percent(saved(totals.coded_bytes + kept, totals.q5_k_m_bytes)),
             bytes(file),
@@ -122,7 +136,7 @@ impl Job {
         calibration: Option<&Calibration>,
     ) -> Result<Allocation, Error> {
         let (reporter, interrupt) = (Reporter::new(), Interrupt::default());
-        let tensors: Vec<FfnTensor> = plan.items.iter().map(|i| i.tensor).collect();
+        let tensors = plan.tensors();
         let mut importance = self.imatrix_importance(source, &tensors)?;
         if let (Some(calibration), Some((_, shaping))) = (calibration, &self.calib) {
             let sha256 = source.sha256(&reporter, &interrupt)?;
@@ -177,15 +191,22 @@ impl Job {
         let output = self.output.as_deref().expect("a build has an output");
         let source = Source::open(&self.input)?;
         let mut session = Session::open(self, &source, output)?;
-        prepare::check_room(output, &source, &session.plan, self.options.keep_dense)?;
         session.identify_input()?;
         session.read_calibration()?;
         prepare::check_weights(&source, &session.plan, &session.reporter, &session.interrupt)?;
         if self.method.has_budget() && session.allocated.is_none() {
             session.allocate()?;
-            prepare::check_room(output, &source, &session.plan, self.options.keep_dense)?;
+            prepare::check_room(output, &source, &session.plan, &self.room())?;
         }
+        self.warn_of_growth(&session.plan, &session.reporter);
         session.build()
+    }
+
+    /// Says which matrices of the final `plan` would grow, while that can still be changed.
+    fn warn_of_growth(&self, plan: &Plan, reporter: &Reporter) {
+        for warning in plan.growth(&*self.method) {
+            reporter.line(&format!("{}: {warning}", self.tool));
+        }
     }
 
     /// Sets the number of threads of rayon and, through [`MulMat`], of ggml.
@@ -195,25 +216,10 @@ impl Job {
         MulMat::new(self.n_threads)
     }
 
-    fn check_files(&self, output: &Path) -> Result<(), Error> {
-        let mut read = vec![("-i", self.input.as_path())];
-        read.extend(self.inputs().map(|(flag, path, _)| (flag, path)));
-        let mut written = vec![("-o", output)];
-        written.extend(self.report_json.iter().map(|path| ("--report-json", path.as_path())));
-        prepare::check_distinct(&read, &written)?;
-        written.iter().try_for_each(|(_, path)| prepare::check_output(path))
-    }
-
-    /// The output to continue, if there is one; an error if something is in the way.
-    fn existing_output(&self, output: &Path, work: &Path) -> Result<Option<ExistingOutput>, Error> {
-        match self.existing {
-            Existing::Resume => ExistingOutput::open(output),
-            Existing::Replace => Ok(None),
-            Existing::Refuse => {
-                let in_the_way = [output, work].into_iter().find(|p| p.symlink_metadata().is_ok());
-                in_the_way.map_or(Ok(None), |path| Err(Error::Exists { path: path.to_owned() }))
-            }
-        }
+    /// What takes room beside the source's bytes.
+    fn room(&self) -> prepare::Room {
+        let n_checkpoints = if self.method.tunes() { 2 } else { 1 };
+        prepare::Room { keep_dense: self.options.keep_dense, n_checkpoints }
     }
 
     /// The record of this job; the input's hash is still missing.
@@ -231,11 +237,9 @@ impl Job {
             input_sha256: String::new(),
             input_bytes: source.n_bytes(),
             arguments: self.arguments(inputs.as_deref()),
+            machines: [arithmetic(self.method.machine())].into(),
+            planned: BTreeSet::new(),
             tensors: BTreeMap::new(),
         })
-    }
-
-    fn check_arguments(&self, record: &Record, earlier: &Record, path: &Path) -> Result<(), Error> {
-        record.check_arguments(earlier, path, |n, r, g| self.method.may_change(n, r, g))
     }
 }

@@ -1,4 +1,15 @@
-//! How the C library's allocator deals with freed memory.
+//! Memory of this machine, and how the C library's allocator deals with what is freed.
+
+/// Bytes of memory that programs of this machine can have together, swap space included: more is never there.
+#[must_use]
+pub fn memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    let units = u64::from(info.mem_unit.max(1));
+    // The fields are as wide as a register.
+    #[allow(clippy::useless_conversion, reason = "not on every platform")]
+    let (ram, swap) = (u64::from(info.totalram), u64::from(info.totalswap));
+    ram.saturating_add(swap).saturating_mul(units)
+}
 
 /// Lets the allocator keep what is freed instead of handing it back to the system.
 ///

@@ -68,6 +68,10 @@ pub trait Method: Sync {
         unreachable!("{} has no budget to share out", self.scheme())
     }
 
+    /// What would make the codes of `items` smaller than they are in the source, for a message: flags, and the value that
+    /// is small enough where there is one.
+    fn smaller(&self, items: &[&PlanItem]) -> String;
+
     /// Learns and encodes a matrix.
     ///
     /// # Errors
@@ -108,6 +112,35 @@ pub trait Method: Sync {
         _context: &EncodeContext<'_>,
     ) -> Result<Vec<Sidecar>, CodecError> {
         unreachable!("{tensor}: no other scheme grows into {}", self.scheme())
+    }
+
+    /// Checks that everything that follows the coding of single tensors can be done for `tensors` of `source`, as far
+    /// as that can be known without reading weights: nothing of it must fail after hours of work.
+    ///
+    /// # Errors
+    /// [`Error::Method`] with the flag that asks for what cannot be done.
+    fn check(
+        &self,
+        _source: &Source,
+        _calibration: Option<&Calibration>,
+        _tensors: &[FfnTensor],
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What of this machine decides about the bytes besides its instructions; `None` for nothing.
+    fn machine(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether `flag` decides about nothing but [`Self::tune`]: coded tensors are the same whatever its value.
+    fn is_later_step(&self, _flag: &str) -> bool {
+        false
+    }
+
+    /// Whether what a tensor becomes depends on those before it in a plan.
+    fn depends_on_earlier(&self) -> bool {
+        false
     }
 
     /// Whether [`Self::recapture`] takes the place of all activations of a calibration, so that its text is enough.

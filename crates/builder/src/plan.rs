@@ -1,6 +1,8 @@
 //! What a build will do, with exact sizes, before anything is encoded.
 
-use codec::{Codec, FfnTensor, MatrixShape, SidecarSpec};
+use std::collections::BTreeMap;
+
+use codec::{Codec, FfnTensor, MatrixShape, SidecarSpec, Target};
 use ggml::Type;
 
 use crate::table::{Align, Table, bytes, percent};
@@ -66,6 +68,12 @@ impl Plan {
         Ok(Self { items: items.collect::<Result<_, _>>()? })
     }
 
+    /// The tensors alone.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<FfnTensor> {
+        self.items.iter().map(|item| item.tensor).collect()
+    }
+
     /// The item for `tensor`.
     #[must_use]
     pub fn item(&self, tensor: FfnTensor) -> Option<&PlanItem> {
@@ -83,6 +91,37 @@ impl Plan {
             totals.coded_bytes += item.coded_bytes;
         }
         totals
+    }
+
+    /// A warning for each group of matrices, those of one target and one type of the source, that `method` would make
+    /// larger than they are.
+    #[must_use]
+    pub fn growth(&self, method: &dyn Method) -> Vec<String> {
+        let mut groups: BTreeMap<(Target, Type), Vec<&PlanItem>> = BTreeMap::new();
+        for item in &self.items {
+            groups.entry((item.tensor.target, item.source_type)).or_default().push(item);
+        }
+        let warning = |((target, ty), items): ((Target, Type), Vec<&PlanItem>)| {
+            let sum = |of: fn(&PlanItem) -> u64| items.iter().map(|i| of(i)).sum::<u64>();
+            let (source, coded) = (sum(|i| i.source_bytes), sum(|i| i.coded_bytes));
+            let bits = |n| bits_per_weight(n, sum(|i| i.shape.n_weights() as u64));
+            (coded >= source).then(|| {
+                format!(
+                    "warning: coding makes ffn_{target} no smaller: {} of {ty}, {:.2} bits per weight, would take {:.2} \
+                     ({} bytes instead of {}): {}, or give a source of more bits per weight",
+                    match items.len() {
+                        1 => "1 matrix".to_owned(),
+                        n => format!("{n} matrices"),
+                    },
+                    bits(source),
+                    bits(coded),
+                    bytes(coded),
+                    bytes(source),
+                    method.smaller(&items),
+                )
+            })
+        };
+        groups.into_iter().filter_map(warning).collect()
     }
 
     /// The table that `--dry-run` shows.
@@ -131,7 +170,7 @@ impl PlanItem {
     ) -> Result<Self, Error> {
         let (info, shape) = (source.info(tensor), source.shape(tensor));
         let codec = method.codec(tensor);
-        let error = |source| Error::Codec { tensor: tensor.weight(), source };
+        let error = |cause| Error::Codec { tensor: tensor.weight(), cause };
         let sidecars = codec.sidecars(shape).map_err(error)?;
         let too_large = || Error::Model {
             path: source.file().path().to_owned(),

@@ -6,7 +6,7 @@ use codec::{FfnTensor, Progress};
 
 use crate::build::{Build, Finished};
 use crate::existing::ExistingOutput;
-use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, WorkFolder};
+use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, Stage, WorkFolder};
 
 /// The activations of the group of tensors in hand.
 pub(crate) struct Recapturing<'a> {
@@ -43,7 +43,9 @@ impl<'a> Recapturing<'a> {
         existing: Option<&ExistingOutput>,
         finished: &BTreeMap<FfnTensor, Finished>,
     ) -> Result<Option<&dyn Inputs>, Error> {
-        let Some(recapture) = &mut self.recapture else { return Ok(self.build.calibrated()) };
+        let is_mtp = |tensor| self.build.source.is_mtp(tensor);
+        let recapture = self.recapture.as_mut().filter(|_| !is_mtp(item.tensor));
+        let Some(recapture) = recapture else { return Ok(self.build.calibrated()) };
         let group = recapture.group(item.tensor);
         if self.group.as_ref().is_none_or(|(known, _)| *known != group) {
             work.commit()?;
@@ -52,7 +54,7 @@ impl<'a> Recapturing<'a> {
             let mut decoded = |tensor| build.decoded(tensor, work, existing, finished);
             let planned = build.plan.items.iter().map(|item| item.tensor);
             let tensors: Vec<FfnTensor> =
-                planned.filter(|t| recapture.group(*t) == group).collect();
+                planned.filter(|t| !is_mtp(*t) && recapture.group(*t) == group).collect();
             let inputs = recapture.inputs(&tensors, &mut decoded)?;
             // Down sees the hidden states that gate and up see: they are told of once.
             let told = self.group.as_ref().map_or(0.0, |(_, before)| before.drift);
@@ -92,7 +94,7 @@ impl Build<'_> {
                     reason: format!("{} changed while it was being read", item.tensor),
                 })
             }
-            _ => work.load(item.tensor, &item.sidecars),
+            _ => work.load(item.tensor, Stage::of(&finished.result), &item.sidecars),
         }
     }
 
@@ -108,7 +110,7 @@ impl Build<'_> {
         let coded = finished.get(&tensor).filter(|f| f.result.scheme.is_some());
         let (Some(item), Some(coded)) = (item, coded) else { return Ok(None) };
         let sidecars = self.stored(item, coded, work, existing)?;
-        let codec_error = |source| Error::Codec { tensor: tensor.weight(), source };
+        let codec_error = |cause| Error::Codec { tensor: tensor.weight(), cause };
         item.codec.decode(&sidecars, item.shape).map(Some).map_err(codec_error)
     }
 }

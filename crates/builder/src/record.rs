@@ -1,16 +1,19 @@
 //! How a file was made: stored in the output, and in the work folder while the build goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
+use crate::{Error, Method};
 
 /// Version of [`Record`] that this program writes.
 pub const RECORD_VERSION: u32 = 1;
 
 /// Everything that decides the bytes of the output, and nothing else: no paths, times or threads.
+///
+/// A run goes on only with the same values, but for two: machines of another kind may go on with a warning, and what
+/// belongs to a step that has not been done yet may change.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// [`RECORD_VERSION`].
@@ -27,6 +30,13 @@ pub struct Record {
     pub input_bytes: u64,
     /// Flags with their effective values; files stand as their SHA-256.
     pub arguments: BTreeMap<String, String>,
+    /// How the machines compute that worked on it, each kind once: the last bits of sums depend on it. Empty in files
+    /// of earlier versions, which did not tell.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub machines: BTreeSet<String>,
+    /// Tensors of the plan by stem, in the work folder only: which were known of when others were made.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub planned: BTreeSet<String>,
     /// Finished tensors by stem (`blk.3.ffn_up`); empty in the work folder, where every tensor has
     /// its own file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -69,7 +79,7 @@ impl Record {
             same(path, name, recorded, given)?;
         }
         const UNSET: &str = "not set";
-        let names: std::collections::BTreeSet<&String> =
+        let names: BTreeSet<&String> =
             earlier.arguments.keys().chain(self.arguments.keys()).collect();
         for name in names {
             let of = |record: &'_ Self| {
@@ -81,6 +91,48 @@ impl Record {
             }
         }
         Ok(())
+    }
+
+    /// Checks that a build described by `self` may go on with the checkpoints of the run that `earlier`, found at
+    /// `path`, describes: with the same arguments but for those of steps that come after them.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] with the first difference.
+    pub(crate) fn check_checkpoints(
+        &self,
+        earlier: &Self,
+        path: &Path,
+        method: &dyn Method,
+    ) -> Result<(), Error> {
+        self.check_arguments(earlier, path, |name, recorded, given| {
+            method.is_later_step(name) || method.may_change(name, recorded, given)
+        })
+    }
+
+    /// Whether tuning would be done otherwise than in the run of `earlier`, or not at all, or for the first time.
+    pub(crate) fn changes_later_step(&self, earlier: &Self, method: &dyn Method) -> bool {
+        let names = self.arguments.keys().chain(earlier.arguments.keys());
+        let mut later = names.filter(|name| method.is_later_step(name));
+        later.any(|name| self.arguments.get(name) != earlier.arguments.get(name))
+    }
+
+    /// Takes over the kinds of machines that worked on `earlier`, found at `path`. A warning if they are not that of
+    /// `self` alone.
+    pub(crate) fn take_over_machines(&mut self, earlier: &Self, path: &Path) -> Option<String> {
+        let others: Vec<&str> =
+            earlier.machines.difference(&self.machines).map(String::as_str).collect();
+        let warning = (!others.is_empty()).then(|| {
+            let own: Vec<&str> = self.machines.iter().map(String::as_str).collect();
+            format!(
+                "{} was begun on a machine of another kind ({}; this one: {}): the last bits of what is coded here \
+                 may differ from what one machine alone would have written",
+                path.display(),
+                others.join(" and "),
+                own.join(" and "),
+            )
+        });
+        self.machines.extend(earlier.machines.iter().cloned());
+        warning
     }
 
     /// Checks that `self` and `earlier`, found at `path`, are about the same input.
@@ -120,6 +172,8 @@ mod tests {
             input_sha256: "00".into(),
             input_bytes: 1,
             arguments: arguments.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
+            machines: ["avx2".to_owned()].into(),
+            planned: BTreeSet::new(),
             tensors: BTreeMap::new(),
         }
     }
@@ -150,5 +204,26 @@ mod tests {
         let (a, b) = (record(&[("--scheme", "sign")]), record(&[("--scheme", "sign+row_scale")]));
         let grows = |name: &str, _: &str, _: &str| name == "--scheme";
         assert!(b.check_arguments(&a, Path::new("out"), grows).is_ok());
+    }
+
+    #[test]
+    fn machines_of_another_kind_are_told_of_and_remembered() {
+        let path = Path::new("out.gguf");
+        let (a, mut b) = (record(&[]), record(&[]));
+        assert_eq!(b.take_over_machines(&a, path), None);
+        b.machines = ["avx512f".to_owned()].into();
+        let warning = b.take_over_machines(&a, path).unwrap();
+        for part in ["out.gguf", "avx2", "avx512f", "last bits"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+        // Nothing undoes that two worked on it, whichever goes on.
+        let mut again = record(&[]);
+        assert!(again.take_over_machines(&b, path).is_some() && again.machines == b.machines);
+        // Records of earlier versions do not tell.
+        let old: Record = serde_json::from_str(
+            r#"{"record_version":1,"tool":"","tool_version":"","llama_cpp":"","input_sha256":"","input_bytes":0,"arguments":{}}"#,
+        )
+        .unwrap();
+        assert_eq!(record(&[]).take_over_machines(&old, path), None);
     }
 }

@@ -37,8 +37,10 @@ impl LayerList {
 pub struct Selection {
     /// Layers; `None` means all.
     pub layers: Option<LayerList>,
-    /// Targets; `None` means all that the model has.
+    /// Targets; `None` means those of [`Self::default_targets`] that the model has.
     pub targets: Option<Vec<Target>>,
+    /// What is taken where no targets are named; empty for all.
+    pub default_targets: Vec<Target>,
     /// Single tensors that a policy names, instead of layers and targets.
     pub tensors: Option<Vec<FfnTensor>>,
 }
@@ -67,9 +69,10 @@ impl Selection {
                 return Err(Error::Selection { flag: "--targets", reason });
             }
         }
+        let targets = self.targets.as_ref().unwrap_or(&self.default_targets);
         let wanted = |t: &FfnTensor| {
             self.layers.as_ref().is_none_or(|l| l.contains(t.layer))
-                && self.targets.as_ref().is_none_or(|targets| targets.contains(&t.target))
+                && (self.targets.is_none() && targets.is_empty() || targets.contains(&t.target))
                 && self.tensors.as_ref().is_none_or(|tensors| tensors.contains(t))
         };
         let selected: Vec<FfnTensor> = available.iter().copied().filter(wanted).collect();
@@ -127,7 +130,7 @@ mod tests {
         let available: Vec<FfnTensor> = (0..9)
             .flat_map(|layer| [Target::Up, Target::Down].map(|target| FfnTensor { layer, target }))
             .collect();
-        let selection = Selection { layers: Some(list(layers)), targets, tensors: None };
+        let selection = Selection { layers: Some(list(layers)), targets, ..Selection::default() };
         let selected = selection.resolve(&available, 9).map_err(|e| e.to_string())?;
         Ok(selected.iter().map(|t| t.to_string()).collect())
     }
@@ -155,6 +158,16 @@ mod tests {
     fn a_target_the_model_lacks_is_refused() {
         let message = resolve("1", Some(vec![Target::Gate])).unwrap_err();
         assert_eq!(message, "--targets: the model has no ffn_gate: leave it out");
+    }
+
+    #[test]
+    fn default_targets_are_taken_where_the_model_has_them() {
+        let available = [Target::Up, Target::Down].map(|target| FfnTensor { layer: 0, target });
+        let default_targets = vec![Target::Gate, Target::Up];
+        let selection = Selection { default_targets, ..Selection::default() };
+        assert_eq!(selection.resolve(&available, 1).unwrap(), available[..1]);
+        let named = Selection { targets: selection.default_targets.clone().into(), ..selection };
+        assert!(named.resolve(&available, 1).is_err());
     }
 
     #[test]

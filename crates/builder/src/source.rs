@@ -1,16 +1,15 @@
 //! The source model: opened once, checked for a layout that can be coded, watched for changes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use codec::{FfnTensor, MatrixShape, Target, keys};
+use codec::{FfnTensor, MatrixShape, Target};
 use ggml::Type;
 use ggml::gguf::{GgufError, GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 
-use crate::error::io;
-use crate::{Error, Interrupt, Reporter, files};
+use crate::{Error, Interrupt, Reporter, files, mtp, unfit};
 
 /// A source model.
 #[derive(Debug)]
@@ -19,6 +18,7 @@ pub struct Source {
     architecture: String,
     tensors: BTreeMap<FfnTensor, usize>,
     n_layers: usize,
+    mtp_layers: Range<usize>,
 }
 
 impl Source {
@@ -27,15 +27,14 @@ impl Source {
     /// # Errors
     /// [`Error::Io`], [`Error::Gguf`] or [`Error::Model`].
     pub fn open(path: &Path) -> Result<Self, Error> {
-        // Opened here first for an error that names the way out.
-        File::open(path).map_err(io(path, "read"))?;
         let file = open_gguf(path)?;
         let refuse = |reason| Error::Model { path: path.to_owned(), reason };
         check_kind(&file).map_err(refuse)?;
-        let tensors = ffn_tensors(&file).map_err(refuse)?;
         let architecture = file.architecture()?;
+        let tensors = ffn_tensors(&file, &architecture).map_err(refuse)?;
         let n_layers = n_layers(&file, &architecture, &tensors)?;
-        Ok(Self { file, architecture, tensors, n_layers })
+        let mtp_layers = mtp::layers(&file, &architecture)?;
+        Ok(Self { file, architecture, tensors, n_layers, mtp_layers })
     }
 
     /// The mapped file.
@@ -48,6 +47,16 @@ impl Source {
     #[must_use]
     pub fn n_layers(&self) -> usize {
         self.n_layers
+    }
+
+    /// The layers for multi-token prediction, which text does not run through; none in most models.
+    #[must_use]
+    pub fn mtp_layers(&self) -> Range<usize> {
+        self.mtp_layers.clone()
+    }
+
+    pub(crate) fn architecture(&self) -> &str {
+        &self.architecture
     }
 
     /// The FFN matrices, sorted.
@@ -88,28 +97,26 @@ impl Source {
         })
     }
 
-    /// Size of the file in bytes.
+    /// Size of the model's file, or all of its parts, in bytes.
     #[must_use]
     pub fn n_bytes(&self) -> u64 {
         self.file.n_bytes() as u64
     }
 
-    /// SHA-256 of what the file's path leads to now.
+    /// SHA-256 of what the paths of the model's file and parts lead to now, one after the other.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Stopped`].
     pub fn sha256(&self, reporter: &Reporter, interrupt: &Interrupt) -> Result<String, Error> {
-        let path = self.file.path();
         let stage = reporter.bytes("reading the input", self.n_bytes());
-        let mut file = File::open(path).map_err(io(path, "read"))?;
-        let hash = files::sha256(&mut file, |n| {
+        let hash = files::sha256_of_files(self.file.paths(), |n| {
             stage.advance(n);
             interrupt.check()
         });
-        if interrupt.is_set() { Err(Error::Stopped) } else { hash.map_err(io(path, "read")) }
+        if interrupt.is_set() { Err(Error::Stopped) } else { hash }
     }
 
-    /// Checks that the path still leads to the bytes of which `sha256` is the hash.
+    /// Checks that the paths still lead to the bytes of which `sha256` is the hash.
     ///
     /// # Errors
     /// [`Error::SourceChanged`], or as [`Self::sha256`].
@@ -130,7 +137,7 @@ impl Source {
 fn open_gguf(path: &Path) -> Result<GgufFile, Error> {
     GgufFile::open(path).map_err(|error| match error {
         GgufError::Malformed { path, reason } => {
-            Error::Model { path, reason: format!("{reason}: give a complete GGUF file with -i") }
+            Error::Model { path, reason: format!("{reason}: give a complete GGUF file") }
         }
         other => other.into(),
     })
@@ -139,10 +146,13 @@ fn open_gguf(path: &Path) -> Result<GgufFile, Error> {
 /// Refuses files that are no complete, plain, dense model; the error says which and the way out.
 fn check_kind(file: &GgufFile) -> Result<(), String> {
     let architecture = file.architecture().map_err(|_| {
-        "has no general.architecture: it is not a language model, give one with -i".to_owned()
+        "has no general.architecture: it is not a language model, give one".to_owned()
     })?;
     if architecture.contains(char::is_control) {
         return Err("has a general.architecture that is no name: the file is damaged".to_owned());
+    }
+    if let Some(reason) = unfit::projector(file, &architecture) {
+        return Err(reason);
     }
     if let Ok(Some(kind)) = file.string("general.type")
         && kind != "model"
@@ -151,15 +161,10 @@ fn check_kind(file: &GgufFile) -> Result<(), String> {
             "is of type '{kind}', not a model (general.type): give the model itself"
         ));
     }
-    if let Some(parts) = number(file, "split.count").filter(|&parts| parts > 1) {
-        return Err(format!(
-            "is one of {parts} parts of a model (split.count): join them with llama-gguf-split --merge"
-        ));
-    }
     if let Some(name) = coded_tensor(file) {
         return Err(format!(
-            "holds coded tensors already ({name}): give the original model with -i; to add layers to \
-             this file, name it with -o and --resume"
+            "holds coded tensors already ({name}): give the original model; a build adds layers to \
+             this file as its output, with --resume"
         ));
     }
     codec::check_architecture(&architecture).map_err(|e| e.to_string())?;
@@ -187,13 +192,15 @@ fn is_expert(name: &str) -> bool {
     old_style || name.split('.').any(|part| part.starts_with("ffn_") && part.ends_with("exps"))
 }
 
-/// A tensor that only a coded file has.
+/// A coded tensor, or a sidecar that no scheme belongs to: it would get the name of one that is to be written.
 fn coded_tensor(file: &GgufFile) -> Option<String> {
     let sidecar = |name: &str| {
-        FfnTensor::parse(name).is_some_and(|(_, suffix)| matches!(suffix, "dict" | "codes"))
+        FfnTensor::parse(name).is_some_and(|(_, suffix)| {
+            matches!(suffix, "dict" | "codes" | "delta_idx") || suffix.starts_with("base_")
+        })
     };
-    let tensor = file.tensors().iter().find(|t| sidecar(t.name())).map(|t| t.name().to_owned());
-    tensor.or_else(|| file.value(keys::ENABLED).map(|_| keys::ENABLED.to_owned()))
+    let stray = || file.tensors().iter().map(|t| t.name()).find(|n| sidecar(n)).map(str::to_owned);
+    file.coded_tensors().into_iter().next().or_else(stray)
 }
 
 fn number(file: &GgufFile, key: &str) -> Option<u64> {
@@ -201,7 +208,7 @@ fn number(file: &GgufFile, key: &str) -> Option<u64> {
 }
 
 /// The dense FFN weights; the error names the tensor that does not fit.
-fn ffn_tensors(file: &GgufFile) -> Result<BTreeMap<FfnTensor, usize>, String> {
+fn ffn_tensors(file: &GgufFile, architecture: &str) -> Result<BTreeMap<FfnTensor, usize>, String> {
     let mut tensors = BTreeMap::new();
     for (index, info) in file.tensors().iter().enumerate() {
         if let Some((tensor, "weight")) = FfnTensor::parse(info.name()) {
@@ -210,10 +217,7 @@ fn ffn_tensors(file: &GgufFile) -> Result<BTreeMap<FfnTensor, usize>, String> {
         }
     }
     if tensors.is_empty() {
-        return Err(
-            "has no tensor blk.N.ffn_up.weight or blk.N.ffn_down.weight: its layout is unknown"
-                .to_owned(),
-        );
+        return Err(unfit::without_ffn(file, architecture));
     }
     let layers: std::collections::BTreeSet<usize> = tensors.keys().map(|t| t.layer).collect();
     for layer in layers {

@@ -7,8 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Build, Finished};
-use crate::existing::ExistingOutput;
-use crate::{BuildOptions, Encoder, Error, Origin, PlanItem, TensorResult, WorkFolder};
+use crate::{BuildOptions, Encoder, Error, Origin, PlanItem, Stage, TensorResult, WorkFolder};
 
 /// A coded tensor that is to be tuned.
 pub struct Tunable {
@@ -36,11 +35,10 @@ impl Build<'_> {
     /// Tunes all coded tensors of `finished` together, if the method does so and it has not been done.
     ///
     /// # Errors
-    /// As [`crate::Method::tune`], or [`Error::Resume`] where the output already holds some of them.
+    /// As [`crate::Method::tune`], or [`Error::Resume`] if a checkpoint is gone.
     pub(crate) fn tune_all(
         &self,
         work: &mut WorkFolder,
-        existing: Option<&ExistingOutput>,
         finished: &mut BTreeMap<FfnTensor, Finished>,
     ) -> Result<(), Error> {
         let Some(calibration) = self.calibration.filter(|_| self.method.tunes()) else {
@@ -55,21 +53,14 @@ impl Build<'_> {
         if coded.iter().all(|item| finished[&item.tensor].result.tuned.is_some()) {
             return Ok(());
         }
-        if let Some(output) = existing.filter(|_| finished.values().any(|f| f.in_output)) {
-            return Err(Error::Resume {
-                path: output.file().path().to_owned(),
-                reason:
-                    "was tuned as a whole (--tune), no tensor can be added: start anew with --force"
-                        .to_owned(),
-            });
-        }
         let load = |item: &&PlanItem| {
-            let sidecars = work.load(item.tensor, &item.sidecars)?;
+            let sidecars = work.load(item.tensor, Stage::Coded, &item.sidecars)?;
             Ok((item.tensor, Tunable { shape: item.shape, sidecars }))
         };
         let tunable = coded.iter().map(load).collect::<Result<_, Error>>()?;
         let watch = (self.reporter, self.interrupt);
-        let (mut tuned, report) = self.method.tune(self.source, calibration, tunable, watch)?;
+        let tuned = self.method.tune(self.source, calibration, tunable, watch);
+        let (mut tuned, report) = tuned.map_err(kept)?;
         self.reporter.stage("measuring what was tuned", coded.len() as u64);
         for item in coded {
             let sidecars = tuned.remove(&item.tensor).expect("every tensor comes back");
@@ -91,10 +82,10 @@ impl Build<'_> {
         sidecars: Vec<Sidecar>,
         report: TuningReport,
     ) -> Result<TensorResult, Error> {
-        // Which tensors stay dense has been decided, and a code of the weights alone measured.
-        let options = BuildOptions { gap_tol: None, eval_plain: false, ..self.options.clone() };
+        // A code of the weights alone has been measured.
+        let options = BuildOptions { eval_plain: false, ..self.options.clone() };
         let encoder = Encoder { options: &options, ..self.encoder(self.calibrated()) };
-        let mut result = encoder.measure(item, self.importance(item), sidecars)?;
+        let mut result = encoder.measure(item, self.importance(item), sidecars, None)?;
         let functional = |r: &TensorResult| r.metrics.and_then(|m| m.functional);
         let new = result.metrics.as_mut().and_then(|m| m.functional.as_mut());
         if let (Some(old), Some(new)) = (functional(earlier), new) {
@@ -103,5 +94,19 @@ impl Build<'_> {
         result.seconds += earlier.seconds;
         result.tuned = Some(report);
         Ok(result)
+    }
+}
+
+/// The same error with the way out: what was coded is not lost because it cannot be tuned.
+fn kept(error: Error) -> Error {
+    match error {
+        Error::Method { flag, reason } => Error::Method {
+            flag,
+            reason: format!(
+                "{reason}; all tensors are coded and kept: the same command with --resume goes on, without {flag} or \
+                 with other values for it"
+            ),
+        },
+        other => other,
     }
 }

@@ -1,15 +1,15 @@
 //! The work folder beside the output: one file per finished tensor, so that a killed build goes on.
 //!
 //! A checkpoint is written to a temporary name, flushed and renamed, and ends with a SHA-256 of itself:
-//! one that is incomplete or damaged is noticed and its tensor done again.
+//! one that is incomplete or damaged is noticed and its tensor done again. What tuning makes of a tensor is kept
+//! beside what it was made from, so that nothing is lost whatever becomes of the tuning.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use codec::{FfnTensor, Sidecar, SidecarSpec};
-use rustix::fs::FlockOperation;
 use sha2::{Digest, Sha256};
 
 use crate::error::io;
@@ -19,7 +19,6 @@ use crate::{Error, Record, TensorResult};
 const MANIFEST: &str = "manifest.json";
 const LOCK: &str = "lock";
 const PART: &str = "output.part";
-const CHECKPOINT: &str = "tensor";
 const TEMPORARY: &str = "tmp";
 
 /// First bytes of a checkpoint; the number is its version.
@@ -39,12 +38,41 @@ pub enum Existing {
     Replace,
 }
 
+/// What a checkpoint is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A tensor that was coded, or that stays dense.
+    Coded,
+    /// A coded tensor that was tuned together with all others.
+    Tuned,
+}
+
+impl Stage {
+    /// Both, in the order of the work.
+    pub(crate) const ALL: [Self; 2] = [Self::Coded, Self::Tuned];
+
+    /// The stage that `result` is of.
+    #[must_use]
+    pub fn of(result: &TensorResult) -> Self {
+        if result.tuned.is_some() { Self::Tuned } else { Self::Coded }
+    }
+
+    /// Extension of its checkpoints.
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Coded => "tensor",
+            Self::Tuned => "tuned",
+        }
+    }
+}
+
 /// A work folder that belongs to this process.
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
     // Holds the lock as long as it is open.
     _lock: File,
+    warning: Option<String>,
     checkpoint_every: usize,
     pending: Vec<PathBuf>,
 }
@@ -71,14 +99,11 @@ impl WorkFolder {
             }
             Err(e) => return Err(io(path, "make the work folder")(e)),
         }
-        let lock_path = path.join(LOCK);
-        let lock = File::create(&lock_path).map_err(io(&lock_path, "write"))?;
-        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Err(Error::Locked { path: path.to_owned() });
-        }
+        let (lock, warning) = lock(path)?;
         let folder = Self {
             path: path.to_owned(),
             _lock: lock,
+            warning,
             checkpoint_every: checkpoint_every.max(1),
             pending: Vec::new(),
         };
@@ -86,12 +111,40 @@ impl WorkFolder {
         Ok(folder)
     }
 
+    /// Checks that [`Self::open`] could make or use the folder at `path` now. What is there stays as it is.
+    ///
+    /// # Errors
+    /// As those of [`Self::open`].
+    pub fn check(path: &Path) -> Result<(), Error> {
+        match fs::symlink_metadata(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(io(path, "make the work folder")(e)),
+            Ok(found) if found.is_dir() => {
+                files::check_writable(path)?;
+                match File::open(path.join(LOCK)) {
+                    Ok(lock) => try_lock(&lock, path).map(drop),
+                    Err(_) => Ok(()),
+                }
+            }
+            Ok(_) => {
+                Err(io(path, "make the work folder")(std::io::ErrorKind::NotADirectory.into()))
+            }
+        }
+    }
+
+    /// What should be told of the folder: that nothing keeps another build out of it.
+    #[must_use]
+    pub fn warning(&self) -> Option<&str> {
+        self.warning.as_deref()
+    }
+
     /// The tensors of the checkpoints in the folder at `path`, judged by their names only; none if there
     /// is no such folder.
     #[must_use]
     pub fn tensors_in(path: &Path) -> Vec<FfnTensor> {
         let names = fs::read_dir(path).into_iter().flatten().flatten();
-        names.filter_map(|e| checkpoint_tensor(e.file_name().to_str()?)).collect()
+        let coded = |name: &str| checkpoint_tensor(name, Stage::Coded);
+        names.filter_map(|e| coded(e.file_name().to_str()?)).collect()
     }
 
     /// The record of the run that made the folder at `path`; `None` if there is none that can be read.
@@ -139,15 +192,16 @@ impl WorkFolder {
         files::write_atomically(&self.path.join(MANIFEST), &text)
     }
 
-    /// The tensors that are finished and undamaged. Damaged checkpoints are removed.
+    /// The tensors that are finished and undamaged at `stage`. Damaged checkpoints are removed.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finished(&self) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
+    pub fn finished(&self, stage: Stage) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
         let mut finished = BTreeMap::new();
         for (name, path) in self.entries()? {
-            let Some(tensor) = checkpoint_tensor(&name) else { continue };
-            if let Some((result, _)) = read_checkpoint(&path) {
+            let Some(tensor) = checkpoint_tensor(&name, stage) else { continue };
+            let read = read_checkpoint(&path).filter(|(result, _)| Stage::of(result) == stage);
+            if let Some((result, _)) = read {
                 finished.insert(tensor, result);
             } else {
                 fs::remove_file(&path).map_err(io(&path, "remove the damaged checkpoint"))?;
@@ -156,7 +210,7 @@ impl WorkFolder {
         Ok(finished)
     }
 
-    /// Stores a finished tensor.
+    /// Stores a finished tensor at the stage that it is of.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -166,7 +220,7 @@ impl WorkFolder {
         result: &TensorResult,
         sidecars: &[Sidecar],
     ) -> Result<(), Error> {
-        let path = self.checkpoint_path(tensor);
+        let path = self.checkpoint_path(tensor, Stage::of(result));
         let temporary = path.with_extension(TEMPORARY);
         let written = File::create(&temporary).and_then(|f| write_checkpoint(f, result, sidecars));
         if let Err(e) = written {
@@ -189,12 +243,17 @@ impl WorkFolder {
         Ok(())
     }
 
-    /// The sidecars of a finished tensor, which must be `specs`.
+    /// The sidecars of a tensor that is finished at `stage`, which must be `specs`.
     ///
     /// # Errors
     /// [`Error::Resume`] if the checkpoint is gone, damaged or holds other sidecars.
-    pub fn load(&self, tensor: FfnTensor, specs: &[SidecarSpec]) -> Result<Vec<Sidecar>, Error> {
-        let path = self.checkpoint_path(tensor);
+    pub fn load(
+        &self,
+        tensor: FfnTensor,
+        stage: Stage,
+        specs: &[SidecarSpec],
+    ) -> Result<Vec<Sidecar>, Error> {
+        let path = self.checkpoint_path(tensor, stage);
         let damaged = || Error::Resume {
             path: path.clone(),
             reason: "is damaged: the same command with --resume does this tensor again".to_owned(),
@@ -203,13 +262,12 @@ impl WorkFolder {
         split_sidecars(&result, specs, &data).ok_or_else(damaged)
     }
 
-    /// Forgets a finished tensor.
+    /// Forgets everything of `stage`.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn forget(&self, tensor: FfnTensor) -> Result<(), Error> {
-        let path = self.checkpoint_path(tensor);
-        fs::remove_file(&path).map_err(io(&path, "remove"))
+    pub fn forget(&self, stage: Stage) -> Result<(), Error> {
+        self.clear(|name| has_extension(name, stage.extension()))
     }
 
     /// Where the output is put together before it gets its name.
@@ -229,8 +287,8 @@ impl WorkFolder {
         fs::remove_dir(&self.path).map_err(io(&self.path, "remove the work folder"))
     }
 
-    fn checkpoint_path(&self, tensor: FfnTensor) -> PathBuf {
-        self.path.join(format!("{}.{CHECKPOINT}", tensor.stem()))
+    fn checkpoint_path(&self, tensor: FfnTensor, stage: Stage) -> PathBuf {
+        self.path.join(format!("{}.{}", tensor.stem(), stage.extension()))
     }
 
     /// Names and paths in the folder, sorted.
@@ -252,7 +310,7 @@ impl WorkFolder {
         for (name, path) in self.entries()? {
             let own = name == MANIFEST
                 || name == PART
-                || has_extension(&name, CHECKPOINT)
+                || Stage::ALL.iter().any(|stage| has_extension(&name, stage.extension()))
                 || has_extension(&name, TEMPORARY);
             if own && unwanted(&name) {
                 fs::remove_file(&path).map_err(io(&path, "remove"))?;
@@ -262,12 +320,33 @@ impl WorkFolder {
     }
 }
 
-/// The tensor whose checkpoint is called `name`.
-fn checkpoint_tensor(name: &str) -> Option<FfnTensor> {
-    match FfnTensor::parse(name) {
-        Some((tensor, CHECKPOINT)) => Some(tensor),
-        _ => None,
+/// Locks the folder at `path` as long as the file that is returned is open. A warning where the file system has no
+/// locks.
+fn lock(path: &Path) -> Result<(File, Option<String>), Error> {
+    let lock_path = path.join(LOCK);
+    let lock = File::create(&lock_path).map_err(io(&lock_path, "write"))?;
+    let warning = try_lock(&lock, path)?;
+    Ok((lock, warning))
+}
+
+fn try_lock(lock: &File, path: &Path) -> Result<Option<String>, Error> {
+    match lock.try_lock() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { path: path.to_owned() }),
+        Err(TryLockError::Error(e)) => {
+            let warning = format!(
+                "{}: the file system has no locks ({e}): make sure that no other build writes here",
+                path.display()
+            );
+            Ok(Some(warning))
+        }
     }
+}
+
+/// The tensor whose checkpoint of `stage` is called `name`.
+fn checkpoint_tensor(name: &str, stage: Stage) -> Option<FfnTensor> {
+    let (tensor, suffix) = FfnTensor::parse(name)?;
+    (suffix == stage.extension()).then_some(tensor)
 }
 
 fn has_extension(name: &str, extension: &str) -> bool {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use codec::FfnTensor;
 use ggml::Type;
-use ggml::gguf::{Array, GgufFile, TensorInfo, Value};
+use ggml::gguf::{Array, GgufError, GgufFile, TensorInfo, Value};
 use half::f16;
 
 use crate::format::{HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE, SAMPLES};
@@ -27,8 +27,11 @@ impl Calibration {
     /// # Errors
     /// [`CalibrationError::Gguf`] or [`CalibrationError::Malformed`].
     pub fn open(path: &Path) -> Result<Self, CalibrationError> {
-        let file = GgufFile::open(path)?;
         let malformed = |reason| CalibrationError::Malformed { path: path.to_owned(), reason };
+        let file = GgufFile::open_whole(path).map_err(|error| match error {
+            GgufError::Foreign { what, .. } => malformed(what),
+            other => other.into(),
+        })?;
         check_kind(&file).map_err(malformed)?;
         let record = read_record(&file).map_err(malformed)?;
         Ok(Self { file, record })

@@ -26,6 +26,9 @@ pub const RECORD: &str = "statecells.record";
 /// ARRAY of UINT64: fingerprint of the calibration text, the smallest hashes of its runs of 32 tokens.
 pub const CALIBRATION_SHINGLES: &str = "statecells.calibration.shingle_hashes";
 
+/// The scheme of matrices that run with `--seeddelta`; those of all others run with `--statecells`.
+pub const SEEDDELTA: &str = "seeddelta";
+
 /// The tensor format this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -33,6 +36,12 @@ pub const FORMAT_VERSION: u32 = 1;
 #[must_use]
 pub fn tensor_scheme(tensor: FfnTensor) -> String {
     format!("statecells.{tensor}.scheme")
+}
+
+/// The tensor (`blk.3.ffn_up`) that `key` marks as coded, if it is a key as [`tensor_scheme`] makes them.
+#[must_use]
+pub fn coded_tensor(key: &str) -> Option<&str> {
+    key.strip_prefix("statecells.")?.strip_suffix(".scheme")
 }
 
 /// FLOAT32 `statecells.<tensor>.gap`: its gap, see [`crate::metrics`].
@@ -45,4 +54,19 @@ pub fn tensor_gap(tensor: FfnTensor) -> String {
 #[must_use]
 pub fn tensor_bpw(tensor: FfnTensor) -> String {
     format!("statecells.{tensor}.bpw")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Target;
+
+    #[test]
+    fn the_key_of_a_coded_tensor_names_it() {
+        let tensor = FfnTensor { layer: 3, target: Target::Up };
+        assert_eq!(coded_tensor(&tensor_scheme(tensor)), Some("blk.3.ffn_up"));
+        for key in [SCHEME, ENABLED, &tensor_gap(tensor), "general.scheme"] {
+            assert_eq!(coded_tensor(key), None, "{key}");
+        }
+    }
 }

@@ -55,8 +55,14 @@ impl Session<'_> {
                 sha256: self.text_sha256.clone(),
             },
             overlap: self.overlap.clone(),
+            no_logits: self.no_logits.clone(),
             statecells: Summary::new(coded, base, reference),
-            verdict: Verdict::new(coded, reference, find("whole-Q5_K_M")),
+            verdict: Verdict::new(
+                coded,
+                reference,
+                find("whole-Q5_K_M"),
+                self.no_logits.as_deref(),
+            ),
             tensors: memory::inspect(&o.coded, None, o.kv)?.tensors,
             files,
             qa,
@@ -71,6 +77,12 @@ impl Session<'_> {
                 "The evaluation text shares {} of {} compared runs of {} tokens with the calibration text ({}): perplexity and \
                  divergence of the compressed file are better than on text it has not seen. Use another --text.",
                 overlap.n_shared, overlap.n_compared, overlap.run_tokens, overlap.source
+            ));
+        }
+        if let Some(reason) = &self.no_logits {
+            say(format!(
+                "The model gives no logits for the next token: {reason}. Perplexity, divergence and prompts would say \
+                 nothing about it and were left out; whether the codes keep its quality has to be measured by what it is for."
             ));
         }
         let source = self.coded.string(codec::keys::RECORD).ok().flatten();

@@ -40,7 +40,7 @@ impl Comparison {
     /// Puts `reports` together, each with the path that it was read from.
     ///
     /// # Errors
-    /// [`Error::Input`] if there are none, or if two of them measured another base, another text or another length.
+    /// [`Error::Input`] if there are none, if one has no perplexities, or if two of them measured another base, another text or another length.
     pub fn new(reports: &[(PathBuf, EvaluationReport)]) -> Result<Self, Error> {
         let Some((first_path, first)) = reports.first() else {
             return Err(Error::input(Path::new("--compare"), "there is no report"));
@@ -48,6 +48,12 @@ impl Comparison {
         let mut entries: Vec<Entry> = Vec::new();
         for (path, report) in reports {
             check_same(first_path, first, path, report)?;
+            if let Some(reason) = &report.no_logits {
+                let reason = format!(
+                    "holds no perplexities to compare, the model gives no logits for the next token: {reason}"
+                );
+                return Err(Error::input(path, reason));
+            }
             for entry in report.files.iter().filter_map(Entry::of) {
                 if !entries.iter().any(|e| e.label == entry.label && e.role == entry.role) {
                     entries.push(entry);

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 #[non_exhaustive]
 pub enum Error {
     /// Reading or writing failed.
-    #[error("{path}: cannot {action}: {source}", path = path.display())]
+    #[error("{path}: cannot {action}: {cause}", path = path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A file cannot be used.
     #[error("{path}: {reason}", path = path.display())]
@@ -70,5 +70,5 @@ impl Error {
 
 /// For `map_err`: an I/O error with its path.
 pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Io { path: path.to_owned(), action, source }
+    move |cause| Error::Io { path: path.to_owned(), action, cause }
 }

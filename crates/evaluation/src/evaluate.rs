@@ -11,7 +11,7 @@ use crate::cache::Key;
 use crate::error::io;
 use crate::logs::{Divergence, Perplexity, parse_divergence, parse_perplexity};
 use crate::machine::Machine;
-use crate::measured::Measured;
+use crate::measured::{Measured, value};
 use crate::memory;
 use crate::options::{Options, Part};
 use crate::report::{EvaluationReport, FileReport, Role};
@@ -54,16 +54,22 @@ fn run(session: &mut Session<'_>, machine: Machine) -> Result<EvaluationReport, 
         let identity = session.variant_identity(*variant)?;
         subjects.push(Subject { key: variant.key(), path: None, identity, coded: false });
     }
-    session.perplexities(&mut files, &subjects)?;
+    if session.no_logits.is_none() {
+        session.perplexities(&mut files, &subjects)?;
+        session.look_for_logits(&mut files);
+    }
     let bench = options.wants(Part::Speed) && !session.speeds_are_known(&subjects)?;
     for (variant, subject) in variants.iter().zip(&mut subjects[2..]) {
         files.push(session.variant(*variant, subject, bench)?);
     }
-    session.divergences(&mut files, &subjects)?;
+    if session.no_logits.is_none() {
+        session.divergences(&mut files, &subjects)?;
+    }
     if options.wants(Part::Speed) {
         session.speeds(&mut files, &subjects)?;
     }
-    let qa = if options.wants(Part::Qa) { Some(session.qa(&subjects)?) } else { None };
+    let asks = options.wants(Part::Qa) && session.no_logits.is_none();
+    let qa = if asks { Some(session.qa(&subjects)?) } else { None };
     session.clean_up(&mut files);
     session.report(machine, files, qa)
 }
@@ -187,6 +193,15 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Drops perplexities that say nothing, those of a model whose logits turn out to be all the same.
+    fn look_for_logits(&mut self, files: &mut [FileReport]) {
+        let base = value(&files[0].perplexity);
+        self.no_logits = base.and_then(|p| inputs::equal_logits(&p.chunk_nll, self.n_vocab));
+        if self.no_logits.is_some() {
+            files.iter_mut().for_each(|file| file.perplexity = None);
+        }
+    }
+
     /// Makes a requantized file where measurements of it are missing, speed if `bench`, and gives its report.
     fn variant(
         &mut self,
@@ -220,7 +235,7 @@ impl Session<'_> {
         let task: Task<'_, Made> = Task {
             name,
             title: format!("{}: requantizing the base", variant.label()),
-            reuse: is_there || (known.is_some() && !bench && self.has_divergence(subject)?),
+            reuse: is_there || (known.is_some() && !bench && self.needs_no_divergence(subject)?),
             key,
             units: QUANTIZE_UNITS,
             job,
@@ -231,6 +246,11 @@ impl Session<'_> {
         let _ = fs::remove_file(&rules);
         subject.path = (made.value.is_some() && output.is_file()).then(|| output.clone());
         Ok(variant_report(variant, subject, made))
+    }
+
+    /// Whether the divergence of `subject` is known, or there will be none.
+    fn needs_no_divergence(&self, subject: &Subject) -> Result<bool, Error> {
+        Ok(self.no_logits.is_some() || self.has_divergence(subject)?)
     }
 
     /// Whether the divergence of `subject` is known from an earlier run.

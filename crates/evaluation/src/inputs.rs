@@ -1,10 +1,10 @@
 //! Checks of everything a user gives, before any time is spent.
 
-use std::fs::File;
 use std::path::Path;
 
 use builder::files;
 use calibration::{Calibration, Overlap, TextSketch};
+use codec::keys;
 use ggml::gguf::{Array, GgufFile, Value};
 use ggml::llama::{Backend, Model, ModelParams, Token};
 use schemars::JsonSchema;
@@ -25,13 +25,80 @@ const VOCABULARY_KEYS: [&str; 5] = [
 /// Shared runs of tokens above which an evaluation text counts as seen: fewer may be common phrases.
 const FEW: usize = 3;
 
+/// Architectures whose graphs in the pinned llama.cpp end in embeddings, whatever their metadata say: those whose file in
+/// `src/models` sets no `t_logits`.
+const EMBEDDING_ARCHITECTURES: [&str; 12] = [
+    "bert",
+    "eurobert",
+    "gemma-embedding",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "llama-embed",
+    "modern-bert",
+    "neo-bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "t5encoder",
+    "wavtokenizer-dec",
+];
+
+/// So near to ln(tokens in the vocabulary), a chunk's mean negative log-likelihood is that of equal logits: running
+/// perplexities have 4 decimals.
+const EQUAL_LOGITS: f64 = 1e-4;
+
+/// Why `file` gives no logits for the next token, if its metadata says so: perplexity, divergence and prompts would
+/// measure nothing.
+///
+/// # Errors
+/// [`Error::Gguf`] if it names no architecture.
+pub fn without_logits(file: &GgufFile) -> Result<Option<String>, Error> {
+    let architecture = file.architecture()?;
+    let key = |name: &str| format!("{architecture}.{name}");
+    let (causal, pooling) = (key("attention.causal"), key("pooling_type"));
+    if EMBEDDING_ARCHITECTURES.contains(&&*architecture) {
+        return Ok(Some(format!("the architecture '{architecture}' computes embeddings")));
+    }
+    if file.value(&causal) == Some(Value::Bool(false)) {
+        return Ok(Some(format!("its attention looks ahead ({causal} = false)")));
+    }
+    match file.value(&pooling).and_then(|v| v.as_u64()) {
+        Some(kind) if kind > 0 => Ok(Some(format!("it computes embeddings ({pooling} = {kind})"))),
+        _ => Ok(None),
+    }
+}
+
+/// The same by what was measured: all `chunk_nll` are those of equal logits for `n_vocab` tokens.
+#[must_use]
+pub fn equal_logits(chunk_nll: &[f64], n_vocab: usize) -> Option<String> {
+    let expected = (n_vocab as f64).ln();
+    let is_equal = |nll: &f64| (nll - expected).abs() <= EQUAL_LOGITS;
+    (!chunk_nll.is_empty() && chunk_nll.iter().all(is_equal))
+        .then(|| format!("its perplexity is the size of the vocabulary, {n_vocab}, in every chunk"))
+}
+
+/// Flags with which llama.cpp's programs run the coded matrices of `file`.
+#[must_use]
+pub fn coded_flags(file: &GgufFile) -> Vec<&'static str> {
+    let schemes = file.schemes();
+    let any = |seeddelta: bool| schemes.values().any(|s| (s == keys::SEEDDELTA) == seeddelta);
+    let flags = [("--statecells", any(false)), ("--seeddelta", any(true))];
+    flags.into_iter().filter_map(|(flag, is_needed)| is_needed.then_some(flag)).collect()
+}
+
 /// SHA-256 of the file at `path`.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Builder`].
 pub fn sha256(path: &Path) -> Result<String, Error> {
-    let mut file = File::open(path).map_err(io(path, "read"))?;
-    files::sha256(&mut file, |_| Ok(())).map_err(io(path, "read"))
+    Ok(files::sha256_of_files([path], |_| Ok(()))?)
+}
+
+/// SHA-256 of all parts of `model`, one after the other.
+///
+/// # Errors
+/// [`Error::Builder`].
+pub fn sha256_of_model(model: &GgufFile) -> Result<String, Error> {
+    Ok(files::sha256_of_files(model.paths(), |_| Ok(()))?)
 }
 
 /// Checks that both files have the same vocabulary.
@@ -77,6 +144,11 @@ pub fn vocabulary(path: &Path) -> Result<Model, Error> {
 /// # Errors
 /// [`Error::Io`]; [`Error::Input`] if it is not UTF-8; [`Error::Llama`].
 pub fn tokens(model: &Model, path: &Path) -> Result<Vec<Token>, Error> {
+    let is_file = std::fs::metadata(path).map_or(true, |m| m.is_file());
+    if !is_file {
+        let reason = "is no file, and it is read several times: write the text to a file";
+        return Err(Error::input(path, reason));
+    }
     let bytes = std::fs::read(path).map_err(io(path, "read"))?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let reason = format!(
@@ -136,7 +208,7 @@ pub fn overlap(sketch: &TextSketch, tokens: &[Token], source: String) -> Overlap
 /// The sketch that a coded file carries.
 #[must_use]
 pub fn recorded_sketch(file: &GgufFile) -> Option<TextSketch> {
-    match file.value(codec::keys::CALIBRATION_SHINGLES)? {
+    match file.value(keys::CALIBRATION_SHINGLES)? {
         Value::Array(Array::U64(hashes)) => TextSketch::from_hashes(hashes),
         _ => None,
     }
@@ -145,7 +217,7 @@ pub fn recorded_sketch(file: &GgufFile) -> Option<TextSketch> {
 /// SHA-256 of the calibration that a coded file says it was made with.
 #[must_use]
 pub fn recorded_calibration(file: &GgufFile) -> Option<String> {
-    let record = file.string(codec::keys::RECORD).ok()??;
+    let record = file.string(keys::RECORD).ok()??;
     let record: builder::Record = serde_json::from_str(&record).ok()?;
     record.arguments.get("--calib").map(|v| v.trim_start_matches("sha256:").to_owned())
 }
@@ -197,6 +269,51 @@ mod tests {
             text.contains("b.gguf") && text.contains("a.gguf") && text.contains("a list of 290"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn models_without_next_token_logits_are_known_by_their_metadata() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let reason = |key: &str, value: Value| {
+            let set = |w: &mut ggml::gguf::GgufWriter| w.set(key, value);
+            TestModel::default().write_with(&path, set, |_, _| {}).unwrap();
+            without_logits(&GgufFile::open(&path).unwrap()).unwrap()
+        };
+        let text = |key: &str, value: Value| reason(key, value).unwrap();
+        assert!(text("general.architecture", "bert".into()).contains("'bert'"));
+        assert!(text("llama.attention.causal", false.into()).contains("looks ahead"));
+        assert!(text("llama.pooling_type", 3u32.into()).contains("pooling_type = 3"));
+        assert_eq!(reason("llama.pooling_type", 0u32.into()), None);
+        assert_eq!(reason("llama.attention.causal", true.into()), None);
+    }
+
+    #[test]
+    fn equal_logits_are_found_out() {
+        let ln = 288f64.ln();
+        assert!(equal_logits(&[ln, ln + 2e-5], 288).unwrap().contains("288"));
+        for chunks in [&[][..], &[ln, ln + 1e-3], &[ln - 0.1, ln + 0.1]] {
+            assert_eq!(equal_logits(chunks, 288), None);
+        }
+    }
+
+    #[test]
+    fn flags_are_those_that_the_schemes_of_a_file_need() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let flags = |schemes: &[&str]| {
+            let set = |w: &mut ggml::gguf::GgufWriter| {
+                schemes.iter().zip(codec::Target::ALL).try_for_each(|(scheme, target)| {
+                    w.set(&keys::tensor_scheme(codec::FfnTensor { layer: 0, target }), *scheme)
+                })
+            };
+            TestModel::default().write_with(&path, set, |_, _| {}).unwrap();
+            coded_flags(&GgufFile::open(&path).unwrap())
+        };
+        assert_eq!(flags(&["sections", "sign"]), ["--statecells"]);
+        assert_eq!(flags(&["seeddelta"]), ["--seeddelta"]);
+        assert_eq!(flags(&["seeddelta", "sections"]), ["--statecells", "--seeddelta"]);
+        assert!(flags(&[]).is_empty());
     }
 
     #[test]

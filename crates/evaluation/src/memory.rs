@@ -20,7 +20,7 @@ pub struct Sizes {
     pub file_bytes: u64,
     /// All tensors in bytes.
     pub tensor_bytes: u64,
-    /// The FFN matrices in bytes: sidecars and dense weights.
+    /// The FFN matrices in bytes, sidecars and dense weights; without layers for multi-token prediction.
     pub ffn_bytes: u64,
     /// Weights of the FFN matrices.
     pub ffn_weights: u64,
@@ -62,16 +62,25 @@ pub fn sizes(path: &Path, types: KvTypes) -> Result<Sizes, Error> {
             kv.push(KvPoint { n_ctx, bytes: memory.kv_cache.bytes });
         }
     }
-    let totals = &file.totals;
+    let ffn = run_by_text(&file);
+    let ffn_bytes = ffn.iter().map(|t| t.bytes).sum::<u64>();
+    let ffn_weights = ffn.iter().map(|t| t.n_weights()).sum::<u64>();
     Ok(Sizes {
         file_bytes: file.file_bytes,
-        tensor_bytes: totals.tensor_bytes,
-        ffn_bytes: totals.ffn_bytes,
-        ffn_weights: totals.ffn_weights,
-        ffn_bits_per_weight: totals.ffn_bits_per_weight,
-        ffn_types: ffn_types(&file.tensors),
+        tensor_bytes: file.totals.tensor_bytes,
+        ffn_bytes,
+        ffn_weights,
+        ffn_bits_per_weight: 8.0 * ffn_bytes as f64 / ffn_weights.max(1) as f64,
+        ffn_types: ffn_types(ffn),
         kv,
     })
+}
+
+/// The FFN matrices of the layers that text runs through. Those for multi-token prediction are only in the file; where there
+/// are no others, as in a draft model, they are run.
+fn run_by_text(file: &Inspection) -> Vec<&FfnReport> {
+    let n_run = file.n_layers.saturating_sub(file.n_mtp_layers);
+    file.tensors.iter().filter(|t| n_run == 0 || t.layer < n_run).collect()
 }
 
 /// Context lengths from 4096 tokens to the model's limit, each twice the one before; the limit alone if it
@@ -85,7 +94,9 @@ fn contexts(limit: Option<u64>) -> Vec<u64> {
 }
 
 /// How many matrices are of which kind.
-pub(crate) fn ffn_types(tensors: &[FfnReport]) -> BTreeMap<String, usize> {
+pub(crate) fn ffn_types<'a>(
+    tensors: impl IntoIterator<Item = &'a FfnReport>,
+) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for tensor in tensors {
         let kind = tensor.scheme.as_ref().or(tensor.dense_type.as_ref());
@@ -121,5 +132,17 @@ mod tests {
         // Two caches of F16, rounded up to 256 tokens.
         let kv = 2 * 2 * model.n_layers * model.n_embd * 512;
         assert_eq!(sizes.kv, [KvPoint { n_ctx: 512, bytes: kv as u64 }]);
+    }
+
+    #[test]
+    fn layers_that_no_text_runs_through_do_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let model = test_models::Model { n_mtp_layers: 1, ..Default::default() };
+        model.write(&path).unwrap();
+        let sizes = sizes(&path, KvTypes::default()).unwrap();
+        let weights = 3 * model.n_layers * model.n_embd * model.n_ff;
+        assert_eq!((sizes.ffn_weights, sizes.ffn_bytes), (weights as u64, 4 * weights as u64));
+        assert_eq!(sizes.ffn_types["gate f32"], model.n_layers);
     }
 }

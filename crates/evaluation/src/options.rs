@@ -85,6 +85,12 @@ impl std::str::FromStr for Part {
 }
 
 impl Options {
+    /// The files that hold the result: for programs, and for people.
+    #[must_use]
+    pub fn reports(&self) -> [PathBuf; 2] {
+        ["report.json", "report.html"].map(|name| self.outdir.join(name))
+    }
+
     /// Whether `part` is wanted.
     #[must_use]
     pub fn wants(&self, part: Part) -> bool {

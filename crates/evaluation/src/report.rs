@@ -40,6 +40,10 @@ pub struct EvaluationReport {
     pub text: FileId,
     /// What the text shares with the one that the file was calibrated on; `null` if that is not known.
     pub overlap: Option<OverlapReport>,
+    /// Why there are no perplexities, divergences and prompts: the model gives no logits for the next token. `null` if it
+    /// does.
+    #[serde(default)]
+    pub no_logits: Option<String>,
     /// What a reader should know before the figures.
     pub warnings: Vec<String>,
     /// The compressed file in three numbers, against the base.
@@ -50,7 +54,7 @@ pub struct EvaluationReport {
     pub files: Vec<FileReport>,
     /// FFN matrices of the compressed file.
     pub tensors: Vec<FfnReport>,
-    /// Short prompts; `null` if they were not asked.
+    /// Short prompts; `null` if they were not asked, as with `no_logits`.
     pub qa: Option<Measured<QaReport>>,
 }
 
@@ -119,9 +123,10 @@ pub struct FileReport {
     pub sizes: Measured<Sizes>,
     /// Where types fell back on others, and other remarks.
     pub notes: Vec<String>,
-    /// Perplexity by llama-perplexity alone; `null` for requantized files, whose `divergence` has it.
+    /// Perplexity by llama-perplexity alone; `null` for requantized files, whose `divergence` has it, and with
+    /// `no_logits`.
     pub perplexity: Option<Measured<Perplexity>>,
-    /// Distance from the base on the same tokens; `null` for the base.
+    /// Distance from the base on the same tokens; `null` for the base, and with `no_logits`.
     pub divergence: Option<Measured<Divergence>>,
     /// Speed and memory while running; `null` if not asked for.
     pub speed: Option<Measured<Speed>>,

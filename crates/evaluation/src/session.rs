@@ -34,6 +34,12 @@ pub struct Session<'a> {
     pub(crate) text_sha256: String,
     pub(crate) chunks: usize,
     pub(crate) overlap: Option<OverlapReport>,
+    /// Flags by which the compressed file runs from its codes.
+    coded_flags: Vec<&'static str>,
+    /// Tokens in the vocabulary.
+    pub(crate) n_vocab: usize,
+    /// Why the model gives no logits for the next token, if it does not.
+    pub(crate) no_logits: Option<String>,
     pub(crate) cache: Cache,
     pub(crate) progress: Progress,
 }
@@ -58,9 +64,12 @@ impl<'a> Session<'a> {
     /// One line that names what is wrong and the way out.
     pub fn new(options: &'a Options, interrupt: &'a Interrupt) -> Result<Self, Error> {
         let programs = Programs::new(options.bin_dir.clone());
-        check_programs(&programs, options)?;
         let (base, coded) = (open(&options.base)?, open(&options.coded)?);
         check_coding(&base, &coded)?;
+        let (coded_flags, no_logits) =
+            (inputs::coded_flags(&coded), inputs::without_logits(&base)?);
+        let asks = options.wants(Part::Qa) && no_logits.is_none();
+        check_programs(&programs, options, &coded_flags, asks)?;
         inputs::check_vocabularies(&base, &coded)?;
         let vocabulary = inputs::vocabulary(&options.base)?;
         let tokens = inputs::tokens(&vocabulary, &options.text)?;
@@ -68,24 +77,31 @@ impl<'a> Session<'a> {
         let overlap = overlap(options, &coded, &vocabulary, &tokens)?;
         let base_inspection = memory::inspect(&options.base, None, options.kv)?;
         fs::create_dir_all(&options.outdir).map_err(io(&options.outdir, "make the folder"))?;
-        builder::files::check_writable(&options.outdir)?;
+        for report in options.reports() {
+            builder::prepare::check_output(&report)?;
+        }
         let cache_folder = options.cache.clone().unwrap_or_else(|| options.outdir.join("cache"));
         let cache = Cache::new(&cache_folder, options.resume || options.cache.is_some())?;
-        let logits = logits_bytes(vocabulary.n_vocab(), options.n_ctx, chunks);
+        let n_vocab = vocabulary.n_vocab();
+        let logits =
+            if no_logits.is_some() { 0 } else { logits_bytes(n_vocab, options.n_ctx, chunks) };
         check_room(cache.folder(), logits, &base_inspection, options)?;
-        let (n_steps, units) = plan(options, chunks);
+        let (n_steps, units) = plan(options, chunks, no_logits.is_none());
         Ok(Self {
             options,
             interrupt,
             programs,
-            base_sha256: inputs::sha256(&options.base)?,
-            coded_sha256: inputs::sha256(&options.coded)?,
+            base_sha256: inputs::sha256_of_model(&base)?,
+            coded_sha256: inputs::sha256_of_model(&coded)?,
             text_sha256: inputs::sha256(&options.text)?,
             base,
             coded,
             base_inspection,
             chunks,
             overlap,
+            coded_flags,
+            n_vocab,
+            no_logits,
             cache,
             progress: Progress::new(n_steps, units),
         })
@@ -161,7 +177,7 @@ impl<'a> Session<'a> {
     pub(crate) fn model_flags(&self, path: &Path, coded: bool) -> Vec<OsString> {
         let mut flags: Vec<OsString> = vec!["-m".into(), path.into()];
         if coded {
-            flags.push("--statecells".into());
+            flags.extend(self.coded_flags.iter().map(OsString::from));
         }
         flags.extend(["-t".into(), self.options.n_threads.to_string().into()]);
         flags.extend(self.options.cache_flags().into_iter().map(OsString::from));
@@ -175,23 +191,28 @@ impl<'a> Session<'a> {
 }
 
 fn open(path: &Path) -> Result<GgufFile, Error> {
-    fs::File::open(path).map_err(io(path, "read"))?;
-    Ok(GgufFile::open(path)?)
+    Ok(GgufFile::open(path).map_err(builder::Error::from)?)
 }
 
-/// Checks that the programs are there and know coded files.
-fn check_programs(programs: &Programs, options: &Options) -> Result<(), Error> {
+/// Checks that the programs are there and know the flags for the coded file; `asks` tells whether prompts are.
+fn check_programs(
+    programs: &Programs,
+    options: &Options,
+    coded_flags: &[&str],
+    asks: bool,
+) -> Result<(), Error> {
     let mut names = vec!["llama-perplexity"];
     if options.wants(Part::Speed) {
         names.push("llama-bench");
     }
-    if options.wants(Part::Qa) {
+    if asks {
         names.push("llama-server");
     }
     for name in names {
-        if !programs.help(name)?.contains("--statecells") {
+        let help = programs.help(name)?;
+        if let Some(flag) = coded_flags.iter().find(|flag| !help.contains(**flag)) {
             let reason = format!(
-                "the one in {} does not know --statecells: build the patched one with ./scripts/build-llama.sh, or name its folder with --bin-dir",
+                "the one in {} does not know {flag}: build the patched one with ./scripts/build-llama.sh, or name its folder with --bin-dir",
                 options.bin_dir.display()
             );
             return Err(Error::program(name, reason));
@@ -201,14 +222,14 @@ fn check_programs(programs: &Programs, options: &Options) -> Result<(), Error> {
 }
 
 fn check_coding(base: &GgufFile, coded: &GgufFile) -> Result<(), Error> {
-    let is_coded = |file: &GgufFile| file.bool(codec::keys::ENABLED).ok().flatten() == Some(true);
+    let is_coded = |file: &GgufFile| !file.schemes().is_empty();
     if is_coded(base) {
         return Err(Error::input(base.path(), "is compressed: give the dense model as --base"));
     }
     if !is_coded(coded) {
         return Err(Error::input(
             coded.path(),
-            "is not compressed: give a file by statecells-build as --sc",
+            "is not compressed: give a file by statecells-build or seeddelta-build as --sc",
         ));
     }
     let (a, b) = (base.architecture()?, coded.architecture()?);
@@ -263,7 +284,7 @@ fn check_room(
     let stat = rustix::fs::statvfs(folder).map_err(|e| Error::Io {
         path: folder.to_owned(),
         action: "look for free space",
-        source: e.into(),
+        cause: e.into(),
     })?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free_bytes >= needed_bytes {
@@ -294,17 +315,17 @@ pub(crate) fn qa_units(options: &Options) -> u64 {
     options.pack.prompts.iter().map(|p| 50 + 5 * p.tokens as u64).sum()
 }
 
-/// Number of steps and units of the whole plan.
-fn plan(options: &Options, chunks: usize) -> (usize, u64) {
+/// Number of steps and units of the whole plan, with or without what needs logits for the next token.
+fn plan(options: &Options, chunks: usize, has_logits: bool) -> (usize, u64) {
     let n_variants = options.variants().len();
-    let runs = 3 + n_variants;
+    let runs = if has_logits { 3 + n_variants } else { 0 };
     let mut units = runs as u64 * text_units(options, chunks) + n_variants as u64 * QUANTIZE_UNITS;
     let mut steps = runs + n_variants;
     if options.wants(Part::Speed) {
         steps += 1;
         units += (options.rounds * (2 + n_variants)) as u64 * round_units(options);
     }
-    if options.wants(Part::Qa) {
+    if options.wants(Part::Qa) && has_logits {
         steps += 2;
         units += 2 * qa_units(options);
     }

@@ -50,6 +50,9 @@ pub struct Rule {
     pub at_most: bool,
     /// `null` if not measured.
     pub passed: Option<bool>,
+    /// Why it cannot be measured for this model, where that is so.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// The same figure against the whole file in Q5_K_M; it does not decide.
     pub against_whole_file: Option<f64>,
 }
@@ -74,6 +77,7 @@ impl Rule {
             limit,
             at_most,
             passed,
+            reason: None,
             against_whole_file: None,
         }
     }
@@ -95,9 +99,14 @@ impl Rule {
 
 impl Verdict {
     /// Judges `coded` against `reference`, the base with Q5_K_M's FFN, and beside it against `whole`, the
-    /// whole file in Q5_K_M.
+    /// whole file in Q5_K_M. `no_logits` tells why quality cannot be measured, if it cannot.
     #[must_use]
-    pub fn new(coded: &FileReport, reference: &FileReport, whole: Option<&FileReport>) -> Self {
+    pub fn new(
+        coded: &FileReport,
+        reference: &FileReport,
+        whole: Option<&FileReport>,
+        no_logits: Option<&str>,
+    ) -> Self {
         let mut rules = Vec::new();
         let levels = [Level::Required, Level::Aim];
         let saved = |other: &FileReport| {
@@ -120,12 +129,14 @@ impl Verdict {
                 rules.push(Rule { against_whole_file: whole.and_then(speed).map(pick), ..rule });
             }
         }
-        let gap = coded.ppl_gap(reference);
+        let ppl_gap = |other: &FileReport| no_logits.map_or_else(|| coded.ppl_gap(other), |_| None);
+        let gap = ppl_gap(reference);
         let title = format!("perplexity at most {:.0} % above the Q5_K_M FFN", 100.0 * WORSE);
         let rule =
             Rule::new("perplexity_2", title, Level::Required, gap.map(|g| g.value), WORSE, true);
-        let against_whole_file = whole.and_then(|w| coded.ppl_gap(w)).map(|g| g.value);
-        rules.push(Rule { error: gap.and_then(|g| g.error), against_whole_file, ..rule });
+        let against_whole_file = whole.and_then(ppl_gap).map(|g| g.value);
+        let reason = no_logits.map(|why| format!("no logits for the next token: {why}"));
+        rules.push(Rule { error: gap.and_then(|g| g.error), reason, against_whole_file, ..rule });
         Self { passed: overall(&rules), rules }
     }
 }

@@ -1,19 +1,38 @@
 //! Importance matrices: the mean square of every input of a weight, as `llama-imatrix` collects them.
 
+mod legacy;
+
 use std::path::{Path, PathBuf};
 
+use memmap2::Mmap;
+
 use crate::Type;
-use crate::gguf::{Array, GgufError, GgufFile, Value};
+use crate::gguf::{self, Array, GgufError, GgufFile, Value};
+pub(crate) use legacy::is_legacy;
 
 /// Why an importance matrix cannot be used. Each message is one line that names the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImatrixError {
-    /// The file cannot be read as a GGUF.
-    #[error(
-        "{0} (an importance matrix must be a GGUF as llama-imatrix writes it, not its old .dat format)"
-    )]
+    /// The file cannot be read.
+    #[error(transparent)]
     Gguf(#[from] GgufError),
+    /// Neither a GGUF nor in the old format.
+    #[error("{path}: {what}: give an importance matrix as llama-imatrix writes it, GGUF or .dat", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
+    /// A damaged file in the old format.
+    #[error("{path}: an importance matrix in the old format, but {reason}: make it again with llama-imatrix", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A GGUF, but no importance matrix.
     #[error("{path}: a GGUF, but no importance matrix as llama-imatrix writes it", path = path.display())]
     NotImatrix {
@@ -67,35 +86,51 @@ pub enum ImatrixError {
 /// An open importance matrix.
 #[derive(Debug)]
 pub struct Imatrix {
-    file: GgufFile,
+    path: PathBuf,
+    file: Format,
+}
+
+/// How it is stored.
+#[derive(Debug)]
+enum Format {
+    Gguf(GgufFile),
+    /// `imatrix.dat`.
+    Legacy(Mmap, legacy::Index),
 }
 
 impl Imatrix {
-    /// Opens the importance matrix at `path`.
+    /// Opens the importance matrix at `path`, a GGUF or in the old format (`imatrix.dat`).
     ///
     /// # Errors
-    /// [`ImatrixError::Gguf`] or [`ImatrixError::NotImatrix`].
+    /// [`ImatrixError::Gguf`], [`ImatrixError::Foreign`], [`ImatrixError::Malformed`] or
+    /// [`ImatrixError::NotImatrix`].
     pub fn open(path: &Path) -> Result<Self, ImatrixError> {
-        let file = GgufFile::open(path)?;
-        let has_sums = file.tensors().iter().any(|t| t.name().ends_with(".in_sum2"));
-        if !has_sums || file.value("imatrix.chunk_count").is_none() {
-            return Err(ImatrixError::NotImatrix { path: path.to_owned() });
-        }
-        Ok(Self { file })
+        let map = gguf::map(path)?;
+        let file = if is_legacy(&map) {
+            let malformed = |reason| ImatrixError::Malformed { path: path.to_owned(), reason };
+            let index = legacy::Index::of(&map).map_err(malformed)?;
+            Format::Legacy(map, index)
+        } else {
+            Format::Gguf(open_gguf(path)?)
+        };
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// The path it was opened with.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.file.path()
+        &self.path
     }
 
     /// Names of the texts it was made from.
     #[must_use]
     pub fn datasets(&self) -> Vec<String> {
-        match self.file.value("imatrix.datasets") {
-            Some(Value::Array(Array::String(names))) => names,
-            _ => Vec::new(),
+        match &self.file {
+            Format::Gguf(file) => match file.value("imatrix.datasets") {
+                Some(Value::Array(Array::String(names))) => names,
+                _ => Vec::new(),
+            },
+            Format::Legacy(_, index) => index.dataset.iter().cloned().collect(),
         }
     }
 
@@ -105,8 +140,15 @@ impl Imatrix {
     /// [`ImatrixError::Missing`], [`ImatrixError::Shape`], [`ImatrixError::Count`] or
     /// [`ImatrixError::Value`].
     pub fn importance(&self, weight: &str, n_in: usize) -> Result<Vec<f32>, ImatrixError> {
-        let sums = self.entry(weight, "in_sum2", n_in)?;
-        let count = self.entry(weight, "counts", 1)?[0];
+        let (sums, count) = match &self.file {
+            Format::Gguf(file) => {
+                let entry = |part: &str, n| self.entry(file, weight, part, n);
+                (entry("in_sum2", n_in)?, entry("counts", 1)?[0])
+            }
+            Format::Legacy(map, index) => {
+                self.legacy_entry(index.entry(map, weight), weight, n_in)?
+            }
+        };
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
         if !(count.is_finite() && count > 0.0) {
             return Err(ImatrixError::Count { path, weight, count });
@@ -118,9 +160,15 @@ impl Imatrix {
     }
 
     /// The `n` values of the tensor `<weight>.<part>`, of one matrix: experts have one entry each.
-    fn entry(&self, weight: &str, part: &str, n: usize) -> Result<Vec<f32>, ImatrixError> {
+    fn entry(
+        &self,
+        file: &GgufFile,
+        weight: &str,
+        part: &str,
+        n: usize,
+    ) -> Result<Vec<f32>, ImatrixError> {
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
-        let Some(tensor) = self.file.tensor(&format!("{weight}.{part}")) else {
+        let Some(tensor) = file.tensor(&format!("{weight}.{part}")) else {
             return Err(ImatrixError::Missing { path, weight });
         };
         if tensor.dims() != [n] || tensor.ty() != Type::F32 {
@@ -131,8 +179,39 @@ impl Imatrix {
                 n_in: n,
             });
         }
-        Ok(self.file.to_f32(tensor)?)
+        Ok(file.to_f32(tensor)?)
     }
+
+    /// `found` if it is of one matrix with `n_in` inputs.
+    fn legacy_entry(
+        &self,
+        found: Option<(Vec<f32>, f32)>,
+        weight: &str,
+        n_in: usize,
+    ) -> Result<(Vec<f32>, f32), ImatrixError> {
+        let (path, weight) = (self.path().to_owned(), weight.to_owned());
+        match found {
+            None => Err(ImatrixError::Missing { path, weight }),
+            Some((values, _)) if values.len() != n_in => {
+                let dims = vec![values.len()];
+                Err(ImatrixError::Shape { path, weight, dims, n_in })
+            }
+            Some(entry) => Ok(entry),
+        }
+    }
+}
+
+/// The GGUF at `path`, which must be an importance matrix.
+fn open_gguf(path: &Path) -> Result<GgufFile, ImatrixError> {
+    let file = GgufFile::open(path).map_err(|error| match error {
+        GgufError::Foreign { path, what, .. } => ImatrixError::Foreign { path, what },
+        other => other.into(),
+    })?;
+    let has_sums = file.tensors().iter().any(|t| t.name().ends_with(".in_sum2"));
+    if !has_sums || file.value("imatrix.chunk_count").is_none() {
+        return Err(ImatrixError::NotImatrix { path: path.to_owned() });
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -187,6 +266,32 @@ mod tests {
             let error = imatrix.importance("w", 2).unwrap_err();
             assert!(matches!(error, ImatrixError::Value { index: 1, .. }), "{error}");
         }
+    }
+
+    /// The same mean squares in the old format: sums divided by the number of inputs seen and multiplied by that of calls.
+    #[test]
+    fn the_old_format_gives_the_same_importance() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("imatrix.dat");
+        let write = |calls: i32, values: &[f32]| {
+            let mut bytes = [1i32.to_le_bytes(), 1i32.to_le_bytes()].concat();
+            bytes.push(b'w');
+            bytes.extend([calls.to_le_bytes(), (values.len() as i32).to_le_bytes()].concat());
+            bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+            bytes.extend([9i32.to_le_bytes(), 4i32.to_le_bytes()].concat());
+            bytes.extend(b"text");
+            std::fs::write(&path, bytes).unwrap();
+            Imatrix::open(&path).unwrap()
+        };
+        let old = write(5, &[10.0, 0.0, 2.5]);
+        assert_eq!(old.importance("w", 3).unwrap(), [2.0, 0.0, 0.5]);
+        assert_eq!((old.datasets(), old.path()), (vec!["text".to_owned()], path.as_path()));
+        assert!(matches!(old.importance("v", 3), Err(ImatrixError::Missing { .. })));
+        assert!(matches!(old.importance("w", 4), Err(ImatrixError::Shape { .. })));
+        let negative = write(-1, &[1.0]).importance("w", 1);
+        assert!(matches!(negative, Err(ImatrixError::Count { .. })));
+        let nan = write(1, &[1.0, f32::NAN]).importance("w", 2);
+        assert!(matches!(nan, Err(ImatrixError::Value { index: 1, .. })));
     }
 
     #[test]

@@ -29,3 +29,24 @@ pub const LLAMA_CPP_VERSION: &str = ggml_sys::LLAMA_CPP_VERSION;
 pub fn version_line(version: &str) -> String {
     format!("{version} ({LLAMA_CPP_VERSION}, patches {})", ggml_sys::LLAMA_CPP_PATCHES)
 }
+
+/// Instruction sets that ggml was compiled for, by which its products choose their kernels.
+#[must_use]
+pub fn compiled_sets() -> Vec<&'static str> {
+    // SAFETY: no preconditions; each tells what was decided when it was compiled.
+    let sets = unsafe {
+        [
+            ("sse3", ggml_sys::ggml_cpu_has_sse3()),
+            ("avx", ggml_sys::ggml_cpu_has_avx()),
+            ("avx2", ggml_sys::ggml_cpu_has_avx2()),
+            ("fma", ggml_sys::ggml_cpu_has_fma()),
+            ("f16c", ggml_sys::ggml_cpu_has_f16c()),
+            ("avx512", ggml_sys::ggml_cpu_has_avx512()),
+            ("neon", ggml_sys::ggml_cpu_has_neon()),
+            ("fp16", ggml_sys::ggml_cpu_has_fp16_va()),
+            ("sve", ggml_sys::ggml_cpu_has_sve()),
+            ("llamafile", ggml_sys::ggml_cpu_has_llamafile()),
+        ]
+    };
+    sets.into_iter().filter_map(|(name, is_there)| (is_there != 0).then_some(name)).collect()
+}

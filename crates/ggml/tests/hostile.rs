@@ -3,7 +3,7 @@
 
 use ggml::gguf::GgufFile;
 use ggml::imatrix::Imatrix;
-use hostile::check::all_refused;
+use hostile::check::{all_parts_refused, all_refused};
 use hostile::good;
 
 #[test]
@@ -13,6 +13,8 @@ fn bad_files_are_refused_in_one_line_and_with_little_memory() {
     let model = good::model().bytes();
     all_refused(folder.path(), &model, &hostile::structure(), gguf);
     all_refused(folder.path(), &model, &hostile::truncated(), gguf);
+    all_parts_refused(folder.path(), &hostile::parts(), gguf);
+    all_refused(folder.path(), &model, &hostile::foreign(), gguf);
     let weights = [("gate", good::N_EMBD), ("up", good::N_EMBD), ("down", good::N_FF)];
     let imatrix = |path: &std::path::Path| {
         let file = Imatrix::open(path)?;
@@ -22,4 +24,5 @@ fn bad_files_are_refused_in_one_line_and_with_little_memory() {
         Ok(())
     };
     all_refused(folder.path(), &good::imatrix().bytes(), &hostile::imatrices(), imatrix);
+    all_refused(folder.path(), &good::old_imatrix(), &hostile::old_imatrices(), imatrix);
 }

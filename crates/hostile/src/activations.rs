@@ -50,6 +50,68 @@ pub fn imatrices() -> Vec<Case> {
     ]
 }
 
+/// Files for `--imatrix` in the format before GGUF.
+#[must_use]
+pub fn old_imatrices() -> Vec<Case> {
+    let good = good::old_imatrix();
+    let up = "blk.0.ffn_up.weight";
+    let at = |name: &str| {
+        let found = good.windows(name.len()).position(|w| w == name.as_bytes());
+        found.expect("a name in the file")
+    };
+    // Behind the number of entries and the length of the first name.
+    let (gate, up_at) = (8, at(up));
+    let (calls, n_values, values) = (up_at + up.len(), up_at + up.len() + 4, up_at + up.len() + 8);
+    let case = |name: &str, says: &[&'static str], change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        Case::new(format!("old imatrix: {name}"), bytes, says)
+    };
+    let number = |name: &str, says: &[&'static str], at: usize, n: u32| {
+        case(name, says, &|b| b[at..at + 4].copy_from_slice(&n.to_le_bytes()))
+    };
+    let cut = |name: &str, end: usize| {
+        case(name, &["old format", "truncated or damaged"], &|b| b.truncate(end))
+    };
+    vec![
+        cut("cut after the first name", gate + "blk.0.ffn_gate.weight".len()),
+        cut("cut in the middle of values", values + 2),
+        cut("cut in the name of the text", good.len() - 1),
+        number("an entry more than there are", &["old format"], 0, 4),
+        number("an entry less than there are", &["old format", "damaged"], 0, 2),
+        number("no length of a name", &["entry 1", "0 bytes of a name"], up_at - 4, 0),
+        number("a name of 2^31 - 1", &["entry 1", "bytes of a name"], up_at - 4, i32::MAX as u32),
+        number("a name of -1", &["entry 1", "-1 bytes of a name"], up_at - 4, u32::MAX),
+        number("no values", &["entry 1", "0 values"], n_values, 0),
+        number("-1 values", &["entry 1", "-1 values"], n_values, u32::MAX),
+        number("2^31 - 1 values", &[up, "truncated or damaged"], n_values, i32::MAX as u32),
+        number(
+            "a value less than there are",
+            &["old format", "damaged"],
+            n_values,
+            N_EMBD as u32 - 1,
+        ),
+        number("-1 calls", &[up, "count of -1"], calls, u32::MAX),
+        number("a value that is NaN", &[up, "NaN"], values, NAN),
+        number("an infinite value", &[up, "inf"], values, INFINITY),
+        number("a negative value", &[up, "-1"], values, MINUS_ONE),
+        case("a name with a line break", &["not a text"], &|b| b[up_at + 3] = b'\n'),
+        case("a name that is no UTF-8", &["not a text"], &|b| b[up_at + 3] = 0xff),
+        case("a weight that the model lacks", &["no entry for", up], &|b| b[up_at + 4] = b'1'),
+        case("a weight twice", &["entry 1", "there twice"], &|b| {
+            b[..4].copy_from_slice(&2i32.to_le_bytes());
+            let first = b[4..up_at - 4].to_vec();
+            b.truncate(up_at - 4);
+            b.extend(first);
+        }),
+        case("bytes behind the end", &["should end here"], &|b| b.push(0)),
+        case("a name of the text of -1", &["name of the text"], &|b| {
+            let at = b.len() - 8;
+            b[at..at + 4].copy_from_slice(&(-1i32).to_le_bytes());
+        }),
+    ]
+}
+
 /// Files for `--calib` beside a model of [`good::model`]'s shapes and hash.
 #[must_use]
 pub fn calibrations() -> Vec<Case> {

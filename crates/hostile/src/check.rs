@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Case, memory};
+use crate::{Case, Parts, memory};
 
 /// Gives every case to `read` as a file in `folder`, after `good`, which must be taken: what a reader prepares the first
 /// time it is used does not count. A bad file must be refused with one line that says what the case
@@ -24,19 +24,46 @@ pub fn all_refused(
     rayon::broadcast(|_| drop(std::hint::black_box(vec![0u8; 64])));
     let mut faults = Vec::new();
     for case in cases {
-        println!("{}", case.name);
         std::fs::write(&path, &case.bytes).expect("a writable folder");
-        // The file is mapped, and may be copied once.
-        let room = 2 * case.bytes.len() as u64 + memory::CONSTANT;
-        let said = match memory::limited(room, || read(&path).map_err(|e| e.to_string())) {
-            Ok(()) => "nothing".to_owned(),
-            Err(said) => said,
-        };
-        if let Some(fault) = fault(case, &said) {
-            faults.push(fault);
-        }
+        faults.extend(refusal(case, case.bytes.len(), &path, &read));
     }
     assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), cases.len(), faults.join("\n"));
+}
+
+/// The same for models in parts, each in a folder of its own within `folder`.
+///
+/// # Panics
+/// As [`all_refused`].
+pub fn all_parts_refused(
+    folder: &Path,
+    cases: &[Parts],
+    read: impl Fn(&Path) -> Result<(), Box<dyn std::error::Error>>,
+) {
+    assert!(!cases.is_empty());
+    let mut faults = Vec::new();
+    for (i, parts) in cases.iter().enumerate() {
+        let folder = folder.join(i.to_string());
+        let path = parts.write(&folder);
+        faults.extend(refusal(&parts.case, parts.n_bytes(), &path, &read));
+    }
+    assert!(faults.is_empty(), "{} of {}:\n{}", faults.len(), cases.len(), faults.join("\n"));
+}
+
+/// What is wrong with how `read` takes `case`, whose files of `n_bytes` in all begin with the one at `path`.
+fn refusal(
+    case: &Case,
+    n_bytes: usize,
+    path: &Path,
+    read: &impl Fn(&Path) -> Result<(), Box<dyn std::error::Error>>,
+) -> Option<String> {
+    println!("{}", case.name);
+    // The file is mapped, and may be copied once.
+    let room = 2 * n_bytes as u64 + memory::CONSTANT;
+    let said = match memory::limited(room, || read(path).map_err(|e| e.to_string())) {
+        Ok(()) => "nothing".to_owned(),
+        Err(said) => said,
+    };
+    fault(case, &said)
 }
 
 /// What is wrong with refusing `case` by `said`.

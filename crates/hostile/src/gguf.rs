@@ -13,6 +13,8 @@ pub mod value_type {
     pub const ARRAY: u32 = 9;
     /// U64.
     pub const U64: u32 = 10;
+    /// U16.
+    pub const U16: u32 = 2;
     /// I32.
     pub const I32: u32 = 5;
     /// Boolean.
@@ -64,6 +66,18 @@ impl Value {
     #[must_use]
     pub fn u32(value: u32) -> Self {
         Self::raw(value_type::U32, value.to_le_bytes().to_vec())
+    }
+
+    /// U16.
+    #[must_use]
+    pub fn u16(value: u16) -> Self {
+        Self::raw(value_type::U16, value.to_le_bytes().to_vec())
+    }
+
+    /// I32.
+    #[must_use]
+    pub fn i32(value: i32) -> Self {
+        Self::raw(value_type::I32, value.to_le_bytes().to_vec())
     }
 
     /// U64.

@@ -75,6 +75,29 @@ pub(crate) fn ffn(file: &mut Gguf, layer: usize) {
     file.tensors.push(matrix(&format!("blk.{layer}.ffn_down.weight"), N_FF, N_EMBD));
 }
 
+/// `file` in `n` parts of about as many tensors each, as llama-gguf-split cuts it: all metadata in the first.
+///
+/// # Panics
+/// If there are more parts or tensors than the format counts.
+#[must_use]
+pub fn parts(file: &Gguf, n: usize) -> Vec<Gguf> {
+    let count = u16::try_from(n).expect("few parts");
+    let n_tensors = i32::try_from(file.tensors.len()).expect("few tensors");
+    let per_part = file.tensors.len().div_ceil(n);
+    (0..count)
+        .map(|number| {
+            let from = per_part * usize::from(number);
+            let to = (from + per_part).min(file.tensors.len());
+            let keys = if number == 0 { file.keys.clone() } else { Vec::new() };
+            let tensors = file.tensors[from..to].to_vec();
+            Gguf { keys, tensors, ..Gguf::default() }
+                .with("split.no", Value::u16(number))
+                .with("split.count", Value::u16(count))
+                .with("split.tensors.count", Value::i32(n_tensors))
+        })
+        .collect()
+}
+
 /// A SentencePiece-like vocabulary of special tokens and one per byte.
 pub(crate) fn vocabulary(file: &mut Gguf) {
     const UNKNOWN: i32 = 2;
@@ -207,6 +230,24 @@ pub fn imatrix() -> Gguf {
         file.tensors.push(Tensor::f32(format!("{weight}.counts"), &[1], &[64.0]));
     }
     file
+}
+
+/// [`imatrix`] in the format before GGUF: mean squares times the number of calls.
+#[must_use]
+pub fn old_imatrix() -> Vec<u8> {
+    const CALLS: i32 = 2;
+    let mut bytes = 3i32.to_le_bytes().to_vec();
+    for (part, n) in [("gate", N_EMBD), ("up", N_EMBD), ("down", N_FF)] {
+        let weight = format!("blk.0.ffn_{part}.weight");
+        bytes.extend((weight.len() as i32).to_le_bytes());
+        bytes.extend(weight.as_bytes());
+        bytes.extend([CALLS.to_le_bytes(), (n as i32).to_le_bytes()].concat());
+        let means = (0..n).map(|i| (1.0 + i as f32) / 64.0);
+        bytes.extend(means.flat_map(|v| (v * CALLS as f32).to_le_bytes()));
+    }
+    bytes.extend([1i32.to_le_bytes(), 4i32.to_le_bytes()].concat());
+    bytes.extend(b"text");
+    bytes
 }
 
 /// A calibration for a model of [`model`]'s shapes: second moments for gate and up, samples for down.

@@ -8,19 +8,23 @@ mod activations;
 pub mod check;
 mod coding;
 pub mod families;
+mod foreign;
 pub mod gguf;
 pub mod good;
 mod json;
 pub mod memory;
 mod misplaced;
 mod model;
+mod parts;
 mod structural;
 
-pub use activations::{calibrations, imatrices};
+pub use activations::{calibrations, imatrices, old_imatrices};
 pub use coding::{coded, strays};
+pub use foreign::foreign;
 pub use json::{policies, sensitivities};
 pub use misplaced::{misplaced, sound};
 pub use model::models;
+pub use parts::{Parts, parts};
 pub use structural::{structure, truncated};
 
 /// A bad file.
@@ -60,8 +64,8 @@ impl Case {
 /// Every bad GGUF file of whatever kind.
 #[must_use]
 pub fn all_gguf() -> Vec<Case> {
-    let files = [structure(), truncated(), models(), coded(), strays(), misplaced()];
-    [files.concat(), imatrices(), calibrations()].concat()
+    let models = [structure(), truncated(), foreign(), models(), coded(), strays(), misplaced()];
+    [models.concat(), imatrices(), calibrations()].concat()
 }
 
 #[cfg(test)]
@@ -75,9 +79,15 @@ mod tests {
         let mut cases = all_gguf();
         cases.extend(policies());
         cases.extend(sensitivities());
+        cases.extend(old_imatrices());
         let by_hand = cases.iter().filter(|c| !c.name.starts_with("cut after")).count();
         assert!(by_hand >= 60, "{by_hand}");
         let (mut names, mut files) = (HashSet::new(), HashSet::new());
+        cases.extend(parts().into_iter().map(|p| {
+            let others = p.others.into_iter().flat_map(|(name, bytes)| [name.into_bytes(), bytes]);
+            let bytes = [p.name.into_bytes(), p.case.bytes].into_iter().chain(others);
+            Case { bytes: bytes.flatten().collect(), ..p.case }
+        }));
         for case in &cases {
             assert!(names.insert(&case.name), "{} is there twice", case.name);
             // An empty file is one for each kind of reader.

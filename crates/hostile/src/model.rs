@@ -9,7 +9,7 @@ const UP: &str = "blk.0.ffn_up.weight";
 /// Files for `statecells-build -i` and `seeddelta-build -i`.
 #[must_use]
 pub fn models() -> Vec<Case> {
-    [metadata(), tensors(), values()].concat()
+    [metadata(), tensors(), kinds(), values()].concat()
 }
 
 fn changed(name: &str, says: &[&'static str], change: impl FnOnce(&mut Gguf)) -> Case {
@@ -40,7 +40,21 @@ fn metadata() -> Vec<Case> {
             f.set("general.type", Value::text("\x1b[31mgood\nfile"));
         })
         .fine_for_llama(),
-        changed("one of three parts", &["split.count", "3"], |f| {
+        changed(
+            "more layers for further tokens than there are",
+            &["nextn_predict_layers = 2"],
+            |f| {
+                f.set("llama.nextn_predict_layers", Value::u32(2));
+            },
+        )
+        .stops_llama(),
+        changed("layers for further tokens as text", &["nextn_predict_layers"], |f| {
+            f.set("llama.nextn_predict_layers", Value::text("1"));
+        }),
+        changed("layers for further tokens only", &["nextn_predict_layers = 1", "name"], |f| {
+            f.set("llama.nextn_predict_layers", Value::u32(1));
+        }),
+        changed("a number of parts as u32", &["split.count", "u16"], |f| {
             f.set("split.count", Value::u32(3));
         }),
         changed("experts in the metadata", &["llama.expert_count"], |f| {
@@ -79,6 +93,33 @@ fn tensors() -> Vec<Case> {
         changed("a layer number of 20 digits", &["blk.0.ffn_up.weight"], |f| {
             f.tensor(UP).name = b"blk.99999999999999999999.ffn_up.weight".to_vec();
         }),
+    ]
+}
+
+/// Sound files of models whose layers cannot be coded.
+fn kinds() -> Vec<Case> {
+    // Without its own FFN, with `tensors` instead.
+    let kind = |name: &str, says: &[&'static str], arch: &str, tensors: &[&str]| {
+        changed(name, says, |f| {
+            f.set("general.architecture", Value::text(arch));
+            for part in ["gate", "up", "down"] {
+                f.remove_tensor(format!("blk.0.ffn_{part}.weight"));
+            }
+            f.tensors.extend(tensors.iter().map(|name| Tensor::f32(name, &[1], &[0.0])));
+        })
+    };
+    let halves = ["enc.blk.0.ffn_up.weight", "dec.blk.0.ffn_up.weight"];
+    let vision = ["v.blk.0.ffn_up.weight", "mm.0.weight"];
+    vec![
+        kind("Mamba", &["recurrent", "mamba", "blk.0.ssm_in"], "mamba", &["blk.0.ssm_in.weight"]),
+        kind("RWKV", &["recurrent", "rwkv6", "time_mix"], "rwkv6", &["blk.0.time_mix_key.weight"]),
+        kind("T5", &["encoder and decoder", "t5", "decoder alone"], "t5", &halves),
+        kind("an old mmproj", &["projector", "give the language model"], "clip", &vision),
+        changed("a new mmproj", &["projector", "give the language model"], |f| {
+            f.set("general.type", Value::text("mmproj"));
+        })
+        .fine_for_llama(),
+        changed("a vocabulary alone", &["vocabulary", "model itself"], |f| f.tensors.clear()),
     ]
 }
 

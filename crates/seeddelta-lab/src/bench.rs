@@ -221,7 +221,7 @@ impl Bench {
         let (path, coded) = (folder.join("run.policy.json"), folder.join("run.gguf"));
         let io = |path: &Path| {
             let path = path.to_owned();
-            move |source| Error::Io { path, source }
+            move |cause| Error::Io { path, cause }
         };
         fs::write(&path, policy.to_json()).map_err(io(&path))?;
         let output = Command::new(builder)

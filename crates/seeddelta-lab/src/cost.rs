@@ -183,11 +183,11 @@ fn decoded(
     tensor: FfnTensor,
 ) -> Result<Option<(Vec<f32>, usize)>, Error> {
     let unfit = |reason: String| Error::Unfit { path: coded.path().to_owned(), reason };
-    match coded.string(&keys::tensor_scheme(tensor))?.as_deref() {
+    match coded.scheme(tensor).as_deref() {
         None => return Ok(None),
-        Some("seeddelta") => {}
+        Some(keys::SEEDDELTA) => {}
         Some(other) => {
-            return Err(unfit(format!("{tensor} has the scheme {other}, not seeddelta")));
+            return Err(unfit(format!("{tensor} has the scheme {other}, not {}", keys::SEEDDELTA)));
         }
     }
     let dims = dense.require_tensor(&tensor.weight())?.dims();

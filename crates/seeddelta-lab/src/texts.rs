@@ -64,7 +64,7 @@ pub fn of_text(
     max_pieces: usize,
 ) -> Result<Vec<Piece>, Error> {
     let text =
-        fs::read_to_string(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
+        fs::read_to_string(path).map_err(|cause| Error::Io { path: path.to_owned(), cause })?;
     let tokens = model.tokenize(&text, false, false)?;
     let piece = |tokens: &[Token]| {
         let tokens: Vec<Token> = model.bos().into_iter().chain(tokens.iter().copied()).collect();

@@ -57,7 +57,7 @@ impl SeedDeltaCodec {
 
 impl Codec for SeedDeltaCodec {
     fn scheme(&self) -> &'static str {
-        "seeddelta"
+        codec::keys::SEEDDELTA
     }
 
     fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {

@@ -10,7 +10,7 @@ use crate::matrix::{Call, HookError, Plan, with_scratch};
 use crate::sidecars::{SidecarView, Sidecars};
 
 /// Name of the scheme.
-pub const SCHEME: &str = "seeddelta";
+pub const SCHEME: &str = codec::keys::SEEDDELTA;
 
 const DELTA_IDX: &str = CooLayout::PerRow.idx_suffix();
 const DELTA_VAL: &str = CooLayout::PerRow.val_suffix();

@@ -17,11 +17,14 @@ pub use imatrix::write_imatrix;
 use tensors::Tensor;
 pub use tensors::{Spectrum, random_matrix};
 
-/// A model of the llama architecture, or of arcee, which differs in having no `ffn_gate`.
+/// A model of the llama architecture, or of arcee, which differs in having no `ffn_gate`. With layers for
+/// multi-token prediction it is of exaone4 or, without `ffn_gate`, of glm4, whose `ffn_up` has twice as many rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Model {
-    /// Layers.
+    /// Layers that text runs through.
     pub n_layers: usize,
+    /// Layers for multi-token prediction behind them.
+    pub n_mtp_layers: usize,
     /// Width of the hidden state: a multiple of `2 * n_heads`.
     pub n_embd: usize,
     /// Width of the FFN.
@@ -46,6 +49,7 @@ impl Default for Model {
     fn default() -> Self {
         Self {
             n_layers: 2,
+            n_mtp_layers: 0,
             n_embd: 64,
             n_ff: 192,
             n_heads: 4,
@@ -63,7 +67,12 @@ impl Model {
     /// The architecture's name.
     #[must_use]
     pub fn architecture(&self) -> &'static str {
-        if self.has_gate { "llama" } else { "arcee" }
+        match (self.n_mtp_layers > 0, self.has_gate) {
+            (false, true) => "llama",
+            (false, false) => "arcee",
+            (true, true) => "exaone4",
+            (true, false) => "glm4",
+        }
     }
 
     /// Writes the model to `path`.
@@ -72,6 +81,21 @@ impl Model {
     /// [`WriteError::Io`], or [`WriteError::Dims`] if a type's blocks do not divide the rows.
     pub fn write(&self, path: &Path) -> Result<(), WriteError> {
         self.write_with(path, |_| Ok(()), |_, _| {})
+    }
+
+    /// Writes the model as if all its weights were 0, which takes no room on the disk however large the model is.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn write_hollow(&self, path: &Path) -> Result<(), WriteError> {
+        let mut writer = GgufWriter::new();
+        self.add_metadata(&mut writer)?;
+        for tensor in tensors::all(self) {
+            writer.add_tensor(&tensor.name, tensor.ty, &tensor.dims)?;
+        }
+        let mut file = std::fs::File::create(path)?;
+        io::Write::write_all(&mut file, &writer.metadata())?;
+        Ok(file.set_len(writer.total_bytes())?)
     }
 
     /// Writes the model with changes: `metadata` may add and remove keys, `weights` may change the values
@@ -107,7 +131,10 @@ impl Model {
             |key: &str, value: usize| writer.set(&format!("{arch}.{key}"), value as u32);
         number("context_length", 512)?;
         number("embedding_length", self.n_embd)?;
-        number("block_count", self.n_layers)?;
+        number("block_count", self.n_layers + self.n_mtp_layers)?;
+        if self.n_mtp_layers > 0 {
+            number("nextn_predict_layers", self.n_mtp_layers)?;
+        }
         number("feed_forward_length", self.n_ff)?;
         number("attention.head_count", self.n_heads)?;
         number("attention.head_count_kv", self.n_heads)?;

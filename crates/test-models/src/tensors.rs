@@ -86,8 +86,11 @@ pub fn random_matrix(shape: MatrixShape, spectrum: Spectrum, seed: u64) -> Vec<f
 pub fn all(model: &Model) -> Vec<Tensor> {
     let (e, v) = (model.n_embd, model.n_vocab);
     let mut tensors = vec![matrix("token_embd.weight", model.other_type, e, v)];
-    for layer in 0..model.n_layers {
+    for layer in 0..model.n_layers + model.n_mtp_layers {
         tensors.extend(layer_tensors(model, layer));
+        if layer >= model.n_layers {
+            tensors.extend(mtp_tensors(model, layer));
+        }
     }
     tensors.push(norm("output_norm.weight", e));
     tensors.push(matrix("output.weight", model.other_type, e, v));
@@ -100,16 +103,45 @@ fn layer_tensors(model: &Model, layer: usize) -> Vec<Tensor> {
     let ffn = |target, d_in, d_out| {
         matrix(&FfnTensor { layer, target }.weight(), model.ffn_type, d_in, d_out)
     };
-    let mut tensors = vec![norm(&name("attn_norm"), e)];
+    let architecture = model.architecture();
+    let (norms_behind, norms_before) = (model.n_mtp_layers > 0, architecture != "exaone4");
+    let mut tensors = Vec::new();
+    if norms_before {
+        tensors.push(norm(&name("attn_norm"), e));
+    }
     for part in ["attn_q", "attn_k", "attn_v", "attn_output"] {
         tensors.push(matrix(&name(part), model.other_type, e, e));
     }
-    tensors.push(norm(&name("ffn_norm"), e));
+    if architecture == "exaone4" {
+        let d_head = e / model.n_heads;
+        tensors.extend(["attn_q_norm", "attn_k_norm"].map(|part| norm(&name(part), d_head)));
+    }
+    if norms_behind {
+        tensors.push(norm(&name("post_attention_norm"), e));
+    }
+    if norms_before {
+        tensors.push(norm(&name("ffn_norm"), e));
+    }
     if model.has_gate {
         tensors.push(ffn(Target::Gate, e, f));
     }
-    tensors.extend([ffn(Target::Up, e, f), ffn(Target::Down, f, e)]);
+    let up = if architecture == "glm4" { 2 * f } else { f };
+    tensors.extend([ffn(Target::Up, e, up), ffn(Target::Down, f, e)]);
+    if norms_behind {
+        tensors.push(norm(&name("post_ffw_norm"), e));
+    }
     tensors
+}
+
+/// What layers for multi-token prediction have besides: the next token's embedding joins the hidden state.
+fn mtp_tensors(model: &Model, layer: usize) -> [Tensor; 3] {
+    let e = model.n_embd;
+    let name = |part: &str| format!("blk.{layer}.nextn.{part}.weight");
+    [
+        matrix(&name("eh_proj"), model.other_type, 2 * e, e),
+        norm(&name("enorm"), e),
+        norm(&name("hnorm"), e),
+    ]
 }
 
 fn matrix(name: &str, ty: Type, d_in: usize, d_out: usize) -> Tensor {

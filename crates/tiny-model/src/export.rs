@@ -19,7 +19,7 @@ const CONTEXT_LENGTH: u32 = 512;
 /// # Errors
 /// [`Error::Tensor`], [`Error::Write`] or [`Error::Io`].
 pub fn write(model: &Model, path: &Path) -> Result<(), Error> {
-    let failed = |source: WriteError| Error::Write { path: path.to_owned(), source };
+    let failed = |cause: WriteError| Error::Write { path: path.to_owned(), cause };
     let mut writer = GgufWriter::new();
     add_metadata(&mut writer, &model.config()).map_err(failed)?;
     let mut data = Vec::new();

@@ -1,8 +1,11 @@
 //! Dimensions and constants of a llama model, from its metadata.
 
-use ggml::gguf::GgufFile;
+use ggml::gguf::{GgufFile, Value};
 
 use crate::TuningError;
+
+/// What the frequencies of some models are divided by.
+const FACTORS: &str = "rope_freqs.weight";
 
 /// Dimensions and constants of a model.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,9 +61,9 @@ impl Config {
         if optional("expert_count")?.is_some_and(|n| n > 0) {
             return Err(unsupported("is a mixture of experts".to_owned()));
         }
-        let scaling = file.string("llama.rope.scaling.type")?;
-        if scaling.as_deref().is_some_and(|kind| kind != "none") {
-            return Err(unsupported("scales its positions".to_owned()));
+        check_positions(file).map_err(&unsupported)?;
+        if file.bool("llama.attention.causal")? == Some(false) {
+            return Err(unsupported("looks at later tokens (llama.attention.causal)".to_owned()));
         }
         Ok(Self {
             n_layer: required("block_count")?,
@@ -74,13 +77,37 @@ impl Config {
     }
 }
 
+/// Refuses positions that are scaled, in whatever way.
+fn check_positions(file: &GgufFile) -> Result<(), String> {
+    let key = |name: &str| format!("llama.rope.{name}");
+    match file.value(&key("scaling.type")) {
+        Some(Value::String(kind)) if kind == "none" => return Ok(()),
+        Some(Value::String(kind)) if kind != "linear" => {
+            return Err(format!("scales its positions ({kind})"));
+        }
+        _ => {}
+    }
+    // Without a type, llama.cpp scales them linearly by a factor other than 0.
+    for name in [key("scaling.factor"), key("scale_linear")] {
+        match file.value(&name) {
+            None | Some(Value::F32(0.0 | 1.0)) => {}
+            Some(_) => return Err(format!("scales its positions ({name})")),
+        }
+    }
+    Ok(())
+}
+
 /// `base^(-2i / head_dim)`, divided by the factors that some models bring along.
 fn frequencies(file: &GgufFile, head_dim: usize) -> Result<Vec<f32>, TuningError> {
     let base = f64::from(file.f32("llama.rope.freq_base")?.unwrap_or(10_000.0));
     let plain = (0..head_dim / 2).map(|i| base.powf(-2.0 * i as f64 / head_dim as f64));
-    let factors = match file.tensor("rope_freqs.weight") {
+    let factors = match file.tensor(FACTORS) {
         Some(tensor) if tensor.n_elements() == head_dim / 2 => file.to_f32(tensor)?,
-        _ => vec![1.0; head_dim / 2],
+        Some(tensor) => {
+            let reason = format!("has a tensor '{FACTORS}' of {:?}", tensor.dims());
+            return Err(TuningError::Unsupported { path: file.path().to_owned(), reason });
+        }
+        None => vec![1.0; head_dim / 2],
     };
     Ok(plain.zip(factors).map(|(f, factor)| (f / f64::from(factor)) as f32).collect())
 }

@@ -1,13 +1,15 @@
-//! Why a model cannot be tuned.
+//! Why a model cannot be run or tuned.
 
 use std::path::PathBuf;
 
-/// Why a model cannot be tuned.
+/// Why a model cannot be run or tuned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TuningError {
     /// The model is of another architecture, or uses a part of it that is not known here.
-    #[error("'{path}' {reason}: only plain models of the llama architecture can be tuned")]
+    #[error(
+        "'{path}' {reason}: only plain models of the llama architecture can be run with gradients"
+    )]
     Unsupported {
         /// The model.
         path: PathBuf,
@@ -17,9 +19,17 @@ pub enum TuningError {
     /// The model file cannot be read.
     #[error(transparent)]
     Gguf(#[from] ggml::gguf::GgufError),
+    /// A token that the model does not have.
+    #[error("token {token} is not in the model's vocabulary of {n_vocab}")]
+    Token {
+        /// The token.
+        token: i32,
+        /// Size of the vocabulary.
+        n_vocab: usize,
+    },
     /// A product could not be computed: shapes that do not fit.
     #[error("the model cannot be computed: {0}")]
-    Compute(#[from] candle_core::Error),
+    Compute(candle_core::Error),
     /// The loss left the range of numbers.
     #[error("the loss is not finite at step {step}: a smaller learning rate may help")]
     Diverged {
@@ -29,4 +39,10 @@ pub enum TuningError {
     /// Asked to stop.
     #[error("stopped")]
     Stopped,
+}
+
+impl From<candle_core::Error> for TuningError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Compute(error)
+    }
 }

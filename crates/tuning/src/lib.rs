@@ -6,6 +6,7 @@
 
 mod adam;
 mod attention;
+mod check;
 mod config;
 mod costs;
 mod error;
@@ -13,14 +14,17 @@ mod layer;
 mod llama;
 mod loss;
 mod parameters;
+mod split;
 mod stream;
 mod tuner;
 mod watch;
 mod weights;
 
+pub use check::Outline;
 pub use costs::ReadFfn;
 pub use error::TuningError;
 pub use llama::{FfnWeights, Llama};
+pub use split::{machine, split_among};
 pub use stream::{LayerFfn, Stream};
 pub use tuner::{TuneParams, TuneReport, Tuner};
 pub use watch::{Seen, Watch};

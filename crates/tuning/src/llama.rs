@@ -5,6 +5,7 @@ use codec::{FfnTensor, Target};
 use ggml::gguf::GgufFile;
 
 use crate::TuningError;
+use crate::check::{EMBEDDING, OUTPUT, OUTPUT_NORM, Outline};
 use crate::config::Config;
 use crate::layer::{Layer, Rotation, linear, rms_norm};
 
@@ -28,19 +29,6 @@ pub struct Llama {
     pub(crate) output: Tensor,
     embedding: Tensor,
 }
-
-/// Tensors of a layer that are known here.
-const LAYER_TENSORS: [&str; 9] = [
-    "attn_norm",
-    "attn_q",
-    "attn_k",
-    "attn_v",
-    "attn_output",
-    "ffn_norm",
-    "ffn_gate",
-    "ffn_up",
-    "ffn_down",
-];
 
 impl FfnWeights {
     /// Takes `dense`, [d_in, d_out], in place of one matrix.
@@ -81,8 +69,7 @@ impl Llama {
     /// # Errors
     /// [`TuningError::Unsupported`], [`TuningError::Gguf`] or [`TuningError::Compute`].
     pub fn load(file: &GgufFile) -> Result<Self, TuningError> {
-        let config = Config::read(file)?;
-        check_tensors(file)?;
+        let Outline { config, .. } = Outline::of(file)?;
         let layer = |n: usize| -> Result<Layer, TuningError> {
             let get = |part: &str| tensor(file, &format!("blk.{n}.{part}.weight"));
             Ok(Layer {
@@ -95,12 +82,12 @@ impl Llama {
             })
         };
         let layers = (0..config.n_layer).map(layer).collect::<Result<_, _>>()?;
-        let embedding = tensor(file, "token_embd.weight")?;
-        let output = match file.tensor("output.weight") {
-            Some(_) => tensor(file, "output.weight")?,
+        let embedding = tensor(file, EMBEDDING)?;
+        let output = match file.tensor(OUTPUT) {
+            Some(_) => tensor(file, OUTPUT)?,
             None => embedding.clone(),
         };
-        let output_norm = tensor(file, "output_norm.weight")?;
+        let output_norm = tensor(file, OUTPUT_NORM)?;
         Ok(Self { config, layers, output_norm, output, embedding })
     }
 
@@ -155,21 +142,6 @@ impl Llama {
             (0..tokens).flat_map(|t| self.config.frequencies.iter().map(move |f| t as f32 * f));
         let angles = Tensor::from_iter(angles, &Device::Cpu)?.reshape((tokens, pairs))?;
         Ok(Rotation { cos: angles.cos()?, sin: angles.sin()? })
-    }
-}
-
-/// Refuses layers that hold more than is computed here: biases, experts, further norms.
-fn check_tensors(file: &GgufFile) -> Result<(), TuningError> {
-    let known = |name: &str| match name.strip_prefix("blk.").and_then(|r| r.split_once('.')) {
-        None => true,
-        Some((_, part)) => part.strip_suffix(".weight").is_some_and(|p| LAYER_TENSORS.contains(&p)),
-    };
-    match file.tensors().iter().find(|t| !known(t.name())) {
-        None => Ok(()),
-        Some(tensor) => Err(TuningError::Unsupported {
-            path: file.path().to_owned(),
-            reason: format!("has a tensor '{}'", tensor.name()),
-        }),
     }
 }
 

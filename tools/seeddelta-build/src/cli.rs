@@ -80,15 +80,16 @@ pub struct Cli {
     )]
     pub policy: Option<PolicySource>,
 
-    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all but those for multi-token
+    /// prediction, which no text runs through]
     #[arg(long, value_name = "LIST")]
     pub layers: Option<LayerList>,
 
-    /// Matrices: a list of gate, up, down
-    #[arg(long, value_name = "LIST", value_delimiter = ',', default_values_t = [Target::Gate, Target::Up])]
-    pub targets: Vec<Target>,
+    /// Matrices: a list of gate, up, down [default: gate and up, where the model has them]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    pub targets: Option<Vec<Target>>,
 
-    /// Importance matrix of llama-imatrix (GGUF): base, delta and the recorded gap weigh the error of input
+    /// Importance matrix of llama-imatrix (GGUF or .dat): base, delta and the recorded gap weigh the error of input
     /// i with its mean square E[x_i^2]
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,
@@ -103,6 +104,9 @@ pub struct Cli {
 
 /// The base unless another one is given.
 pub const DEFAULT_BASE: &str = "lowrank:16";
+
+/// The matrices unless others are given.
+pub const DEFAULT_TARGETS: [Target; 2] = [Target::Gate, Target::Up];
 
 /// Where a policy comes from.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
 use seeddelta::Choice;
 
 use crate::NAME;
-use crate::cli::{Cli, DEFAULT_BASE, DeltaChoice, PolicySource};
+use crate::cli::{Cli, DEFAULT_BASE, DEFAULT_TARGETS, DeltaChoice, PolicySource};
 use crate::method::{Choices, SeedDeltaMethod};
 use crate::{policy, search};
 
@@ -19,23 +19,46 @@ const SHAPING: Shaping = Shaping { eps: 0.001, power: 1.0 };
 ///
 /// # Panics
 /// If there is no input.
-pub fn job(cli: Cli) -> Result<Job, Error> {
-    let (choices, selection) = choices(&cli)?;
-    check_overrides(&cli)?;
+pub fn job(cli: &Cli) -> Result<Job, Error> {
+    check_overrides(cli)?;
+    let tensors = match &cli.policy {
+        None => return Ok(job_of(cli, same_for_all(cli)?)),
+        Some(PolicySource::Auto) => {
+            // The search takes as long as many builds: what one of them would refuse is refused before it.
+            if search::kept(cli).is_none() {
+                job_of(cli, same_for_all(cli)?).check()?;
+            }
+            search::policy(cli)?
+        }
+        Some(PolicySource::File(path)) => {
+            if cli.base.is_some() || cli.layers.is_some() {
+                let reason = "a file decides alone: leave out --base and --layers".to_owned();
+                return Err(Error::Selection { flag: "--policy", reason });
+            }
+            prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
+            policy::read(path)?
+        }
+    };
+    let named = tensors.keys().copied().collect();
+    let selection = Selection { tensors: Some(named), ..Selection::default() };
+    Ok(job_of(cli, (Choices::Policy(tensors), selection)))
+}
+
+fn job_of(cli: &Cli, (choices, selection): (Choices, Selection)) -> Job {
     let method = SeedDeltaMethod { choices, base_type: cli.base_type, row_scale: cli.row_scale };
-    Ok(Job {
+    Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
         kind: "seeddelta",
         n_threads: cli.running.n_threads(),
         existing: cli.running.existing(),
         checkpoint_every: cli.running.checkpoint_every as usize,
-        input: cli.files.input.expect("clap demands it"),
-        output: cli.files.output,
-        report_json: cli.files.report_json,
+        input: cli.files.input.clone().expect("clap demands it"),
+        output: cli.files.output.clone(),
+        report_json: cli.files.report_json.clone(),
         method: Box::new(method),
         selection,
-        imatrix: cli.imatrix.map(|path| (path, SHAPING)),
+        imatrix: cli.imatrix.clone().map(|path| (path, SHAPING)),
         calib: None,
         options: BuildOptions {
             gap_tol: cli.dense.gap_tol,
@@ -44,7 +67,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
             eval_plain: false,
         },
         seed: 0,
-    })
+    }
 }
 
 /// Checks that overrides name layers of the model.
@@ -60,23 +83,6 @@ fn check_overrides(cli: &Cli) -> Result<(), Error> {
     }
 }
 
-fn choices(cli: &Cli) -> Result<(Choices, Selection), Error> {
-    let tensors = match &cli.policy {
-        None => return same_for_all(cli),
-        Some(PolicySource::Auto) => search::policy(cli)?,
-        Some(PolicySource::File(path)) => {
-            if cli.base.is_some() || cli.layers.is_some() {
-                let reason = "a file decides alone: leave out --base and --layers".to_owned();
-                return Err(Error::Selection { flag: "--policy", reason });
-            }
-            prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
-            policy::read(path)?
-        }
-    };
-    let named = tensors.keys().copied().collect();
-    Ok((Choices::Policy(tensors), Selection { tensors: Some(named), ..Selection::default() }))
-}
-
 fn same_for_all(cli: &Cli) -> Result<(Choices, Selection), Error> {
     let delta_k = if cli.delta == DeltaChoice::None { 0 } else { cli.delta_k };
     if delta_k == 0 && cli.delta == DeltaChoice::Coo {
@@ -87,7 +93,8 @@ fn same_for_all(cli: &Cli) -> Result<(Choices, Selection), Error> {
     let all = Choice { base: cli.base.clone().unwrap_or_else(base), delta_k };
     let selection = Selection {
         layers: cli.layers.clone(),
-        targets: Some(cli.targets.clone()),
+        targets: cli.targets.clone(),
+        default_targets: DEFAULT_TARGETS.to_vec(),
         ..Selection::default()
     };
     Ok((Choices::Flags(all, cli.overrides.clone()), selection))

@@ -24,6 +24,6 @@ fn main() -> ExitCode {
     let is_dry_run = cli.running.dry_run;
     builder::conclude(
         NAME,
-        config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
+        config::job(&cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
     )
 }

@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use builder::{LayerList, Method, Settings};
-use codec::{Codec, FfnTensor, MatrixShape, Target};
+use builder::{LayerList, Method, PlanItem, Settings};
+use codec::{Codec, FfnTensor, MatrixShape, Target, keys};
 use seeddelta::{BaseType, Choice, Delta, PartSpec, SeedDeltaCodec};
-
-/// The scheme's name in the file.
-const SCHEME: &str = "seeddelta";
 
 /// Other parameters for some tensors, as typed: `LAYERS[:TARGETS]=BASE@K`.
 #[derive(Clone, Debug)]
@@ -95,11 +92,18 @@ impl SeedDeltaMethod {
 
 impl Method for SeedDeltaMethod {
     fn scheme(&self) -> &'static str {
-        SCHEME
+        keys::SEEDDELTA
     }
 
     fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec> {
         Box::new(self.parameters(tensor))
+    }
+
+    fn smaller(&self, _items: &[&PlanItem]) -> String {
+        match self.choices {
+            Choices::Flags(..) => "use a smaller --base or --delta-k".to_owned(),
+            Choices::Policy(_) => "use smaller bases or delta_k in the --policy".to_owned(),
+        }
     }
 
     /// Each part of the base with its size (1 where it has none), and K.

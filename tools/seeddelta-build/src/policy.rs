@@ -13,10 +13,10 @@ use seeddelta::Choice;
 /// # Errors
 /// [`Error::Io`], or [`Error::Selection`] naming the file and what is wrong in it.
 pub fn read(path: &Path) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
-    let text = fs::read(path).map_err(|source| Error::Io {
+    let text = fs::read(path).map_err(|cause| Error::Io {
         path: path.to_owned(),
         action: "read",
-        source,
+        cause,
     })?;
     by_tensor::policy(&text).map_err(|reason| Error::Selection {
         flag: "--policy",

@@ -17,15 +17,13 @@ use crate::policy;
 /// The policy for `cli`: the one that an earlier run left beside the output where `--resume` is given, else a
 /// new one, which is left there for it.
 pub fn policy(cli: &Cli) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
-    let output = cli.files.output.as_deref();
-    let kept = output.map(|path| files::beside(path, ".policy.json"));
-    if let Some(path) = kept.as_deref().filter(|p| p.is_file())
-        && cli.running.existing() == Existing::Resume
-    {
-        return policy::read(path);
+    if let Some(path) = kept(cli) {
+        return policy::read(&path);
     }
-    if let Some(path) = output {
-        check(cli, path)?;
+    let output = cli.files.output.as_deref();
+    let kept = output.map(beside);
+    if let Some(path) = &kept {
+        prepare::check_output(path)?;
     }
     let folder = Folder::new(output)?;
     let json = search(cli, &folder.0).map_err(refuse)?.ok_or_else(|| {
@@ -37,16 +35,19 @@ pub fn policy(cli: &Cli) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
     by_tensor::policy(json.as_bytes()).map_err(refuse)
 }
 
-fn refuse(reason: impl Into<String>) -> Error {
-    Error::Selection { flag: "--policy auto", reason: reason.into() }
+/// The policy of an earlier run, if this one is to go on with it.
+pub fn kept(cli: &Cli) -> Option<PathBuf> {
+    let path = beside(cli.files.output.as_deref()?);
+    (cli.running.existing() == Existing::Resume && path.is_file()).then_some(path)
 }
 
-/// What the build would refuse anyway, before the long search.
-fn check(cli: &Cli, output: &Path) -> Result<(), Error> {
-    if cli.running.existing() == Existing::Refuse && output.exists() {
-        return Err(Error::Exists { path: output.to_owned() });
-    }
-    prepare::check_output(output)
+/// Where the policy for `output` is left.
+fn beside(output: &Path) -> PathBuf {
+    files::beside(output, ".policy.json")
+}
+
+fn refuse(reason: impl Into<String>) -> Error {
+    Error::Selection { flag: "--policy auto", reason: reason.into() }
 }
 
 /// Where the forms are made, one after the other; each is about as large as the model.
@@ -58,10 +59,10 @@ impl Folder {
         let path = output.map_or(default, |o| files::beside(o, ".seeddelta-trials"));
         // A killed search may have left it.
         let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).map_err(|source| Error::Io {
+        fs::create_dir_all(&path).map_err(|cause| Error::Io {
             path: path.clone(),
             action: "make the folder",
-            source,
+            cause,
         })?;
         Ok(Self(path))
     }

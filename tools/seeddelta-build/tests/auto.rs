@@ -88,6 +88,18 @@ fn what_is_wrong_is_said_before_the_search() {
     fs::write(path("calib.txt"), text(2)).unwrap();
     refused(&format!("{MATERIAL} --layers 7"), 1, "--layers 7");
     refused(&format!("{MATERIAL} --layers 0"), 1, "no layer can be coded");
+    // What a build would refuse is refused without a search.
+    fs::create_dir(path("report")).unwrap();
+    let at_once = |flags: &str, part: &str| {
+        let said = command(folder.path(), &format!("{MATERIAL} {flags}")).assert().code(1);
+        let text = String::from_utf8(said.get_output().stderr.clone()).unwrap();
+        assert!(text.lines().count() == 1 && text.contains(part), "{text}");
+    };
+    at_once("--report-json report", "name a file");
+    at_once("--imatrix none.gguf", "none.gguf");
+    fs::create_dir(path("out.gguf.seeddelta-work")).unwrap();
+    at_once("", "already exists");
+    fs::remove_dir(path("out.gguf.seeddelta-work")).unwrap();
     fs::write(path("out.gguf"), "mine").unwrap();
     command(folder.path(), MATERIAL).assert().code(1).stderr(predicate::str::contains("--force"));
     assert_eq!(fs::read(path("out.gguf")).unwrap(), b"mine");

@@ -104,6 +104,11 @@ fn a_model_without_a_gate_is_coded_where_it_can_be() {
     let fixture = Fixture::new();
     let path = fixture.0.path().join("model.gguf");
     Model { has_gate: false, ..Model::default() }.write(&path).unwrap();
-    fixture.refused("", 1, &["--targets", "no ffn_gate"]);
+    fixture.refused("--targets gate,up", 1, &["--targets", "no ffn_gate"]);
     fixture.command("--targets up,down --base diagonal").assert().success();
+    // By default what there is of gate and up.
+    fixture.command("--base diagonal --force").assert().success();
+    let coded: Vec<String> = fixture.open().schemes().keys().map(ToString::to_string).collect();
+    assert_eq!(coded, ["blk.0.ffn_up", "blk.1.ffn_up"]);
+    assert!(fixture.open().tensor("blk.0.ffn_down.weight").is_some());
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use ggml::gguf::GgufFile;
 use seeddelta_lab::auto::Auto;
 use seeddelta_lab::bench::{Bench, RunResult};
 use seeddelta_lab::measure::Outcome;
@@ -22,7 +23,7 @@ pub struct Record<'a> {
     pub llama_cpp: &'static str,
     /// Arguments with their effective values.
     pub arguments: &'a Cli,
-    /// SHA-256 of every input.
+    /// SHA-256 of every input, of every file that the model is in.
     pub sha256: Vec<(PathBuf, String)>,
     /// Unit and values of the context lengths.
     pub contexts: (&'static str, Vec<usize>),
@@ -44,7 +45,8 @@ impl<'a> Record<'a> {
         runs: Vec<RunResult>,
         auto: Option<Auto>,
     ) -> Result<Self> {
-        let mut inputs = vec![cli.model.clone()];
+        let model = GgufFile::open(&cli.model)?;
+        let mut inputs: Vec<PathBuf> = model.paths().map(Path::to_owned).collect();
         inputs.extend(cli.material.files());
         let hashed = inputs.into_iter().map(|path| Ok((path.clone(), sha256(&path)?)));
         Ok(Self {

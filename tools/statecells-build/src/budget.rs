@@ -175,10 +175,10 @@ impl Sensitivity {
             flag: "--sensitivity",
             reason: format!("{}: {reason}", path.display()),
         };
-        let text = std::fs::read(path).map_err(|source| Error::Io {
+        let text = std::fs::read(path).map_err(|cause| Error::Io {
             path: path.to_owned(),
             action: "read",
-            source,
+            cause,
         })?;
         let factors = by_tensor::sensitivities(&text).map_err(refuse)?;
         let sha256 = builder::files::sha256(&mut text.as_slice(), |_| Ok(()));

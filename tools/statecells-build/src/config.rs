@@ -42,7 +42,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         selection: Selection {
             layers: cli.selection.layers,
             targets: cli.selection.targets,
-            tensors: None,
+            ..Selection::default()
         },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
         calib: cli.imatrix.calib.map(|path| (path, shaping)),

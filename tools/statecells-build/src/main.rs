@@ -28,6 +28,8 @@ fn main() -> ExitCode {
     }
     if cli.sections.tune.is_some() || cli.sections.sequential.is_some() {
         builder::keep_freed_memory();
+        // SAFETY: no other thread has been started.
+        unsafe { ::tuning::split_among(cli.running.n_threads()) };
     }
     builder::conclude(
         NAME,

@@ -46,6 +46,10 @@ impl Method for GlobalMethod {
         Box::new(GlobalCodec::new(self.params(tensor).clone()))
     }
 
+    fn smaller(&self, _items: &[&PlanItem]) -> String {
+        "use a smaller --dict-M or --dict-k".to_owned()
+    }
+
     fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings {
         let params = self.params(tensor);
         let values = [(M, params.n_atoms(shape)), (K, params.k)];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use builder::{
     Allocation, Encoded, Encoding, Error, Interrupt, Method, PlanItem, Recapture, Reporter,
-    Settings, Source, Survey, Tunable, Tuned,
+    Settings, Source, Survey, Tunable, Tuned, bits_per_weight,
 };
 use calibration::{CalibratedInput, Calibration, Fitted};
 use codec::{
@@ -14,7 +14,7 @@ use codec::{
 use ggml::gguf::Value;
 use statecells::Scheme;
 use statecells::sections::{
-    HeldOut, Moment, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink,
+    HeldOut, MAX_SECTIONS, Moment, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink,
 };
 
 use ::tuning::TuneParams;
@@ -43,6 +43,9 @@ pub struct ModelSteps {
     /// Orders the text that is tuned on.
     pub seed: u64,
 }
+
+/// What decides about tuning, which comes after everything else.
+const TUNE_FLAGS: [&str; 3] = ["--tune", "--tune-contexts", "--tune-rate"];
 
 /// Inputs of a span where the whole second moment would be too large: 4096^2 entries are 64 MB.
 const SPAN: usize = 4096;
@@ -169,6 +172,25 @@ impl Method for SectionsMethod {
         Ok(Encoded { sidecars, shrink: Some(share) })
     }
 
+    fn smaller(&self, items: &[&PlanItem]) -> String {
+        let source: u64 = items.iter().map(|i| i.source_bytes).sum();
+        let n_weights: u64 = items.iter().map(|i| i.shape.n_weights() as u64).sum();
+        let bytes = |sections: usize| {
+            let params = SectionsParams { sections, ..self.params.clone() };
+            let of = |i: &&PlanItem| codec::n_bytes(&params.sidecars(i.shape).ok()?);
+            items.iter().map(of).sum::<Option<usize>>()
+        };
+        let is_small = |s: &usize| bytes(*s).is_some_and(|n| (n as u64) < source);
+        match (1..=MAX_SECTIONS).rev().find(is_small) {
+            Some(s) if self.budget.is_none() => format!("use --S {s} or less"),
+            Some(_) => {
+                let bits = bits_per_weight(source, n_weights);
+                format!("use --bpw below {bits:.2} or a larger --target-saving")
+            }
+            None => "leave them out by --targets or --layers, no --S is small enough".to_owned(),
+        }
+    }
+
     fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings {
         let sections = self.params_for(tensor).sections;
         let mut settings = Settings::from([("S".to_owned(), sections as u64)]);
@@ -209,9 +231,8 @@ impl Method for SectionsMethod {
             set("--token-weights", sequential.weights.to_string());
         }
         if let Some(tune) = &self.steps.tune {
-            set("--tune", tune.steps.to_string());
-            set("--tune-contexts", tune.contexts.to_string());
-            set("--tune-rate", tune.rate.to_string());
+            let values = [tune.steps.to_string(), tune.contexts.to_string(), tune.rate.to_string()];
+            TUNE_FLAGS.into_iter().zip(values).for_each(|(flag, value)| _ = set(flag, value));
         }
         arguments
     }
@@ -227,6 +248,31 @@ impl Method for SectionsMethod {
     ) -> Result<Vec<Sidecar>, CodecError> {
         let reason = "a file of another scheme cannot grow into sections".to_owned();
         Err(CodecError::Sidecar { suffix: "codes", reason })
+    }
+
+    fn check(
+        &self,
+        source: &Source,
+        calibration: Option<&Calibration>,
+        tensors: &[FfnTensor],
+    ) -> Result<(), Error> {
+        match calibration {
+            Some(calibration) => tuning::check(&self.steps, (source, calibration), tensors),
+            None => Ok(()),
+        }
+    }
+
+    /// Running the model is candle's work, which goes by the cache. With a calibration that may follow at any time.
+    fn machine(&self) -> Option<String> {
+        self.moments.is_some().then(::tuning::machine)
+    }
+
+    fn is_later_step(&self, flag: &str) -> bool {
+        TUNE_FLAGS.contains(&flag)
+    }
+
+    fn depends_on_earlier(&self) -> bool {
+        self.steps.sequential.is_some()
     }
 
     fn needs_text_only(&self) -> bool {

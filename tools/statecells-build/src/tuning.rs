@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use ::tuning::{FfnWeights, LayerFfn, Llama, Stream, TuneParams, Tuner, TuningError, Watch};
+use ::tuning::{
+    FfnWeights, LayerFfn, Llama, Outline, Stream, TuneParams, Tuner, TuningError, Watch,
+};
 use builder::progress::Eta;
 use builder::{
     Decoded, Error, Interrupt, Recapture, Recaptured, Reporter, Source, Tunable, Tuned,
@@ -16,6 +18,8 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use statecells::sections::SectionsParts;
+
+use crate::sections_method::ModelSteps;
 
 /// Held-out inputs kept one by one of every recaptured matrix.
 const HOLD_OUT_SAMPLES: u64 = 512;
@@ -36,22 +40,69 @@ fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
     }
 }
 
-/// All contexts behind `calibration`, in order.
-fn contexts(
-    flag: &'static str,
-    calibration: &Calibration,
-) -> Result<Vec<(PassageKind, Vec<u32>)>, Error> {
-    let record = calibration.record();
-    if record.tokens.is_empty() {
-        let reason = format!(
-            "{} does not hold the tokens it was made from: make it again with statecells-calib",
-            calibration.path().display()
-        );
-        return Err(Error::Method { flag, reason });
+/// Checks all that can be known of [`tune`] and [`Sequential`] before they are begun, for `tensors` of `source`.
+///
+/// # Errors
+/// [`Error::Method`] with the flag of the step that cannot be done.
+pub fn check(
+    steps: &ModelSteps,
+    (source, calibration): (&Source, &Calibration),
+    tensors: &[FfnTensor],
+) -> Result<(), Error> {
+    let n_tokens = calibration.record().tokens.len();
+    let flags = [(SEQUENTIAL, steps.sequential.is_some()), (TUNE, steps.tune.is_some())];
+    for (flag, _) in flags.into_iter().filter(|(_, wanted)| *wanted) {
+        check_text(flag, calibration)?;
+        let refuse = |error: TuningError| {
+            let reason = format!("{error}: leave out {flag}");
+            Error::Method { flag, reason }
+        };
+        let model = Outline::of(source.file()).map_err(refuse)?;
+        model.check_tokens(&calibration.record().tokens).map_err(|error| Error::Method {
+            flag,
+            reason: format!("{}: {error}: made for another model", calibration.path().display()),
+        })?;
+        let needed =
+            if flag == TUNE { model.tuner_bytes(tensors) } else { model.stream_bytes(n_tokens) };
+        check_memory(flag, needed, builder::memory_bytes())?;
     }
+    Ok(())
+}
+
+/// Checks that a step that needs so many bytes at least is not begun where there are fewer.
+fn check_memory(flag: &'static str, needed: u64, there: u64) -> Result<(), Error> {
+    if needed <= there {
+        return Ok(());
+    }
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let less = if flag == TUNE { "" } else { " or a calibration of less text (--tokens)" };
+    let reason = format!(
+        "needs at least {:.1} GB of memory, this machine has {:.1} with its swap space: leave it out, or take a \
+         larger machine{less}",
+        gb(needed),
+        gb(there)
+    );
+    Err(Error::Method { flag, reason })
+}
+
+/// Checks that `calibration` holds the text it was made from.
+fn check_text(flag: &'static str, calibration: &Calibration) -> Result<(), Error> {
+    if !calibration.record().tokens.is_empty() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} does not hold the tokens it was made from: make it again with statecells-calib",
+        calibration.path().display()
+    );
+    Err(Error::Method { flag, reason })
+}
+
+/// All contexts behind `calibration`, in order.
+fn contexts(calibration: &Calibration) -> Vec<(PassageKind, Vec<u32>)> {
+    let record = calibration.record();
     let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
-    let contexts = record.tokens.chunks_exact(record.n_ctx as usize).enumerate();
-    Ok(contexts.map(|(i, c)| (passage_kind(i), unsigned(c))).collect())
+    let contexts = record.tokens.chunks_exact((record.n_ctx as usize).max(1)).enumerate();
+    contexts.map(|(i, c)| (passage_kind(i), unsigned(c))).collect()
 }
 
 /// Tunes `tensors` against the model in `source`; leaves them as they are if that does not help.
@@ -66,7 +117,7 @@ pub fn tune(
     (reporter, interrupt): (&Reporter, &Interrupt),
 ) -> Result<Tuned, Error> {
     let (mut fitted, mut held_out) = (Vec::new(), Vec::new());
-    for (kind, context) in contexts(TUNE, calibration)? {
+    for (kind, context) in contexts(calibration) {
         match kind {
             PassageKind::Fitted => fitted.push(context),
             PassageKind::HeldOut => held_out.push(context),
@@ -75,7 +126,7 @@ pub fn tune(
     fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     held_out.truncate(MEASURED_CONTEXTS);
     let codec_error =
-        |tensor: FfnTensor| move |source| Error::Codec { tensor: tensor.weight(), source };
+        |tensor: FfnTensor| move |cause| Error::Codec { tensor: tensor.weight(), cause };
     let mut parts = BTreeMap::new();
     for (tensor, tunable) in &tensors {
         let read = SectionsParts::read(&tunable.sidecars, tunable.shape);
@@ -158,7 +209,7 @@ impl<'a> Sequential<'a> {
         (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
         let record = calibration.record();
-        let contexts = contexts(SEQUENTIAL, calibration)?;
+        let contexts = contexts(calibration);
         let model = Llama::load(source.file()).map_err(failed(SEQUENTIAL))?;
         let stream = Stream::new(model, contexts.iter().map(|(kind, c)| (*kind, c.as_slice())));
         Ok(Self {

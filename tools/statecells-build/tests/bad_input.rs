@@ -45,7 +45,7 @@ fn rejects_what_is_no_gguf() {
     let fixture = Fixture::small();
     for content in [&b""[..], b"GG", b"no model at all, but long enough to be read as a header"] {
         fs::write(fixture.path("model.gguf"), content).unwrap();
-        refused(&fixture, "", &["error: model.gguf", "not a GGUF file", "-i"]);
+        refused(&fixture, "", &["error: model.gguf", "not a GGUF file", "complete GGUF"]);
     }
     fails(&mut fixture.quick("-i . -o out.gguf"), 1, &["error: .: "]);
     fails(
@@ -159,7 +159,13 @@ fn rejects_models_it_cannot_code() {
     let fixture = with_metadata(|w| w.set("llama.expert_count", 8u32));
     refused(&fixture, "", &["model.gguf", "mixture of experts", "llama.expert_count = 8"]);
     let fixture = with_metadata(|w| w.set("split.count", 3u16));
-    refused(&fixture, "", &["model.gguf", "3 parts", "llama-gguf-split --merge"]);
+    refused(&fixture, "", &["model.gguf", "a part of a model", "split.no"]);
+    let fixture = with_metadata(|w| {
+        w.set("split.no", 0u16)?;
+        w.set("split.count", 3u16)?;
+        w.set("split.tensors.count", 60i32)
+    });
+    refused(&fixture, "", &["model.gguf", "first of 3 parts", "NAME-00001-of-00003.gguf"]);
     let fixture = with_metadata(|w| w.set("split.count", 1u16));
     fixture.build("out.gguf", "");
     let fixture = with_metadata(|w| w.set("general.type", "adapter"));
@@ -297,7 +303,8 @@ fn rejects_a_read_only_folder() {
     assert_eq!(fixture.names(), ["model.gguf", "program"]);
 }
 
-/// A limit on the size of files fails writes as a full disk does, without needing one.
+/// A limit on the size of files fails writes as a full disk does, without needing one; so low that the output cannot fit by
+/// its tensors alone, it is known at the start.
 fn with_file_limit(fixture: &Fixture, kib: u64, flags: &str) -> Command {
     let program = assert_cmd::cargo::cargo_bin!("statecells-build");
     let mut command = Command::new("bash");
@@ -311,18 +318,22 @@ fn with_file_limit(fixture: &Fixture, kib: u64, flags: &str) -> Command {
 fn a_disk_that_fills_up_gives_one_line_and_can_be_resumed() {
     let fixture = Fixture::small();
     succeeds(&mut fixture.quick("-i model.gguf -o expected.gguf"));
-    // The first checkpoint does not fit: no trace is left.
+    // Nothing fits: no trace is left.
     let output = with_file_limit(&fixture, 2, BUILD).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("File too large") && text.lines().count() == 1, "{text}");
+    assert!(text.contains("ulimit -f") && text.lines().count() == 1, "{text}");
     assert_eq!(fixture.names(), ["expected.gguf", "model.gguf"]);
-    // The output does not fit: finished tensors stay.
-    let output = with_file_limit(&fixture, 64, BUILD).output().unwrap();
+    // The output alone does not fit, by less than a KiB: finished tensors stay.
+    let kib = (fixture.bytes("expected.gguf").len() as u64 - 1) / 1024;
+    let output = with_file_limit(&fixture, kib, BUILD).output().unwrap();
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let last = text.lines().last().unwrap();
-    assert!(last.contains("make room, then run again with --resume"), "{text}");
+    assert!(
+        last.contains("File too large") && last.contains("the same command with --resume goes on"),
+        "{text}"
+    );
     assert!(!fixture.path("out.gguf").exists());
     assert!(!fixture.path("out.gguf.statecells-work/output.part").exists());
     succeeds(&mut fixture.quick(&format!("{BUILD} --resume")));

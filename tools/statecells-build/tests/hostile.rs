@@ -50,15 +50,37 @@ const SIGN: &str = "-i model.gguf -o out.gguf --row-scale --dict-M 8 --dict-k 2"
 #[test]
 fn bad_models() {
     let fixture = fixture();
-    for cases in [hostile::models(), hostile::structure(), hostile::truncated()] {
+    for cases in [hostile::models(), hostile::structure(), hostile::truncated(), hostile::foreign()]
+    {
         all_refused(&fixture, &cases, "model.gguf", SIGN);
     }
 }
 
 #[test]
+fn bad_parts_of_a_model() {
+    let fixture = fixture();
+    let mut faults = Vec::new();
+    for (i, parts) in hostile::parts().iter().enumerate() {
+        let folder = fixture.path(&i.to_string());
+        let path = parts.write(&folder);
+        let input = path.strip_prefix(fixture.dir()).unwrap().display();
+        let output = run(&fixture, &SIGN.replace("model.gguf", &input.to_string()));
+        let said = stderr(&output);
+        faults.extend(check::fault(&parts.case, said.strip_suffix('\n').unwrap_or(&said)));
+        if output.status.code() != Some(1) || !said.starts_with("statecells-build: error: ") {
+            faults.push(format!("{}: {}: {said}", parts.case.name, output.status));
+        }
+        assert!(!fixture.path("out.gguf").exists(), "{}", parts.case.name);
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
+#[test]
 fn bad_importance_matrices() {
     let flags = format!("{SIGN} --imatrix imatrix.gguf");
-    all_refused(&fixture(), &hostile::imatrices(), "imatrix.gguf", &flags);
+    for cases in [hostile::imatrices(), hostile::old_imatrices()] {
+        all_refused(&fixture(), &cases, "imatrix.gguf", &flags);
+    }
 }
 
 #[test]
@@ -72,9 +94,11 @@ fn bad_sensitivities() {
 fn the_intact_files_are_taken() {
     let fixture = fixture();
     std::fs::write(fixture.path("imatrix.gguf"), good::imatrix().bytes()).unwrap();
+    std::fs::write(fixture.path("old.dat"), good::old_imatrix()).unwrap();
     std::fs::write(fixture.path("s.json"), good::SENSITIVITY).unwrap();
     for flags in [
         format!("{SIGN} --imatrix imatrix.gguf"),
+        format!("{SIGN} --imatrix old.dat --force"),
         "-i model.gguf -o sections.gguf --bpw 7 --sensitivity s.json".to_owned(),
     ] {
         let output = run(&fixture, &flags);

@@ -3,8 +3,9 @@
 mod common;
 
 use builder::report::{BuildReport, Origin};
+use builder::table::bytes;
 use codec::{Codec, FfnTensor, Sidecar, Target, keys};
-use common::{Fixture, QUICK, fails, stdout, succeeds};
+use common::{Fixture, QUICK, fails, stderr, stdout, succeeds};
 use ggml::Type;
 use ggml::gguf::GgufFile;
 use statecells::{GlobalCodec, GlobalParams};
@@ -336,4 +337,41 @@ fn wrong_usage_exits_with_2() {
         assert_eq!(output.status.code(), Some(2), "{flags}");
     }
     fails(&mut fixture.quick("-i none.gguf -o o.gguf"), 1, &["error: none.gguf", "check the path"]);
+}
+
+/// Codes that are larger than a small source are announced before the work, group by group, with a way out that works.
+#[test]
+fn a_source_of_few_bits_is_warned_of_before_it_grows() {
+    let model =
+        Model { n_layers: 1, n_embd: 256, n_ff: 1024, ffn_type: Type::Q2_K, ..Model::default() };
+    let fixture = Fixture::new(&model);
+    let warnings = |flags: &str| {
+        let output = succeeds(&mut fixture.plain(&format!("-i model.gguf {flags}")));
+        let text = stderr(&output);
+        let warned = text.lines().filter(|l| l.contains("warning: coding makes"));
+        (warned.map(str::to_owned).collect::<Vec<String>>(), stdout(&output))
+    };
+    let (found, table) = warnings("--dry-run --S 6");
+    assert_eq!(found.len(), 3, "{found:?}");
+    let n = 256 * 1024;
+    for part in [
+        "statecells-build: warning: coding makes ffn_gate no smaller: 1 matrix of q2_K, 2.62 bits",
+        &format!("bytes instead of {}", bytes(n / 256 * 84)),
+        "a source of more bits per weight",
+    ] {
+        assert!(found[0].contains(part), "{part} is not in: {}", found[0]);
+    }
+    assert!(table.contains("Saved: -"), "{table}");
+    // What it names is small enough, and the next larger is not.
+    let (_, rest) = found[0].split_once("use --S ").expect("a number of sections");
+    let most: usize = rest.split(' ').next().unwrap().parse().unwrap();
+    assert!(warnings(&format!("--dry-run --S {most} --targets gate")).0.is_empty());
+    assert_eq!(warnings(&format!("--dry-run --S {} --targets gate", most + 1)).0.len(), 1);
+    // The build itself says so first.
+    let (found, _) = warnings("-o out.gguf --S 6 --rounds 0 --beam 1 --targets down");
+    assert_eq!(found.len(), 1);
+    let (found, _) = warnings("--dry-run --scheme sign --dict-M 4000");
+    assert!(found[0].contains("smaller --dict-M or --dict-k"), "{found:?}");
+    let (found, _) = warnings("--dry-run --bpw 5 -t 2 --targets up");
+    assert!(found[0].contains("--bpw below 2.62"), "{found:?}");
 }

@@ -5,7 +5,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use builder::report::BuildReport;
+use builder::report::{BuildReport, Origin};
 use common::calibration::{Made, write_calibration};
 use common::{Fixture, fails, stdout, succeeds};
 use ggml::gguf::GgufFile;
@@ -89,6 +89,216 @@ fn threads_and_kills_do_not_change_the_bytes() {
     // There is nothing left to do.
     build(&fixture, "killed.gguf", &format!("{flags} -t 1 --resume"));
     assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
+}
+
+/// Runs a build until it says `line`, and kills it.
+fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
+    let mut child = fixture
+        .plain(&format!("{BUILD} -o {output} {flags}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|said| said.contains(line)), "'{line}' was not said");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!fixture.path(output).exists());
+}
+
+#[test]
+fn tuning_may_be_left_out_or_changed_once_everything_is_coded() {
+    let fixture = fixture();
+    build(&fixture, "plain.gguf", "");
+    build(&fixture, "other.gguf", "--tune 4 --tune-contexts 2 --tune-rate 0.01");
+    let tune = "--tune 4000 --tune-contexts 2";
+    killed_at(&fixture, "out.gguf", tune, "tuning step 2 of 4000");
+    // Everything else must be as it was.
+    let text = common::stderr(
+        &fixture.plain(&format!("{BUILD} -o out.gguf --resume --rounds 2")).output().unwrap(),
+    );
+    assert!(text.contains("cannot be used multiple times"), "{text}");
+    let other = BUILD.replace("--rounds 1", "--rounds 2");
+    let mut other = fixture.plain(&format!("{other} -o out.gguf --resume"));
+    fails(&mut other, 1, &["--rounds is 2", "was made with 1"]);
+    let says = build_report(&fixture, "out.gguf", "--resume");
+    assert!(says.tensors.iter().all(|t| t.origin == Origin::Checkpoint));
+    assert!(fixture.bytes("out.gguf") == fixture.bytes("plain.gguf"));
+    std::fs::remove_file(fixture.path("out.gguf")).unwrap();
+    killed_at(&fixture, "out.gguf", tune, "tuning step 2 of 4000");
+    build(&fixture, "out.gguf", "--resume --tune 4 --tune-contexts 2 --tune-rate 0.01");
+    assert!(fixture.bytes("out.gguf") == fixture.bytes("other.gguf"));
+    // A step may also be added where there is no output yet, but not to one that is complete.
+    let mut complete = fixture.plain(&format!("{BUILD} -o plain.gguf --resume --tune 4"));
+    fails(&mut complete, 1, &["--tune is 4", "was made with not set"]);
+}
+
+fn build_report(fixture: &Fixture, output: &str, flags: &str) -> BuildReport {
+    build(fixture, output, &format!("{flags} --report-json r.json"));
+    serde_json::from_slice(&fixture.bytes("r.json")).unwrap()
+}
+
+#[test]
+fn tuned_tensors_are_kept_beside_those_that_they_were_made_from() {
+    let fixture = fixture();
+    let tune = "--tune 300 --tune-contexts 2";
+    build(&fixture, "plain.gguf", "");
+    build(&fixture, "tuned.gguf", tune);
+    // A model that changes under way is told of at the end, when everything is tuned and stored.
+    let model = fixture.bytes("model.gguf");
+    let mut child = fixture
+        .plain(&format!("{BUILD} -o out.gguf {tune}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("tuning step 2 of 300")));
+    std::fs::write(fixture.path("longer.gguf"), [&model[..], b"more"].concat()).unwrap();
+    std::fs::rename(fixture.path("longer.gguf"), fixture.path("model.gguf")).unwrap();
+    let last = lines.last().unwrap();
+    assert!(child.wait().unwrap().code() == Some(1) && last.contains("changed while"), "{last}");
+    std::fs::write(fixture.path("model.gguf"), &model).unwrap();
+    let work = fixture.path("out.gguf.statecells-work");
+    let named = |extension: &str| {
+        let entries = std::fs::read_dir(&work).unwrap().map(|e| e.unwrap().path());
+        entries.filter(|p| p.extension().is_some_and(|e| e == extension)).count()
+    };
+    assert_eq!((named("tensor"), named("tuned")), (6, 6));
+    let copy = |from: &str, to: &str| {
+        let from = fixture.path(from);
+        std::fs::create_dir_all(fixture.path(to)).unwrap();
+        for file in std::fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
+            std::fs::copy(file.path(), fixture.path(to).join(file.file_name())).unwrap();
+        }
+    };
+    for other in ["less.gguf", "part.gguf"] {
+        copy("out.gguf.statecells-work", &format!("{other}.statecells-work"));
+    }
+    // All of them are there: nothing is done again.
+    let report = build_report(&fixture, "out.gguf", &format!("{tune} --resume"));
+    assert!(report.tensors.iter().all(|t| t.origin == Origin::Checkpoint));
+    assert!(fixture.bytes("out.gguf") == fixture.bytes("tuned.gguf"));
+    // One is missing, as after a kill while they were stored: all are tuned again, none is coded again.
+    let part = fixture.path("part.gguf.statecells-work");
+    std::fs::remove_file(part.join("blk.1.ffn_up.tuned")).unwrap();
+    let command = format!("{BUILD} -o part.gguf {tune} --resume");
+    let text = common::stderr(&succeeds(&mut fixture.plain(&command)));
+    assert!(text.contains("tuning step 300 of 300") && !text.contains("[1/"), "{text}");
+    assert!(fixture.bytes("part.gguf") == fixture.bytes("tuned.gguf"));
+    // Without tuning, what was tuned is left.
+    build(&fixture, "less.gguf", "--resume");
+    assert!(fixture.bytes("less.gguf") == fixture.bytes("plain.gguf"));
+}
+
+fn three_layers() -> Fixture {
+    let fixture = Fixture::new(&Model { n_layers: 3, ..Model::default() });
+    write_calibration(&fixture, "calib.gguf", Made { n_layers: 3, ..calibration_of(40) });
+    fixture
+}
+
+#[test]
+fn a_sequential_file_grows_behind_what_is_finished_and_not_in_front_of_it() {
+    let fixture = three_layers();
+    let flags = "--sequential 1";
+    build(&fixture, "all.gguf", flags);
+    build(&fixture, "out.gguf", &format!("{flags} --layers 1"));
+    let before = fixture.bytes("out.gguf");
+    let says = ["out.gguf", "blk.1.ffn_down is finished", "blk.0.ffn_gate", "--force"];
+    for more in ["--layers 0-2", "--layers 0 --targets down", ""] {
+        for dry in ["", "--dry-run"] {
+            let command = format!("{BUILD} -o out.gguf {flags} {more} --resume {dry}");
+            fails(&mut fixture.plain(&command), 1, &says[..2]);
+        }
+    }
+    let command = format!("{BUILD} -o out.gguf {flags} --resume");
+    fails(&mut fixture.plain(&command), 1, &says);
+    assert!(fixture.bytes("out.gguf") == before);
+    build(&fixture, "out.gguf", &format!("{flags} --layers 2 --resume"));
+    build(&fixture, "behind.gguf", &format!("{flags} --layers 1-2"));
+    assert!(fixture.bytes("out.gguf") == fixture.bytes("behind.gguf"));
+    // From the front it grows to what one run would have written.
+    build(&fixture, "front.gguf", &format!("{flags} --layers 0"));
+    build(&fixture, "front.gguf", &format!("{flags} --layers 0-1 --resume"));
+    build(&fixture, "front.gguf", &format!("{flags} --resume"));
+    assert!(fixture.bytes("front.gguf") == fixture.bytes("all.gguf"));
+    // The same for a run that was killed.
+    killed_at(&fixture, "killed.gguf", &format!("{flags} --layers 1-2"), "[2/6] blk.1.ffn_up");
+    let command = format!("{BUILD} -o killed.gguf {flags} --resume");
+    fails(&mut fixture.plain(&command), 1, &["blk.0.ffn_gate", "in front of it"]);
+    build(&fixture, "killed.gguf", &format!("{flags} --layers 1-2 --resume"));
+    assert!(fixture.bytes("killed.gguf") == fixture.bytes("behind.gguf"));
+}
+
+#[test]
+fn recorded_gaps_are_taken_over_as_they_are() {
+    let fixture = three_layers();
+    let flags = "--sequential 1";
+    let gaps = |report: &BuildReport| -> Vec<f64> {
+        report.tensors.iter().map(|t| t.gap_recorded.unwrap()).collect()
+    };
+    let free = gaps(&build_report(&fixture, "free.gguf", flags));
+    // All of them pass, by nothing: any other yardstick would make some of them too large.
+    let largest = free.iter().copied().fold(0.0, f64::max);
+    let flags = format!("{flags} --gap-tol {}", largest * 1.000_001);
+    let one = build_report(&fixture, "one.gguf", &flags);
+    assert!(one.totals.n_dense == 0 && gaps(&one) == free);
+    build(&fixture, "out.gguf", &format!("{flags} --layers 0-1"));
+    let grown = build_report(&fixture, "out.gguf", &format!("{flags} --resume"));
+    assert_eq!(gaps(&grown), free);
+    assert_eq!(grown.tensors.iter().filter(|t| t.origin == Origin::Output).count(), 6);
+    assert!(fixture.bytes("out.gguf") == fixture.bytes("one.gguf"));
+    // Without a tolerance as well: the gap is part of the file.
+    let flags = "--sequential 1";
+    build(&fixture, "grown.gguf", &format!("{flags} --layers 0-1"));
+    build(&fixture, "grown.gguf", &format!("{flags} --resume"));
+    assert!(fixture.bytes("grown.gguf") == fixture.bytes("free.gguf"));
+}
+
+/// Products large enough that they are split.
+#[test]
+fn neither_threads_nor_the_environment_change_the_bytes() {
+    let model = Model { n_embd: 128, n_ff: 768, n_vocab: 1200, ..Model::default() };
+    let fixture = fixture_of(&model, 20);
+    let flags = "--tune 3 --sequential 1 --token-weights curvature";
+    build(&fixture, "one.gguf", &format!("{flags} -t 1"));
+    for (threads, split) in [("2", "1"), ("3", "7"), ("8", "2")] {
+        let command = format!("{BUILD} -o out.gguf --force {flags} -t {threads}");
+        succeeds(fixture.plain(&command).env("RAYON_NUM_THREADS", split));
+        assert!(fixture.bytes("out.gguf") == fixture.bytes("one.gguf"), "-t {threads}, {split}");
+    }
+}
+
+#[test]
+fn another_kind_of_machine_is_told_of_and_recorded() {
+    let fixture = fixture();
+    let flags = "--tune 4000 --tune-contexts 2";
+    killed_at(&fixture, "out.gguf", flags, "tuning step 2 of 4000");
+    let manifest = fixture.path("out.gguf.statecells-work/manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let own = record["machines"][0].as_str().unwrap().to_owned();
+    for part in [std::env::consts::ARCH, "ggml for", "first cache of"] {
+        assert!(own.contains(part), "{own}");
+    }
+    record["machines"] = serde_json::json!(["x86_64 of another kind"]);
+    std::fs::write(&manifest, record.to_string()).unwrap();
+    let resume = || fixture.plain(&format!("{BUILD} -o out.gguf --resume"));
+    let dry = common::stderr(&succeeds(resume().arg("--dry-run")));
+    for said in [dry, common::stderr(&succeeds(&mut resume()))] {
+        let warning = said.lines().find(|l| l.contains("warning")).unwrap();
+        for part in ["out.gguf", "x86_64 of another kind", own.as_str(), "last bits"] {
+            assert!(warning.contains(part), "{warning}");
+        }
+    }
+    let file = GgufFile::open(&fixture.path("out.gguf")).unwrap();
+    let record: builder::Record =
+        serde_json::from_str(&file.string(codec::keys::RECORD).unwrap().unwrap()).unwrap();
+    assert!(record.machines.len() == 2 && record.machines.contains(&own));
+    // On one machine nothing is said.
+    killed_at(&fixture, "same.gguf", flags, "tuning step 2 of 4000");
+    let same = fixture.plain(&format!("{BUILD} -o same.gguf --resume")).output().unwrap();
+    assert!(same.status.success() && !common::stderr(&same).contains("warning"));
 }
 
 #[test]

@@ -32,7 +32,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (no
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// Model to run: a GGUF in one file
+    /// Model to run: a GGUF, or the first of the files that it is in (NAME-00001-of-0000N.gguf)
     #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
     pub model: Option<PathBuf>,
 
@@ -87,7 +87,8 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_MOMENT_DIM)]
     pub max_h_dim: usize,
 
-    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all but those for multi-token
+    /// prediction, which no text runs through]
     #[arg(long, value_name = "LIST")]
     pub layers: Option<LayerList>,
 

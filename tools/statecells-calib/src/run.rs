@@ -11,7 +11,7 @@ use builder::flags::n_threads;
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, explain_bus_errors, files, prepare};
 use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Timing};
-use calibration::{CalibratedInput, FfnInput, PassageKind, Record, TextSketch};
+use calibration::{CalibratedInput, CalibrationError, FfnInput, PassageKind, Record, TextSketch};
 use codec::Progress;
 use ggml::llama::{Backend, Model, ModelParams, Token};
 
@@ -22,9 +22,6 @@ use crate::texts;
 
 /// Lines of progress on plain output.
 const PROGRESS_LINES: usize = 16;
-
-/// Room that must be free beyond the estimate: metadata and rounding.
-const MARGIN_BYTES: u64 = 16 << 20;
 
 /// The user or the system asked the program to stop.
 #[derive(Debug)]
@@ -40,7 +37,6 @@ impl std::error::Error for Stopped {}
 
 /// Runs the program.
 pub fn run(cli: &Cli) -> Result<()> {
-    check_files(cli)?;
     let notice = format!("{NAME}: stopping, nothing will be written");
     let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
     explain_bus_errors(NAME, cli.model()).context("cannot catch signals")?;
@@ -55,12 +51,38 @@ pub fn run(cli: &Cli) -> Result<()> {
     }
 }
 
-/// Checks that need no work, before any is done.
+/// What a run starts from.
+struct Start {
+    source: Source,
+    /// Lengths of the inputs to watch; none if the model is not to be run.
+    lengths: BTreeMap<FfnInput, usize>,
+    model: Model,
+}
+
+/// Checks everything that can be known before the text is read and the model is run.
+fn check(cli: &Cli) -> Result<Start> {
+    check_files(cli)?;
+    let source = Source::open(cli.model())?;
+    let parts: Vec<_> = source.file().paths().map(|path| ("-m", path)).collect();
+    prepare::check_distinct(&parts, &[("-o", cli.output())])?;
+    // Which model it is takes its hash, whether it can be one that is calibrated does not.
+    source.model_id(String::new())?;
+    let lengths = inputs(cli, &source)?;
+    check_room(cli, &lengths)?;
+    prepare::check_architecture(&source)?;
+    let model = Model::load(Backend::init(), cli.model(), &ModelParams::default())?;
+    check_context(cli, &model)?;
+    // A text of any length would not do for so few tokens.
+    Plan::new(usize::MAX, cli.tokens, cli.ctx, false)?;
+    Ok(Start { source, lengths, model })
+}
+
 fn check_files(cli: &Cli) -> Result<()> {
     let mut read: Vec<(&'static str, &Path)> = vec![("-m", cli.model())];
     read.extend(cli.file.iter().map(|path| ("-f", path.as_path())));
     prepare::check_distinct(&read, &[("-o", cli.output())])?;
-    if cli.output().exists() && !cli.force {
+    prepare::check_output(cli.output())?;
+    if cli.output().symlink_metadata().is_ok() && !cli.force {
         bail!("{}: already exists: --force replaces it", cli.output().display());
     }
     for path in &cli.file {
@@ -75,15 +97,14 @@ fn calibrate(
     interrupt: &Interrupt,
     reporter: &Reporter,
 ) -> Result<()> {
-    let source = Source::open(cli.model())?;
-    let lengths = inputs(cli, &source)?;
-    prepare::check_output(cli.output())?;
-    let model = Model::load(Backend::init(), cli.model(), &ModelParams::default())?;
+    let Start { source, lengths, model } = check(cli)?;
+    if source.has_mtp() && !cli.tokens_only {
+        let mtp = source.describe_mtp();
+        reporter.line(&format!("note: {mtp} are left out: no text runs through them"));
+    }
     let (text, text_ids) = texts::read(cli, source.file(), &model)?;
-    check_context(cli, &model)?;
     let plan = Plan::new(text.tokens().len(), cli.tokens, cli.ctx, model.bos().is_some())?;
     warn_if_short(cli, &plan, reporter);
-    check_room(cli, &lengths)?;
     let model_id = source.model_id(source.sha256(reporter, interrupt)?)?;
     let stop = || interrupt.is_set();
     let run = Run { cli, model: &model, plan: &plan, tokens: text.tokens(), reporter, stop: &stop };
@@ -131,15 +152,19 @@ fn contexts(plan: &Plan, tokens: &[Token], bos: Option<Token>) -> Vec<Token> {
     passages.flat_map(|(_, p)| bos.into_iter().chain(p.iter().copied())).collect()
 }
 
-/// The inputs to watch, those of the selected layers, and their lengths; none if the model is not to be run.
+/// The inputs to watch, those of the selected layers that text runs through, and their lengths; none if the model is not to be run.
 fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
     if cli.tokens_only {
         return Ok(BTreeMap::new());
     }
-    let available: Vec<_> = source.ffn_tensors().collect();
-    let selection = Selection { layers: cli.layers.clone(), targets: None, tensors: None };
+    let selection = Selection { layers: cli.layers.clone(), ..Selection::default() };
+    let selected = source.select(&selection)?;
+    if let (Some(layers), true) = (&cli.layers, selected.iter().any(|t| source.is_mtp(*t))) {
+        let mtp = source.describe_mtp();
+        bail!("--layers {layers}: no text runs through {mtp}: leave them out");
+    }
     let mut inputs = BTreeMap::new();
-    for tensor in selection.resolve(&available, source.n_layers())? {
+    for tensor in selected {
         let d = source.shape(tensor).d_in;
         if *inputs.entry(FfnInput::of(tensor)).or_insert(d) != d {
             bail!(
@@ -171,20 +196,14 @@ fn warn_if_short(cli: &Cli, plan: &Plan, reporter: &Reporter) {
     }
 }
 
-/// Checks that the folder of the output has room for it.
+/// Checks that the file system of the output takes it and has room for it.
 fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
     let planned =
         |&d| calibration::planned_bytes(d, cli.max_h_dim, cli.max_samples, cli.max_holdout);
-    let needed_bytes = inputs.values().map(planned).fold(MARGIN_BYTES, u64::saturating_add);
-    let folder = files::parent(cli.output());
-    let stat = rustix::fs::statvfs(folder)
-        .with_context(|| format!("{}: cannot look for free space", folder.display()))?;
-    let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-    if free_bytes < needed_bytes {
-        let path = folder.to_owned();
-        return Err(builder::Error::NoRoom { path, needed_bytes, free_bytes }.into());
-    }
-    Ok(())
+    // The tokens, and what is about them.
+    let text = 4 * cli.tokens as u64;
+    let needed = inputs.values().map(planned).fold(text, u64::saturating_add);
+    Ok(prepare::check_space(cli.output(), needed, needed)?)
 }
 
 impl Run<'_> {
@@ -256,11 +275,13 @@ fn write(
     inputs: &BTreeMap<FfnInput, CalibratedInput>,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let suffix = format!(".{}.tmp", std::process::id());
-    let temporary = Temporary(files::beside(output, &suffix));
-    let cannot = || format!("{}: cannot write", output.display());
-    let file = File::create(&temporary.0).with_context(cannot)?;
-    calibration::write(BufWriter::new(file), record, inputs).with_context(cannot)?;
+    let temporary = Temporary(files::temporary(output));
+    let cannot = |cause| builder::Error::Write { path: output.to_owned(), cause };
+    let file = File::create(&temporary.0).map_err(|e| cannot(e.into()))?;
+    calibration::write(BufWriter::new(file), record, inputs).map_err(|error| match error {
+        CalibrationError::Write(cause) => anyhow::Error::new(cannot(cause)),
+        other => anyhow::Error::new(other).context(output.display().to_string()),
+    })?;
     interrupt.check()?;
     files::publish(&temporary.0, output)?;
     Ok(())

@@ -54,6 +54,12 @@ impl Setup {
         assert!(matches(error, message), "{stderr}");
         if code == 1 {
             assert!(stderr.ends_with(&format!("{error}\n")), "one line at the end: {stderr}");
+            let parts: Vec<&str> = error.split(": ").filter(|part| part.len() > 8).collect();
+            let twice = parts.iter().enumerate().find(|(i, part)| parts[..*i].contains(part));
+            assert_eq!(twice, None, "the reason is said twice: {error}");
+            for foreign in [" -i", "--resume", "--report-json"] {
+                assert!(!error.contains(foreign), "{foreign} is no flag of this program: {error}");
+            }
         }
         assert_eq!(self.files(), before, "nothing is left behind");
     }
@@ -218,7 +224,7 @@ fn bad_input_is_refused_in_one_line() {
     fs::write(setup.at("noise.gguf"), "noise").unwrap();
     let model = ["-m", "model.gguf"];
     run(&["-m", "none.gguf", "-f", "text.txt"], "none.gguf: *check the path");
-    run(&["-m", "noise.gguf", "-f", "text.txt"], "noise.gguf: ");
+    run(&["-m", "noise.gguf", "-f", "text.txt"], "noise.gguf: *give a complete GGUF file");
     run(&[&model[..], &["-f", "none.txt"]].concat(), "none.txt: check the path");
     run(&[&model[..], &["-f", "latin.txt"]].concat(), "latin.txt: byte 3 is not UTF-8");
     run(&[&model[..], &["-f", "bad.jsonl"]].concat(), "bad.jsonl: line 1: *messages");
@@ -254,6 +260,58 @@ fn outputs_are_not_overwritten_by_accident() {
     setup.refuses(&mut over("text.txt"), 1, "-f and -o are the same file");
     setup.refuses(&mut over("no/such/folder"), 1, "no/such");
     setup.refuses(&mut over("."), 1, "name a file");
+}
+
+/// A text that takes a while: what is refused before it is read is refused at once.
+fn long_text(setup: &Setup) {
+    fs::write(setup.at("text.txt"), prose(6000)).unwrap();
+}
+
+#[test]
+fn what_can_be_known_is_refused_before_the_model_runs() {
+    let setup = Setup::new();
+    long_text(&setup);
+    fs::create_dir(setup.at("folder")).unwrap();
+    let refuses = |args: &[&str], message: &str| {
+        let mut command = setup.bare();
+        command.args(["-m", "model.gguf", "-f", "text.txt", "-t1", "--tokens", "1000000"]);
+        let command = command.args(args);
+        setup.refuses(command, 1, message);
+        let stderr = command.output().unwrap().stderr;
+        assert_eq!(String::from_utf8(stderr).unwrap().lines().count(), 1, "{args:?}");
+    };
+    let long = "x".repeat(256);
+    for kind in ["--force", "--tokens-only"] {
+        refuses(&["-o", &long, kind], "too long*choose a shorter name");
+        refuses(&["-o", "folder", kind], "folder: cannot write: *name a file");
+        refuses(&["-o", "folder/none/c.gguf", kind], "folder/none: *check the path");
+        refuses(&["-o", "text.txt/c.gguf", kind], "text.txt*ot a directory");
+        refuses(&["-o", "/proc/calib.gguf", kind], "/proc: cannot write in this folder");
+        refuses(&["-o", "c.gguf", kind, "--ctx", "513"], "--ctx 513: choose 16 to 512");
+    }
+    let mut few = setup.bare();
+    few.args("-m model.gguf -f text.txt -o c.gguf --tokens 100".split(' '));
+    setup.refuses(&mut few, 1, "--tokens 100: at least");
+}
+
+#[test]
+fn the_longest_name_that_a_file_can_have_is_written() {
+    let setup = Setup::new();
+    let name = "x".repeat(255);
+    let mut command = setup.bare();
+    command.args(["-m", "model.gguf", "-f", "text.txt", "-t1", "--ctx", "64"]);
+    command.args(["--tokens", "1280", "-o", &name]).assert().success();
+    Calibration::open(&setup.at(&name)).unwrap();
+    assert_eq!(setup.files().len(), 3);
+}
+
+#[test]
+fn an_architecture_that_nothing_runs_is_not_calibrated() {
+    let setup = Setup::new();
+    let path = setup.at("model.gguf");
+    let rename = |w: &mut ggml::gguf::GgufWriter| w.set("general.architecture", "of-tomorrow");
+    test_models::Model::default().write_with(&path, rename, |_, _| {}).unwrap();
+    setup.refuses(&mut setup.program(), 1, "model.gguf: *'of-tomorrow' is unknown");
 }
 
 #[test]

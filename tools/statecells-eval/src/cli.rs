@@ -28,7 +28,8 @@ Examples:
 
 Rules, all against the base with its FFN matrices in the types of Q5_K_M: FFN at least 30 % smaller,
 generation and prompt at least 1.10x as fast, perplexity at most 2 % higher. Aims beyond (50 %, 1.20x)
-are shown and do not decide. What --skip leaves out does not decide either.
+are shown and do not decide. What --skip leaves out does not decide either. Of models that give no logits
+for the next token, such as embedding models, quality is not measured, and the verdict stays open (exit code 1).
 
 Exit codes: 0 all rules passed, 1 error (also a measurement that failed), 2 wrong usage, 3 a rule failed,
 130 interrupted.";
@@ -39,11 +40,11 @@ Exit codes: 0 all rules passed, 1 error (also a measurement that failed), 2 wron
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// Dense GGUF that the compressed file was made from
+    /// Dense GGUF that the compressed file was made from; of one in several files the first, as for --sc
     #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page", "compare"], value_hint = ValueHint::FilePath)]
     base: Option<PathBuf>,
 
-    /// Compressed GGUF, by statecells-build
+    /// Compressed GGUF, by statecells-build or seeddelta-build; it runs with the flags that its schemes need
     #[arg(long, value_name = "FILE", required_unless_present_any = ["completions", "page", "compare"], value_hint = ValueHint::FilePath)]
     sc: Option<PathBuf>,
 

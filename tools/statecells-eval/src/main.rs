@@ -47,10 +47,11 @@ fn run(options: &Options) -> Result<ExitCode> {
     let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
     let report = evaluate(options, &interrupt)?;
     let json = serde_json::to_string_pretty(&report)?;
-    files::write_atomically(&options.outdir.join("report.json"), json.as_bytes())?;
-    files::write_atomically(&options.outdir.join("report.html"), page::render(&report).as_bytes())?;
+    let [for_programs, for_people] = options.reports();
+    files::write_atomically(&for_programs, json.as_bytes())?;
+    files::write_atomically(&for_people, page::render(&report).as_bytes())?;
     table::print_line(&summary(&report, table::stdout_is_coloured()))?;
-    table::print_line(&format!("Report: {}", options.outdir.join("report.html").display()))?;
+    table::print_line(&format!("Report: {}", for_people.display()))?;
     Ok(exit_code(&report, options))
 }
 

@@ -28,7 +28,7 @@ Exit codes: 0 done, 1 error, 2 wrong usage.";
 #[derive(Debug, Parser)]
 #[command(version = VERSION.as_str(), after_help = EXAMPLES, max_term_width = 100)]
 pub struct Cli {
-    /// GGUF file to look at
+    /// GGUF file to look at, or the first of the files that a model is in (NAME-00001-of-0000N.gguf)
     #[arg(value_name = "FILE", required_unless_present = "completions")]
     pub file: Option<PathBuf>,
 

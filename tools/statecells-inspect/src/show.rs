@@ -26,7 +26,14 @@ pub fn headline(file: &Inspection) -> String {
     if let Some(name) = &file.name {
         line += &format!(" '{}'", printable(name));
     }
-    line += &format!(", {} layers, {} bytes", file.n_layers, bytes(file.file_bytes));
+    line += &format!(", {} layers", file.n_layers);
+    if file.n_mtp_layers > 0 {
+        line += &format!(" ({} of them for multi-token prediction)", file.n_mtp_layers);
+    }
+    line += &format!(", {} bytes", bytes(file.file_bytes));
+    if file.n_parts > 1 {
+        line += &format!(" in {} files", file.n_parts);
+    }
     if let Some(coding) = &file.coding {
         let scheme = printable(coding.scheme.as_deref().unwrap_or("unknown"));
         let version = coding.format_version.map_or_else(|| "?".to_owned(), |v| v.to_string());

@@ -1,6 +1,7 @@
 //! The corpus of bad files through the program itself. Files whose structure is broken are refused; what lies is
 //! shown as it is, as long as it can be read, and nothing commands the terminal.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use hostile::{Case, check};
@@ -17,9 +18,13 @@ impl Inspect {
 
     fn run(&self, case: &Case, flags: &[&str]) -> Output {
         std::fs::write(self.0.path().join("bad.gguf"), &case.bytes).unwrap();
+        self.run_on(Path::new("bad.gguf"), flags)
+    }
+
+    fn run_on(&self, path: &Path, flags: &[&str]) -> Output {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("ulimit -v {ADDRESS_SPACE}; exec \"$0\" \"$@\"")]);
-        command.arg(assert_cmd::cargo::cargo_bin!("statecells-inspect")).arg("bad.gguf");
+        command.arg(assert_cmd::cargo::cargo_bin!("statecells-inspect")).arg(path);
         command.args(flags).current_dir(self.0.path()).output().unwrap()
     }
 }
@@ -31,11 +36,23 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn broken_files_are_refused_in_one_line() {
     let inspect = Inspect::new();
-    for case in [hostile::structure(), hostile::truncated()].concat() {
+    for case in [hostile::structure(), hostile::truncated(), hostile::foreign()].concat() {
         let output = inspect.run(&case, &[]);
         let said = text(&output.stderr);
         let fault = check::fault(&case, said.strip_suffix('\n').unwrap_or(&said));
         assert_eq!((fault, output.status.code()), (None, Some(1)), "{}", case.name);
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn broken_parts_are_refused_in_one_line() {
+    let inspect = Inspect::new();
+    for (i, parts) in hostile::parts().iter().enumerate() {
+        let output = inspect.run_on(&parts.write(&inspect.0.path().join(i.to_string())), &[]);
+        let said = text(&output.stderr);
+        let fault = check::fault(&parts.case, said.strip_suffix('\n').unwrap_or(&said));
+        assert_eq!((fault, output.status.code()), (None, Some(1)), "{}", parts.case.name);
         assert!(output.stdout.is_empty());
     }
 }

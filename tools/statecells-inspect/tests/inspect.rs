@@ -68,7 +68,7 @@ impl Fixture {
 
     /// `coded.gguf`: one matrix of each kind.
     fn write_coded(&self) {
-        let up = FfnTensor { layer: 0, target: Target::Up };
+        let [up, down] = [Target::Up, Target::Down].map(|target| FfnTensor { layer: 0, target });
         let metadata = |w: &mut GgufWriter| {
             w.set("general.architecture", "llama")?;
             w.set("llama.block_count", 1u32)?;
@@ -80,6 +80,7 @@ impl Fixture {
             w.set(keys::DEFAULT_GAP_TOL, f32::INFINITY)?;
             w.set(keys::RECORD, r#"{"tool": "a tool", "arguments": {"--seed": "7"}}"#)?;
             w.set(&keys::tensor_scheme(up), "sign+row_scale")?;
+            w.set(&keys::tensor_scheme(down), "sections")?;
             w.set(&keys::tensor_gap(up), 0.25f32)
         };
         self.write(
@@ -139,6 +140,48 @@ fn a_coded_file_is_listed_with_its_scheme_and_gap() {
         assert!(text.contains(part), "{part} is not in: {text}");
     }
     assert!(!text.contains('\u{1b}'), "a pipe gets no colours");
+}
+
+/// Base and delta as `seeddelta-build` writes them, without any metadata of the model's shape.
+#[test]
+fn a_file_by_seeddelta_is_listed_with_its_parts() {
+    let fixture = Fixture::new();
+    let [gate, up, down] = Target::ALL.map(|target| FfnTensor { layer: 0, target });
+    let metadata = |w: &mut GgufWriter| {
+        w.set("general.architecture", "llama")?;
+        w.set("llama.feed_forward_length", 100u32)?;
+        w.set(keys::SCHEME, keys::SEEDDELTA)?;
+        w.set(&keys::tensor_gap(gate), 0.5f32)?;
+        [gate, up, down].iter().try_for_each(|t| w.set(&keys::tensor_scheme(*t), keys::SEEDDELTA))
+    };
+    let tensors: [(&str, Type, &[usize]); 8] = [
+        ("blk.0.ffn_gate.base_v", Type::F16, &[60, 4]),
+        ("blk.0.ffn_gate.base_u", Type::F16, &[4, 100]),
+        ("blk.0.ffn_gate.delta_idx", Type::I16, &[5, 100]),
+        ("blk.0.ffn_gate.delta_val", Type::F16, &[5, 100]),
+        ("blk.0.ffn_up.base_v", Type::F32, &[60]),
+        ("blk.0.ffn_up.base_u", Type::F32, &[1, 100]),
+        ("blk.0.ffn_down.base_block", Type::F16, &[10, 10, 10]),
+        ("blk.0.ffn_down.row_scale", Type::F16, &[60]),
+    ];
+    fixture.write("delta.gguf", metadata, &tensors);
+    let file = fixture.json("delta.gguf");
+    let [gate, up, down] = [0, 1, 2].map(|i| &file.tensors[i]);
+    for tensor in [gate, up, down] {
+        assert_eq!(tensor.scheme.as_deref(), Some("seeddelta"), "{tensor:?}");
+    }
+    assert_eq!((gate.d_in, gate.d_out, gate.gap), (Some(60), Some(100), Some(0.5)));
+    assert_eq!((gate.settings["lowrank"], gate.settings["K"]), (4, 5));
+    assert_eq!(gate.bytes, 2 * (60 * 4 + 4 * 100 + 5 * 100 + 5 * 100));
+    assert_eq!((up.d_in, up.d_out), (Some(60), Some(100)));
+    assert_eq!((up.settings["lowrank"], up.settings["K"]), (1, 0));
+    assert_eq!((down.d_in, down.d_out, down.settings["block"]), (Some(100), Some(60), 10));
+    assert_eq!((file.totals.n_coded, file.totals.n_dense, file.totals.other_bytes), (3, 0, 0));
+    assert!(file.coding.is_some());
+    let text = fixture.text("delta.gguf");
+    for part in ["seeddelta", "K 5, lowrank 4", "0.5000", "60 x 100", "3 coded, 0 dense"] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct FfnReport {
     pub layer: usize,
     /// `gate`, `up` or `down`.
     pub target: String,
-    /// Scheme of the sidecars; `null` if the matrix is dense only.
+    /// Scheme, as `statecells.<tensor>.scheme` names it; `null` if the matrix is dense only.
     pub scheme: Option<String>,
     /// Type of the dense weight, by ggml's name; `null` if there is none.
     pub dense_type: Option<String>,
@@ -31,7 +31,7 @@ pub struct FfnReport {
     pub d_in: Option<usize>,
     /// Number of outputs, the number of rows; `null` as for `d_in`.
     pub d_out: Option<usize>,
-    /// Parameters of the scheme that dimensions tell of: `M` and `k`, or `S`.
+    /// Parameters of the scheme that dimensions tell of: `M` and `k`, or `S`, or the parts of a base and `K`.
     pub settings: Settings,
     /// Bits per weight of everything that the file holds for it; `null` without a shape.
     pub bits_per_weight: Option<f64>,
@@ -71,7 +71,7 @@ impl FfnReport {
     }
 }
 
-/// All FFN matrices of `file` that have a dense weight or sidecars, by layer and target.
+/// All FFN matrices of `file` that have a dense weight or are coded, by layer and target.
 pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport> {
     let mut parts: BTreeMap<FfnTensor, BTreeMap<&str, &TensorInfo>> = BTreeMap::new();
     for info in file.tensors() {
@@ -79,10 +79,17 @@ pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport>
             parts.entry(tensor).or_default().insert(part, info);
         }
     }
-    parts.retain(|_, parts| parts.contains_key("weight") || parts.contains_key("codes"));
+    let mut schemes = file.schemes();
+    for tensor in schemes.keys() {
+        parts.entry(*tensor).or_default();
+    }
+    parts.retain(|tensor, parts| parts.contains_key("weight") || schemes.contains_key(tensor));
     let n_layer = parts.keys().map(|t| t.layer + 1).max().unwrap_or(0);
     let hparams = Hparams { file, architecture, n_layer };
-    parts.iter().map(|(tensor, parts)| report(&hparams, *tensor, parts)).collect()
+    let report = |(tensor, parts): (&FfnTensor, &BTreeMap<&str, &TensorInfo>)| {
+        report(&hparams, *tensor, schemes.remove(tensor), parts)
+    };
+    parts.iter().map(report).collect()
 }
 
 /// What the metadata says about the model.
@@ -106,6 +113,7 @@ impl Hparams<'_> {
 fn report(
     hparams: &Hparams<'_>,
     tensor: FfnTensor,
+    scheme: Option<String>,
     parts: &BTreeMap<&str, &TensorInfo>,
 ) -> FfnReport {
     let is_sidecar = |part: &str| !DENSE_PARTS.contains(&part);
@@ -121,13 +129,11 @@ fn report(
         shape,
         architecture: hparams.architecture.unwrap_or(""),
     });
-    let stated = hparams.file.string(&keys::tensor_scheme(tensor)).ok().flatten();
-    let is_coded = parts.contains_key("codes");
     FfnReport {
         name: tensor.stem(),
         layer: tensor.layer,
         target: tensor.target.to_string(),
-        scheme: is_coded.then(|| stated.unwrap_or_else(|| "unknown".to_owned())),
+        scheme,
         dense_type: dense.map(|d| d.ty().to_string()),
         d_in: shape.map(|s| s.d_in),
         d_out: shape.map(|s| s.d_out),
@@ -161,6 +167,10 @@ fn shape(
         Target::Down => (n_ff, n_embd),
     };
     let rows = parts.get("row_scale").map(|r| r.n_elements());
+    // GGUF drops a last dimension of 1.
+    let columns = |part: &str| parts.get(part)?.matrix_shape().map(|s| s.d_out);
+    let rows = rows.or_else(|| columns("delta_idx").or_else(|| columns("base_u")));
+    let d_in = parts.get("base_v").and_then(|v| v.dims().first().copied()).or(d_in);
     Some(MatrixShape::new(d_in?, rows.or(d_out)?))
 }
 
@@ -183,8 +193,27 @@ fn settings(parts: &BTreeMap<&str, &TensorInfo>) -> Settings {
         Some(&[_, _, sections]) => [named("S", sections)].into(),
         // A single section: ggml drops the trailing dimension.
         Some(&[8, 16]) => [named("S", 1)].into(),
-        _ => Settings::new(),
+        _ => base_and_delta(parts),
     }
+}
+
+/// The parts of a SeedDelta base with their sizes (1 where they have none), and `K`, as its builder reports them.
+fn base_and_delta(parts: &BTreeMap<&str, &TensorInfo>) -> Settings {
+    let dim = |part: &str, n: usize| Some(parts.get(part)?.dims().get(n).copied().unwrap_or(1));
+    let is_there = |part: &str| parts.contains_key(part).then_some(1);
+    let found = [
+        ("identity", is_there("base_scale")),
+        ("diagonal", is_there("base_diag")),
+        ("lowrank", dim("base_v", 1)),
+        ("circulant", is_there("base_circ")),
+        ("block", dim("base_block", 0)),
+    ];
+    let mut settings: Settings =
+        found.into_iter().filter_map(|(name, n)| Some((name.to_owned(), n? as u64))).collect();
+    if let Some(k) = dim("delta_idx", 0).or((!settings.is_empty()).then_some(0)) {
+        settings.insert("K".to_owned(), k as u64);
+    }
+    settings
 }
 
 /// The entry of an array of any integer type.

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{bits_per_weight, saved};
-use crate::{Error, Selection};
+use crate::{Error, Selection, mtp};
 
 pub use ffn::FfnReport;
 pub use memory::{KvCache, KvTypes, Memory};
@@ -26,14 +26,21 @@ pub struct Inspection {
     pub schema_version: u32,
     /// Path as given.
     pub path: String,
-    /// Size of the file in bytes.
+    /// Size of the file, or of all its parts, in bytes.
     pub file_bytes: u64,
+    /// Files that it is in, one after the other; 1 for a whole one.
+    #[serde(default = "one")]
+    pub n_parts: usize,
     /// `general.architecture`.
     pub architecture: Option<String>,
     /// `general.name`.
     pub name: Option<String>,
     /// Layers, `<architecture>.block_count`.
     pub n_layers: usize,
+    /// The last ones of them that are for multi-token prediction, `<architecture>.nextn_predict_layers`: no text runs
+    /// through them.
+    #[serde(default)]
+    pub n_mtp_layers: usize,
     /// What coded files say about themselves; `null` for plain ones.
     pub coding: Option<Coding>,
     /// FFN matrices by layer and target, those selected.
@@ -87,7 +94,7 @@ impl Inspection {
     /// tokens (`None`: the longest that the model is made for).
     ///
     /// # Errors
-    /// [`Error::Gguf`] for a file that is no GGUF; [`Error::Layers`] or [`Error::Selection`];
+    /// [`Error::Io`], or [`Error::Gguf`] for a file that is no GGUF; [`Error::Layers`] or [`Error::Selection`];
     /// [`Error::KvType`] for cache types that do not fit.
     pub fn new(
         path: &Path,
@@ -95,23 +102,31 @@ impl Inspection {
         n_ctx: Option<u64>,
         types: KvTypes,
     ) -> Result<Self, Error> {
-        std::fs::File::open(path).map_err(crate::error::io(path, "read"))?;
         let file = GgufFile::open(path)?;
         let architecture = file.string("general.architecture")?;
         let all = ffn::all(&file, architecture.as_deref());
         let n_layers = n_layers(&file, architecture.as_deref(), &all);
+        let mtp_layers = architecture.as_deref().and_then(|arch| mtp::layers(&file, arch).ok());
+        let n_mtp_layers = mtp_layers.map_or(0, |layers| layers.len());
         let tensors = select(all, selection, n_layers)?;
         let totals = totals(&file, &tensors);
         let memory = match &architecture {
-            Some(arch) => Memory::new(&file, arch, n_layers, totals.tensor_bytes, n_ctx, types)?,
+            Some(arch) => {
+                // Where there are no others, as in a draft model, they are run.
+                let n_run =
+                    if n_mtp_layers < n_layers { n_layers - n_mtp_layers } else { n_layers };
+                Memory::new(&file, arch, n_run, totals.tensor_bytes, n_ctx, types)?
+            }
             None => None,
         };
         Ok(Self {
             schema_version: INSPECTION_VERSION,
             path: path.display().to_string(),
             file_bytes: file.n_bytes() as u64,
+            n_parts: file.paths().len(),
             name: file.string("general.name").ok().flatten(),
             n_layers,
+            n_mtp_layers,
             coding: coding(&file),
             tensors,
             totals,
@@ -119,6 +134,11 @@ impl Inspection {
             architecture,
         })
     }
+}
+
+/// What was written before models in parts could be read has one.
+fn one() -> usize {
+    1
 }
 
 /// `<architecture>.block_count`, or as many as the FFN matrices tell of.
@@ -163,7 +183,10 @@ fn totals(file: &GgufFile, tensors: &[FfnReport]) -> InspectionTotals {
 
 /// What the metadata says about coding; nothing in it is trusted to be of the right type.
 fn coding(file: &GgufFile) -> Option<Coding> {
-    file.value(keys::ENABLED)?;
+    if file.coded_tensors().is_empty() {
+        // A build that left everything dense says so.
+        file.value(keys::ENABLED)?;
+    }
     let record = file.string(keys::RECORD).ok().flatten();
     Some(Coding {
         scheme: file.string(keys::SCHEME).ok().flatten(),

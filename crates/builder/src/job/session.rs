@@ -1,6 +1,6 @@
 //! A running job: everything that is open, and the steps of a build in their order.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -8,14 +8,15 @@ use calibration::Calibration;
 use codec::FfnTensor;
 
 use super::Job;
+use super::start::Start;
 use crate::calibrated::read_importance;
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::table::print_line;
 use crate::{
-    Allocation, Assembly, Build, Error, Existing, ExistingOutput, Finished, Importance, Interrupt,
-    Method, Origin, Plan, Record, Reporter, Source, Survey, WorkFolder, explain_bus_errors, files,
-    open_work_folder, publish,
+    Assembly, Build, Error, ExistingOutput, Finished, Importance, Interrupt, Method, Origin, Plan,
+    Record, Reporter, Source, Survey, WorkFolder, explain_bus_errors, files, open_work_folder,
+    publish,
 };
 
 /// What a running job has opened.
@@ -39,53 +40,33 @@ impl<'a> Session<'a> {
     /// Opens everything and refuses what cannot work, before anything takes long.
     pub(super) fn open(job: &'a Job, source: &'a Source, output: &'a Path) -> Result<Self, Error> {
         let start = Instant::now();
-        job.check_files(output)?;
-        let work = WorkFolder::path_for(output, job.kind);
-        let existing = job.existing_output(output, &work)?;
-        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
-        let mut tensors: BTreeSet<FfnTensor> =
-            job.selection.resolve(&available, source.n_layers())?.into_iter().collect();
-        if job.existing == Existing::Resume {
-            tensors.extend(existing.iter().flat_map(ExistingOutput::tensors));
-            tensors.extend(WorkFolder::tensors_in(&work));
-            tensors.retain(|t| available.contains(t));
-        }
-        let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
-        let importance = job.imatrix_importance(source, &tensors)?;
-        let calibration = job.calibration(source, &tensors)?;
-        let mut record = job.record(source)?;
-        let mut allocated = None;
-        if job.method.has_budget() && job.existing == Existing::Resume {
-            let earlier = existing.as_ref().map(|e| e.record().clone());
-            let earlier = earlier.or_else(|| WorkFolder::record_in(&work));
-            if let Some(allocation) = Allocation::of(earlier.as_ref()) {
-                allocation.check_covers(&tensors, output)?;
-                allocation.record(&mut record);
-                allocated = Some(job.method.with_allocation(&allocation));
-            }
-        }
-        let method = allocated.as_deref().unwrap_or(&*job.method);
-        let plan = Plan::new(source, &tensors, method, job.seed)?;
-        if let Some(earlier) = &existing {
-            job.check_arguments(&record, earlier.record(), output)?;
-        }
+        let opened = Start::of(job, source, true)?;
         let notice = format!("{}: stopping after the tensor in hand", job.tool);
         let interrupt = Interrupt::install(notice).map_err(io(output, "watch for signals"))?;
         explain_bus_errors(job.tool, &job.input).map_err(io(output, "watch for signals"))?;
-        Ok(Self {
+        let session = Self {
             job,
             source,
             output,
-            existing,
-            allocated,
-            plan,
-            importance,
-            calibration,
-            record,
+            existing: opened.existing,
+            allocated: opened.allocated,
+            plan: opened.plan,
+            importance: opened.importance,
+            calibration: opened.calibration,
+            record: opened.record.expect("it was asked for"),
             reporter: Reporter::new(),
             interrupt,
             start,
-        })
+        };
+        opened.warnings.iter().for_each(|warning| session.warn(warning));
+        if let Some(note) = source.mtp_note(&session.plan.tensors(), job.inputs().is_some()) {
+            session.reporter.line(&note);
+        }
+        Ok(session)
+    }
+
+    fn warn(&self, warning: &str) {
+        self.reporter.line(&format!("{}: warning: {warning}", self.job.tool));
     }
 
     /// Reads the input once to know its hash, and checks that the calibration and earlier work belong to it.
@@ -104,7 +85,7 @@ impl<'a> Session<'a> {
     pub(super) fn read_calibration(&mut self) -> Result<(), Error> {
         let calibration = self.calibration.as_ref().filter(|c| c.has_inputs());
         if let (Some(calibration), Some((_, shaping))) = (calibration, &self.job.calib) {
-            let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
+            let tensors = self.plan.tensors();
             let watch = (&self.reporter, &self.interrupt);
             self.importance =
                 Some(read_importance(calibration, self.source, &tensors, *shaping, watch)?);
@@ -132,8 +113,7 @@ impl<'a> Session<'a> {
         let allocation = self.job.method.allocate(&survey)?;
         allocation.record(&mut self.record);
         let method = self.job.method.with_allocation(&allocation);
-        let tensors: Vec<FfnTensor> = self.plan.items.iter().map(|i| i.tensor).collect();
-        self.plan = Plan::new(self.source, &tensors, &*method, self.job.seed)?;
+        self.plan = Plan::new(self.source, &self.plan.tensors(), &*method, self.job.seed)?;
         self.allocated = Some(method);
         Ok(())
     }
@@ -148,6 +128,9 @@ impl<'a> Session<'a> {
             &self.record,
             self.method(),
         )?;
+        if let Some(warning) = work.warning() {
+            self.warn(warning);
+        }
         let mul_mat = job.use_threads();
         let build = Build {
             source: self.source,
@@ -182,7 +165,7 @@ impl<'a> Session<'a> {
             self.reporter.line("the output holds all of these tensors already");
             return Ok(finished);
         }
-        build.tune_all(work, existing, &mut finished)?;
+        build.tune_all(work, &mut finished)?;
         let assembly = Assembly::new(build, &finished, work, existing, &self.record)?;
         assembly.write_part()?;
         self.source.check_unchanged(&self.record.input_sha256, &self.reporter, &self.interrupt)?;
@@ -203,6 +186,9 @@ impl<'a> Session<'a> {
             Error::Stopped => {
                 let total = self.plan.items.len();
                 Error::Interrupted { path, finished: n_kept, total }
+            }
+            error @ (Error::Io { .. } | Error::Write { .. }) => {
+                Error::Kept { error: Box::new(error), finished: n_kept, path }
             }
             other => other,
         }

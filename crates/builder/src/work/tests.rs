@@ -2,7 +2,7 @@ use codec::metrics::Metrics;
 use codec::{ElementType, Target};
 
 use super::*;
-use crate::{ErrorMetrics, RECORD_VERSION, StoredSpec};
+use crate::{ErrorMetrics, RECORD_VERSION, StoredSpec, TuningReport};
 
 const TENSOR: FfnTensor = FfnTensor { layer: 3, target: Target::Up };
 
@@ -67,8 +67,8 @@ fn a_checkpoint_comes_back_as_it_was() {
     folder.save(TENSOR, &result(), &sidecars()).unwrap();
     drop(folder);
     let folder = fixture.open(Existing::Resume).unwrap();
-    assert_eq!(folder.finished().unwrap(), BTreeMap::from([(TENSOR, result())]));
-    assert_eq!(folder.load(TENSOR, &specs()).unwrap(), sidecars());
+    assert_eq!(folder.finished(Stage::Coded).unwrap(), BTreeMap::from([(TENSOR, result())]));
+    assert_eq!(folder.load(TENSOR, Stage::Coded, &specs()).unwrap(), sidecars());
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn a_checkpoint_damaged_at_any_byte_or_cut_anywhere_is_done_again() {
     let fixture = Fixture::new();
     let mut folder = fixture.open(Existing::Refuse).unwrap();
     folder.save(TENSOR, &result(), &sidecars()).unwrap();
-    let path = folder.checkpoint_path(TENSOR);
+    let path = folder.checkpoint_path(TENSOR, Stage::Coded);
     let whole = fs::read(&path).unwrap();
     let damaged = (0..whole.len()).map(|i| {
         let mut bytes = whole.clone();
@@ -87,10 +87,48 @@ fn a_checkpoint_damaged_at_any_byte_or_cut_anywhere_is_done_again() {
     let longer = std::iter::once([whole.as_slice(), b"x"].concat());
     for bytes in damaged.chain(cut).chain(longer) {
         fs::write(&path, &bytes).unwrap();
-        assert!(folder.load(TENSOR, &specs()).is_err());
-        assert!(folder.finished().unwrap().is_empty());
+        assert!(folder.load(TENSOR, Stage::Coded, &specs()).is_err());
+        assert!(folder.finished(Stage::Coded).unwrap().is_empty());
         assert!(!path.exists());
     }
+}
+
+#[test]
+fn what_was_tuned_is_kept_beside_what_it_was_made_from() {
+    let fixture = Fixture::new();
+    let mut folder = fixture.open(Existing::Refuse).unwrap();
+    folder.save(TENSOR, &result(), &sidecars()).unwrap();
+    let report = TuningReport { steps: 1, divergence_before: 2.0, divergence_after: 1.0 };
+    let tuned = TensorResult { tuned: Some(report), ..result() };
+    let mut moved = sidecars();
+    moved[0].data[0] ^= 1;
+    folder.save(TENSOR, &tuned, &moved).unwrap();
+    assert_eq!(folder.finished(Stage::Tuned).unwrap(), BTreeMap::from([(TENSOR, tuned)]));
+    assert_eq!(folder.load(TENSOR, Stage::Tuned, &specs()).unwrap(), moved);
+    assert_eq!(folder.load(TENSOR, Stage::Coded, &specs()).unwrap(), sidecars());
+    assert_eq!(folder.n_kept(), 1);
+    folder.forget(Stage::Tuned).unwrap();
+    assert!(folder.finished(Stage::Tuned).unwrap().is_empty());
+    assert_eq!(folder.finished(Stage::Coded).unwrap().len(), 1);
+    // One of a stage under the name of the other is none.
+    let coded = folder.checkpoint_path(TENSOR, Stage::Coded);
+    fs::rename(coded, folder.checkpoint_path(TENSOR, Stage::Tuned)).unwrap();
+    assert!(folder.finished(Stage::Tuned).unwrap().is_empty());
+}
+
+#[test]
+fn a_folder_can_be_looked_at_without_touching_it() {
+    let fixture = Fixture::new();
+    WorkFolder::check(&fixture.path()).unwrap();
+    assert!(!fixture.path().exists());
+    let held = fixture.open(Existing::Refuse).unwrap();
+    assert!(matches!(WorkFolder::check(&fixture.path()), Err(Error::Locked { .. })));
+    drop(held);
+    WorkFolder::check(&fixture.path()).unwrap();
+    fs::remove_dir_all(fixture.path()).unwrap();
+    fs::write(fixture.path(), "a file").unwrap();
+    assert!(matches!(WorkFolder::check(&fixture.path()), Err(Error::Io { .. })));
+    assert!(WorkFolder::check(&fixture.dir.path().join("x".repeat(256))).is_err());
 }
 
 #[test]
@@ -100,8 +138,8 @@ fn other_sidecars_than_planned_are_refused() {
     folder.save(TENSOR, &result(), &sidecars()).unwrap();
     let mut other = specs();
     other[0].element_type = ElementType::I32;
-    assert!(folder.load(TENSOR, &other).is_err());
-    assert!(folder.load(TENSOR, &specs()[..1]).is_err());
+    assert!(folder.load(TENSOR, Stage::Coded, &other).is_err());
+    assert!(folder.load(TENSOR, Stage::Coded, &specs()[..1]).is_err());
 }
 
 #[test]
@@ -111,10 +149,10 @@ fn commits_wait_for_the_given_number_of_tensors() {
     let tensor = |layer| FfnTensor { layer, ..TENSOR };
     for (layer, visible) in [(0, 0), (1, 2), (2, 2)] {
         folder.save(tensor(layer), &result(), &sidecars()).unwrap();
-        assert_eq!(folder.finished().unwrap().len(), visible);
+        assert_eq!(folder.finished(Stage::Coded).unwrap().len(), visible);
     }
     folder.commit().unwrap();
-    assert_eq!(folder.finished().unwrap().len(), 3);
+    assert_eq!(folder.finished(Stage::Coded).unwrap().len(), 3);
 }
 
 #[test]
@@ -124,8 +162,8 @@ fn an_existing_folder_is_refused_resumed_or_emptied() {
     folder.save(TENSOR, &result(), &sidecars()).unwrap();
     drop(folder);
     assert!(matches!(fixture.open(Existing::Refuse), Err(Error::Exists { .. })));
-    assert_eq!(fixture.open(Existing::Resume).unwrap().finished().unwrap().len(), 1);
-    assert_eq!(fixture.open(Existing::Replace).unwrap().finished().unwrap().len(), 0);
+    assert_eq!(fixture.open(Existing::Resume).unwrap().finished(Stage::Coded).unwrap().len(), 1);
+    assert_eq!(fixture.open(Existing::Replace).unwrap().finished(Stage::Coded).unwrap().len(), 0);
 }
 
 #[test]
@@ -165,6 +203,8 @@ fn the_record_is_kept() {
         input_sha256: "00".to_owned(),
         input_bytes: 3,
         arguments: BTreeMap::from([("--seed".to_owned(), "4".to_owned())]),
+        machines: ["a machine".to_owned()].into(),
+        planned: ["blk.3.ffn_up".to_owned()].into(),
         tensors: BTreeMap::new(),
     };
     folder.set_record(&record).unwrap();

@@ -15,6 +15,9 @@ pub struct Perplexity {
     pub chunk_nll: Vec<f64>,
 }
 
+/// What llama-perplexity says in the place of a final estimate where there is no variance.
+const NO_VARIANCE: &str = "Unexpected negative standard deviation of log(prob)";
+
 /// Reads a whole log.
 ///
 /// # Errors
@@ -22,13 +25,20 @@ pub struct Perplexity {
 pub fn parse_perplexity(log: &str) -> Result<Perplexity, Error> {
     let error =
         |reason: &str| Error::Output { program: "llama-perplexity", reason: reason.to_owned() };
-    let (_, rest) =
-        log.rsplit_once("Final estimate: PPL = ").ok_or_else(|| error("no 'Final estimate'"))?;
-    let mut words = rest.split_whitespace();
-    let value: Option<f64> = words.next().and_then(|w| w.parse().ok());
-    let value = value.filter(|v| v.is_finite()).ok_or_else(|| error("no finite perplexity"))?;
-    let uncertainty = words.nth(1).and_then(|w| w.parse().ok()).filter(|e: &f64| e.is_finite());
     let means: Vec<f64> = running(log).iter().map(|p| p.ln()).collect();
+    let (value, uncertainty) = match log.rsplit_once("Final estimate: PPL = ") {
+        Some((_, rest)) => {
+            let mut words = rest.split_whitespace();
+            let value = words.next().and_then(|w| w.parse().ok());
+            (value, words.nth(1).and_then(|w| w.parse().ok()))
+        }
+        // All tokens cost the same, and rounding made the variance negative.
+        None if log.contains(NO_VARIANCE) => (means.last().map(|m| m.exp()), None),
+        None => return Err(error("no 'Final estimate'")),
+    };
+    let value =
+        value.filter(|v: &f64| v.is_finite()).ok_or_else(|| error("no finite perplexity"))?;
+    let uncertainty = uncertainty.filter(|e: &f64| e.is_finite());
     Ok(Perplexity {
         estimate: Estimate { value, error: uncertainty },
         chunk_nll: from_running_means(&means),
@@ -64,6 +74,15 @@ mod tests {
         let mean = found.chunk_nll.iter().sum::<f64>() / 3.0;
         assert!((mean.exp() - 28.0433).abs() < 1e-3);
         assert!((found.chunk_nll[0].exp() - 27.8982).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_log_without_variance_ends_with_its_last_figure() {
+        let found =
+            parse_perplexity(&format!("[1]288.0000,[2]288.0000,\n{NO_VARIANCE}\n")).unwrap();
+        assert!((found.estimate.value - 288.0).abs() < 1e-9 && found.estimate.error.is_none());
+        assert_eq!(found.chunk_nll.len(), 2);
+        assert!(parse_perplexity(NO_VARIANCE).is_err());
     }
 
     #[test]

@@ -70,7 +70,7 @@ fn rule(rule: &Rule) -> Markup {
     let whole = Rule { value: rule.against_whole_file, error: None, ..rule.clone() };
     let detail = match rule.against_whole_file {
         Some(_) => format!("against the whole file in Q5_K_M: {}", whole.figure()),
-        None => String::new(),
+        None => rule.reason.clone().unwrap_or_default(),
     };
     card(Outcome::from_option(rule.passed), &rule.title, &rule.figure(), &detail)
 }
@@ -80,7 +80,10 @@ fn quality(report: &EvaluationReport) -> Markup {
                      much better than either. Their standard error is that of the mean over chunks.";
     html! {
         (tables::files(report))
-        (note(note_text))
+        @match &report.no_logits {
+            Some(reason) => (warning(&format!("Quality was not measured: the model gives no logits for the next token ({reason})."))),
+            None => (note(note_text)),
+        }
         @if let Some(chart) = pictures::perplexity_by_bytes(report) {
             (show(&chart, "perplexity against FFN bytes", "Perplexity against bytes of the FFN matrices. Files on the front are those that no other beats in both."))
         }

@@ -10,17 +10,35 @@ use crate::{Type, TypeError};
 #[non_exhaustive]
 pub enum GgufError {
     /// The file cannot be opened or mapped.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {cause}", path = path.display())]
     Open {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
-    /// The file is no GGUF, or a damaged one.
+    /// The file is something else, or a GGUF that others made for themselves.
+    #[error("{path}: {what}: {instead}", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+        /// What to give in its place.
+        instead: String,
+    },
+    /// The file is a damaged GGUF.
     #[error("{path}: {reason}", path = path.display())]
     Malformed {
         /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A part of a model in several files, or a part that is missing; the reason names the way out.
+    #[error("{path}: {reason}", path = path.display())]
+    Parts {
+        /// The part.
         path: PathBuf,
         /// What is wrong.
         reason: String,
@@ -54,14 +72,14 @@ pub enum GgufError {
         expected: &'static str,
     },
     /// A tensor's type cannot do what was asked.
-    #[error("{path}: tensor '{name}': {source}", path = path.display())]
+    #[error("{path}: tensor '{name}': {cause}", path = path.display())]
     Tensor {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
         /// Why.
-        source: TypeError,
+        cause: TypeError,
     },
 }
 

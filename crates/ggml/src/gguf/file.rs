@@ -1,4 +1,4 @@
-//! Reading: a mapped GGUF file whose metadata was checked.
+//! Reading: a mapped GGUF file, whole or in parts, whose metadata was checked.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,7 +10,8 @@ use codec::MatrixShape;
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::context::Context;
-use super::{GgufError, Value, scan};
+use super::parts::{Part, Parts};
+use super::{GgufError, Value, foreign, scan};
 use crate::{Type, TypeError};
 
 /// Name, type, dimensions and place of a tensor.
@@ -19,6 +20,8 @@ pub struct TensorInfo {
     name: String,
     ty: Type,
     dims: Vec<usize>,
+    /// Which part holds the data, from 0.
+    part: usize,
     range: Range<usize>,
 }
 
@@ -47,7 +50,7 @@ impl TensorInfo {
         self.range.len()
     }
 
-    /// Position of the data in the file.
+    /// Position of the data in the file, or in the part that holds them.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.range.start
@@ -72,29 +75,48 @@ impl TensorInfo {
 }
 
 /// A mapped GGUF file. Pages are read when they are touched, and [`Self::release`] gives them back.
+///
+/// A model in several files (`NAME-00001-of-0000N.gguf`) is one as well: it is opened by its first part, which has
+/// its metadata, and has the tensors and bytes of all of them.
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    /// At least one.
+    parts: Vec<Part>,
     context: Context,
     tensors: Vec<TensorInfo>,
     by_name: HashMap<String, usize>,
 }
 
 impl GgufFile {
-    /// Maps `path` and checks its metadata: every length and offset lies within the file.
+    /// Maps `path`, and all other parts where it is the first of several, and checks their metadata: every length
+    /// and offset lies within its file, and the parts belong together.
     ///
-    /// The file must not be truncated or rewritten in place while it is open: reading a page that is gone
+    /// The files must not be truncated or rewritten in place while they are open: reading a page that is gone
     /// ends the process. Programs of this project replace files by renaming, which is harmless.
     ///
     /// # Errors
-    /// [`GgufError::Open`], or [`GgufError::Malformed`] for a file that is no GGUF, truncated or damaged.
+    /// [`GgufError::Open`]; [`GgufError::Foreign`] for what is no GGUF of llama.cpp's own; [`GgufError::Malformed`] for
+    /// one that is truncated or damaged; [`GgufError::Parts`] if a part is missing or another one than it should be.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let map = map(path).map_err(|source| GgufError::Open { path: path.to_owned(), source })?;
-        let malformed = |reason| GgufError::Malformed { path: path.to_owned(), reason };
-        let (context, tensors) = parse(&map).map_err(malformed)?;
+        let Parts { files, context, tensors } = Parts::open(path)?;
         let by_name = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
-        Ok(Self { path: path.to_owned(), map, context, tensors, by_name })
+        Ok(Self { path: path.to_owned(), parts: files, context, tensors, by_name })
+    }
+
+    /// Opens a file that has to be a whole one, because it is replaced or identified as such.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and [`GgufError::Parts`] for the first of several parts.
+    pub fn open_whole(path: &Path) -> Result<Self, GgufError> {
+        let file = Self::open(path)?;
+        match file.parts.len() {
+            1 => Ok(file),
+            n => Err(GgufError::Parts {
+                path: path.to_owned(),
+                reason: format!("is one of {n} parts: join them with llama-gguf-split --merge"),
+            }),
+        }
     }
 
     /// The path it was opened with.
@@ -103,10 +125,15 @@ impl GgufFile {
         &self.path
     }
 
-    /// Size of the file in bytes.
+    /// Paths of the files that it is in, the one it was opened with first.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.parts.iter().map(|part| part.path.as_path())
+    }
+
+    /// Size in bytes, that of all parts.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
-        self.map.len()
+        self.parts.iter().map(|part| part.map.len()).sum()
     }
 
     /// All tensors in file order.
@@ -136,7 +163,7 @@ impl GgufFile {
     /// If `tensor` was taken from another, larger file.
     #[must_use]
     pub fn data(&self, tensor: &TensorInfo) -> &[u8] {
-        &self.map[tensor.range.clone()]
+        &self.parts[tensor.part].map[tensor.range.clone()]
     }
 
     /// All values of `tensor` in ggml order, converted on rayon's threads.
@@ -147,10 +174,10 @@ impl GgufFile {
     /// # Panics
     /// As [`Self::data`].
     pub fn to_f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, GgufError> {
-        let error = |source: TypeError| GgufError::Tensor {
+        let error = |cause: TypeError| GgufError::Tensor {
             path: self.path.clone(),
             name: tensor.name.clone(),
-            source,
+            cause,
         };
         if !tensor.ty.has_to_float() {
             return Err(error(TypeError::NotFloat(tensor.ty)));
@@ -170,10 +197,11 @@ impl GgufFile {
     pub fn release(&self, tensor: &TensorInfo) {
         let n_bytes = self.data(tensor).len();
         if n_bytes > 0 {
+            let map = &self.parts[tensor.part].map;
             // SAFETY: dropping pages of a read-only shared mapping of a file loses nothing: the same
             // bytes come back from the file.
             let dropped = unsafe {
-                self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, tensor.offset(), n_bytes)
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, tensor.offset(), n_bytes)
             };
             drop(dropped);
         }
@@ -271,23 +299,43 @@ impl GgufFile {
 }
 
 /// The one door to mapped memory.
-fn map(path: &Path) -> io::Result<Mmap> {
-    let file = File::open(path)?;
-    if file.metadata()?.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
+///
+/// # Errors
+/// [`GgufError::Open`], or [`GgufError::Foreign`] for what is no file.
+pub(crate) fn map(path: &Path) -> Result<Mmap, GgufError> {
+    if let Some(foreign) = foreign::not_a_file(path) {
+        return Err(foreign.at(path));
     }
+    let mapped = File::open(path).and_then(|file| map_file(&file));
+    mapped.map_err(|cause| GgufError::Open { path: path.to_owned(), cause })
+}
+
+fn map_file(file: &File) -> io::Result<Mmap> {
     // SAFETY: the mapped bytes count as immutable, so nobody may change the file meanwhile. Nothing in the
     // process does: outputs are written under other names and renamed. What other processes do is the
     // user's duty, as stated for `GgufFile::open`.
-    unsafe { Mmap::map(&file) }
+    unsafe { Mmap::map(file) }
 }
 
-/// Parses the metadata in `bytes` and checks it again; the error is one line.
-pub(super) fn parse(bytes: &[u8]) -> Result<(Context, Vec<TensorInfo>), String> {
+/// Parses the metadata in the mapped file at `path`, the part with this number, from 0.
+pub(super) fn read(
+    map: &Mmap,
+    path: &Path,
+    part: usize,
+) -> Result<(Context, Vec<TensorInfo>), GgufError> {
+    parse(map, part).map_err(|reason| match foreign::of(map) {
+        Some(foreign) => foreign.at(path),
+        None => GgufError::Malformed { path: path.to_owned(), reason },
+    })
+}
+
+/// Parses the metadata in `bytes`, which are those of the part with this number, from 0, and checks it again; the
+/// error is one line.
+pub(super) fn parse(bytes: &[u8], part: usize) -> Result<(Context, Vec<TensorInfo>), String> {
     scan::check(bytes)?;
     let context = Context::parse(bytes).map_err(explain)?;
     let tensors = (0..context.n_tensors())
-        .map(|id| tensor_info(&context, id, bytes.len()))
+        .map(|id| tensor_info(&context, id, part, bytes.len()))
         .collect::<Result<_, _>>()?;
     Ok((context, tensors))
 }
@@ -304,7 +352,12 @@ fn explain(message: String) -> String {
 
 /// ggml computes sizes with wrapping arithmetic and does not look at the end of the file: both are
 /// checked here.
-fn tensor_info(context: &Context, id: i64, file_bytes: usize) -> Result<TensorInfo, String> {
+fn tensor_info(
+    context: &Context,
+    id: i64,
+    part: usize,
+    file_bytes: usize,
+) -> Result<TensorInfo, String> {
     let (name, raw_type, raw_dims, offset) = context.tensor(id);
     let ty = Type::try_from(raw_type).map_err(|e| format!("tensor '{name}': {e}"))?;
     let overflow = || format!("tensor '{name}': {ty} {raw_dims:?} is larger than any file");
@@ -323,5 +376,5 @@ fn tensor_info(context: &Context, id: i64, file_bytes: usize) -> Result<TensorIn
             "tensor '{name}' ends at byte {end}, the file at {file_bytes} (truncated or damaged)"
         ));
     }
-    Ok(TensorInfo { name, ty, dims, range: start..end })
+    Ok(TensorInfo { name, ty, dims, part, range: start..end })
 }

@@ -9,7 +9,7 @@ const MAX_METADATA_BYTES: usize = 256 << 20;
 
 /// More keys or tensors than this are a damaged file: the largest models have some thousands. ggml needs hundreds of
 /// bytes for a tensor that the file describes in 25, so what it allocates is bounded by this, not by the file.
-const MAX_ENTRIES: u64 = 1 << 16;
+pub(super) const MAX_ENTRIES: u64 = 1 << 16;
 
 /// Smallest metadata entry: key length, a key of one byte, type, a value of one byte.
 const MIN_KEY_BYTES: usize = 8 + 1 + 4 + 1;
@@ -32,6 +32,23 @@ pub(super) fn check(file: &[u8]) -> Result<(), String> {
         tensor(&mut cursor).map_err(|e| format!("tensor {i}: {e}"))?;
     }
     Ok(())
+}
+
+/// Name and type of the first tensor with a type for which `wanted` holds, as far as the metadata can be read.
+pub(super) fn first_tensor(file: &[u8], wanted: impl Fn(u32) -> bool) -> Option<(String, u32)> {
+    let metadata = &file[..file.len().min(MAX_METADATA_BYTES)];
+    let mut cursor = Cursor { file: metadata, position: 0, cut: metadata.len() < file.len() };
+    let (n_tensors, n_keys) = header(&mut cursor).ok()?;
+    for _ in 0..n_keys {
+        key_value(&mut cursor).ok()?;
+    }
+    for _ in 0..n_tensors {
+        let (name, ty) = tensor(&mut cursor).ok()?;
+        if wanted(ty) {
+            return Some((name.to_owned(), ty));
+        }
+    }
+    None
 }
 
 fn header(cursor: &mut Cursor<'_>) -> Result<(u64, u64), String> {
@@ -87,14 +104,17 @@ fn value_bytes(ty: u32) -> Option<usize> {
     }
 }
 
-fn tensor(cursor: &mut Cursor<'_>) -> Result<(), String> {
+/// Name and type.
+fn tensor<'a>(cursor: &mut Cursor<'a>) -> Result<(&'a str, u32), String> {
     let name = cursor.name()?;
     let n_dims = cursor.u32()?;
     if n_dims > ggml_sys::GGML_MAX_DIMS {
         return Err(format!("'{name}' has {n_dims} dimensions, at most 4 are possible"));
     }
-    cursor.take(8 * n_dims as usize + 4 + 8)?;
-    Ok(())
+    cursor.take(8 * n_dims as usize)?;
+    let ty = cursor.u32()?;
+    cursor.take(8)?;
+    Ok((name, ty))
 }
 
 /// Reads forward through the metadata; every error says at which byte.

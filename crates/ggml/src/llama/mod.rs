@@ -2,6 +2,7 @@
 //!
 //! Enough to read the inputs of weights during evaluation: load, tokenize, decode on the CPU.
 
+mod architecture;
 mod context;
 mod error;
 mod model;
@@ -14,6 +15,7 @@ use std::sync::Once;
 
 use crate::log;
 
+pub use architecture::knows_architecture;
 pub use context::{Context, ContextParams, Outputs};
 pub use error::LlamaError;
 pub use model::{Model, ModelParams, Override};

@@ -164,7 +164,9 @@ pub struct Dict {
 /// What is coded.
 #[derive(Debug, Args)]
 pub struct SelectionFlags {
-    /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all]
+    /// Layers, from 0: a number, a range or a list such as 0,2,5-8. Layers for multi-token prediction
+    /// (<architecture>.nextn_predict_layers, the last ones) stay dense unless they are named here; no text
+    /// runs through them, so that they are coded from their weights alone [default: all others]
     #[arg(long, value_name = "LIST")]
     pub layers: Option<LayerList>,
 
@@ -182,7 +184,7 @@ pub struct ImatrixFlags {
     #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
     pub calib: Option<PathBuf>,
 
-    /// Importance matrix of llama-imatrix (GGUF): learning, encoding and the recorded gap weigh the error
+    /// Importance matrix of llama-imatrix (GGUF or .dat): learning, encoding and the recorded gap weigh the error
     /// of input i with its mean square E[x_i^2]; reports get fields that end in _w
     #[arg(long, value_name = "FILE")]
     pub imatrix: Option<PathBuf>,

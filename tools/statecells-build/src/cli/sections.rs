@@ -77,7 +77,7 @@ pub struct SectionsFlags {
     /// that they make up for the errors before them; 1 does so before every ffn_down as well and is by far the best.
     /// Errors and gaps are then against what each matrix should do there (after --tune against the source's
     /// weights). Takes several forward passes over the calibration's text, which is all that --calib needs to hold
-    /// (statecells-calib --tokens-only); llama architecture only
+    /// (statecells-calib --tokens-only); llama architecture only. Such a file grows only behind what is finished
     #[arg(
         long,
         value_name = "LAYERS",
@@ -92,7 +92,7 @@ pub struct SectionsFlags {
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
     /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama
-    /// architecture only
+    /// architecture only. What is coded is kept if it fails: --resume goes on without it too
     #[arg(
         long,
         value_name = "STEPS",

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use ggml::gguf::{GgufFile, GgufWriter};
 use test_models::Model;
 
 /// Flags that keep the codec quick.
@@ -77,6 +78,23 @@ impl Fixture {
     /// A build of `model.gguf` to `output` that must succeed.
     pub fn build(&self, output: &str, flags: &str) {
         succeeds(&mut self.quick(&format!("-i model.gguf -o {output} {flags}")));
+    }
+
+    /// Rewrites `model.gguf` with another tensor of ones in F32.
+    pub fn add_tensor(&self, name: &str, dims: &[usize]) {
+        let path = self.path("model.gguf");
+        let file = GgufFile::open(&path).unwrap();
+        let mut writer = GgufWriter::new();
+        writer.copy_metadata_from(&file, |_| true);
+        for tensor in file.tensors() {
+            writer.add_tensor(tensor.name(), tensor.ty(), tensor.dims()).unwrap();
+        }
+        writer.add_tensor(name, ggml::Type::F32, dims).unwrap();
+        let added = 1.0f32.to_le_bytes().repeat(dims.iter().product());
+        let data = |i: usize| file.tensors().get(i).map_or(added.as_slice(), |t| file.data(t));
+        let mut out = Vec::new();
+        writer.write(&mut out, |i, out| out.write_all(data(i))).unwrap();
+        fs::write(path, out).unwrap();
     }
 
     /// Changes one byte of a file.

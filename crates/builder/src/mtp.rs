@@ -1,0 +1,86 @@
+//! Layers for multi-token prediction (MTP): the last ones of some models, which only guess further tokens ahead.
+//!
+//! llama.cpp counts them among the layers and leaves them out when it runs text, so that no calibration and no
+//! importance matrix knows their inputs. They stay dense unless `--layers` or a policy names them; then they are coded
+//! from their weights alone.
+
+use std::ops::Range;
+
+use codec::FfnTensor;
+use ggml::gguf::GgufFile;
+
+use crate::{Error, Selection, Source};
+
+/// The MTP layers of `file`, empty if there are none.
+///
+/// # Errors
+/// [`Error::Gguf`] for counts that are no numbers, [`Error::Model`] for more of them than there are layers.
+pub(crate) fn layers(file: &GgufFile, architecture: &str) -> Result<Range<usize>, Error> {
+    let (key, count_key) = (key(architecture), format!("{architecture}.block_count"));
+    let number = |key: &str| Ok::<_, Error>(file.u32(key)?.unwrap_or(0) as usize);
+    let (n_mtp, n_layers) = (number(&key)?, number(&count_key)?);
+    match n_layers.checked_sub(n_mtp) {
+        Some(first) => Ok(first..n_layers),
+        None => Err(Error::Model {
+            path: file.path().to_owned(),
+            reason: format!(
+                "has {key} = {n_mtp}, but {count_key} = {n_layers}: the file is damaged"
+            ),
+        }),
+    }
+}
+
+fn key(architecture: &str) -> String {
+    format!("{architecture}.nextn_predict_layers")
+}
+
+impl Source {
+    /// Whether `tensor` is in a layer that text does not run through.
+    #[must_use]
+    pub fn is_mtp(&self, tensor: FfnTensor) -> bool {
+        self.mtp_layers().contains(&tensor.layer)
+    }
+
+    /// The tensors that `selection` asks for; those of MTP layers only if it names layers or tensors.
+    ///
+    /// # Errors
+    /// As [`Selection::resolve`].
+    pub fn select(&self, selection: &Selection) -> Result<Vec<FfnTensor>, Error> {
+        let by_name = selection.layers.is_some() || selection.tensors.is_some();
+        let available: Vec<FfnTensor> = self.ffn_tensors().collect();
+        let mut selected = selection.resolve(&available, self.n_layers())?;
+        selected.retain(|tensor| by_name || !self.is_mtp(*tensor));
+        if selected.is_empty() {
+            let reason = format!("all FFNs are in {}: name some to code them", self.describe_mtp());
+            return Err(Error::Selection { flag: "--layers", reason });
+        }
+        Ok(selected)
+    }
+
+    /// What has to be said about MTP layers of which `tensors` are coded, by a build that is `informed` about
+    /// inputs; `None` if there is nothing to say.
+    pub(crate) fn mtp_note(&self, tensors: &[FfnTensor], informed: bool) -> Option<String> {
+        let outcome = match tensors.iter().any(|tensor| self.is_mtp(*tensor)) {
+            true if informed => "are coded from their weights alone: no text runs through them",
+            true => return None,
+            false => "stay dense: no text runs through them (--layers codes those that it names)",
+        };
+        self.has_mtp().then(|| format!("note: {} {outcome}", self.describe_mtp()))
+    }
+
+    /// Whether any FFN matrix is in an MTP layer.
+    #[must_use]
+    pub fn has_mtp(&self) -> bool {
+        self.ffn_tensors().any(|tensor| self.is_mtp(tensor))
+    }
+
+    /// `layers for multi-token prediction (40-41, by glm4.nextn_predict_layers = 2)`.
+    #[must_use]
+    pub fn describe_mtp(&self) -> String {
+        let Range { start, end } = self.mtp_layers();
+        let last = end.saturating_sub(1);
+        let numbers = if start == last { start.to_string() } else { format!("{start}-{last}") };
+        let key = key(self.architecture());
+        format!("layers for multi-token prediction ({numbers}, by {key} = {})", end - start)
+    }
+}

@@ -1,0 +1,36 @@
+//! Whether a file is coded: one question, answered by the keys `statecells.<tensor>.scheme` alone.
+
+use std::collections::BTreeMap;
+
+use codec::{FfnTensor, keys};
+
+use super::{GgufFile, Value};
+
+/// Scheme of a tensor whose key holds no text.
+const UNKNOWN: &str = "unknown";
+
+impl GgufFile {
+    /// Scheme of `tensor`; `None` if it is dense.
+    #[must_use]
+    pub fn scheme(&self, tensor: FfnTensor) -> Option<String> {
+        Some(match self.value(&keys::tensor_scheme(tensor))? {
+            Value::String(scheme) => scheme,
+            _ => UNKNOWN.to_owned(),
+        })
+    }
+
+    /// Schemes of all coded FFN matrices.
+    #[must_use]
+    pub fn schemes(&self) -> BTreeMap<FfnTensor, String> {
+        let tensors = self.coded_tensors().into_iter();
+        let ffn = tensors.filter_map(|name| Some(FfnTensor::parse(&format!("{name}.weight"))?.0));
+        ffn.filter_map(|tensor| Some((tensor, self.scheme(tensor)?))).collect()
+    }
+
+    /// Names of all coded tensors, without suffix and in file order; none for a plain file.
+    #[must_use]
+    pub fn coded_tensors(&self) -> Vec<String> {
+        let name = |key: &String| keys::coded_tensor(key).map(str::to_owned);
+        self.keys().iter().filter_map(name).collect()
+    }
+}
