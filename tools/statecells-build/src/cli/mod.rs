@@ -165,7 +165,7 @@ pub struct Dict {
 #[derive(Debug, Args)]
 pub struct SelectionFlags {
     /// Layers, from 0: a number, a range or a list such as 0,2,5-8. Layers for multi-token prediction
-    /// (<architecture>.nextn_predict_layers, the last ones) stay dense unless they are named here; no text
+    /// (the last ones, as many as nextn_predict_layers says) stay dense unless they are named here; no text
     /// runs through them, so that they are coded from their weights alone [default: all others]
     #[arg(long, value_name = "LIST")]
     pub layers: Option<LayerList>,
