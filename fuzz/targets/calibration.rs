@@ -2,7 +2,7 @@
 #![no_main]
 
 use calibration::Calibration;
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "file.rs"]
@@ -10,8 +10,8 @@ mod file;
 
 fuzz_target!(|data: &[u8]| {
     let Ok(calibration) = Calibration::open(file::of(data)) else { return };
-    for target in Target::ALL {
-        let Ok(input) = calibration.input(FfnTensor { layer: 0, target }) else { continue };
+    for role in Role::ALL {
+        let Ok(input) = calibration.input(MatrixId { layer: 0, role }) else { continue };
         assert!(input.d() > 0);
         assert_eq!(input.mean_squares().len(), input.d());
         assert!(input.mean_squares().iter().all(|v| *v >= 0.0));

@@ -1,11 +1,13 @@
 //! Coded models and their dense twins, made with the codec itself instead of `statecells-build`.
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, FfnTensor, Sidecar, Target, keys};
+use codec::{Codec, EncodeContext};
+use format::seeddelta::BaseType;
+use format::{MatrixId, Role, Scheme, Sidecar, keys};
 use ggml::MulMat;
-use seeddelta::{BaseType, Delta, SeedDeltaCodec};
+use seeddelta::{Delta, SeedDeltaCodec};
 use statecells::sections::{SectionsCodec, SectionsParams};
-use statecells::{DictType, GlobalCodec, GlobalParams, Scheme};
+use statecells::{DictType, GlobalCodec, GlobalParams};
 
 use crate::model_file::{ModelFile, Tensor};
 
@@ -43,7 +45,7 @@ pub struct Coding {
     /// Layers whose matrices are coded.
     pub layers: Vec<usize>,
     /// Which matrices of a layer.
-    pub targets: Vec<Target>,
+    pub targets: Vec<Role>,
     /// Whether the dense weights stay in the file.
     pub keep_dense: bool,
 }
@@ -83,7 +85,7 @@ impl Coding {
     }
 
     fn by(method: Method) -> Self {
-        Self { method, layers: vec![0, 1], targets: Target::ALL.to_vec(), keep_dense: false }
+        Self { method, layers: vec![0, 1], targets: Role::ALL.to_vec(), keep_dense: false }
     }
 
     /// One coding for every kind of file: each global scheme with each type of atoms, sections with and
@@ -120,8 +122,8 @@ impl Twins {
         twins.coded.set(keys::SCHEME, coding.method.codec().scheme());
         let mut n_coded = 0;
         for tensor in &base.tensors {
-            let Some((ffn, "weight")) = FfnTensor::parse(&tensor.name) else { continue };
-            if coding.layers.contains(&ffn.layer) && coding.targets.contains(&ffn.target) {
+            let Some((ffn, "weight")) = MatrixId::parse(&tensor.name) else { continue };
+            if coding.layers.contains(&ffn.layer) && coding.targets.contains(&ffn.role) {
                 twins.code(tensor, ffn, coding);
                 n_coded += 1;
             }
@@ -130,7 +132,7 @@ impl Twins {
         twins
     }
 
-    fn code(&mut self, tensor: &Tensor, ffn: FfnTensor, coding: &Coding) {
+    fn code(&mut self, tensor: &Tensor, ffn: MatrixId, coding: &Coding) {
         let (weights, shape) = (tensor.to_f32(), tensor.shape());
         let codec = coding.method.codec();
         let (sidecars, decoded) = encode(&*codec, &weights, tensor);

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
-use codec::{MatrixShape, Sidecar};
+use format::{MatrixShape, Sidecar};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, Value};
 

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use codec::{Codec, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
+use codec::Codec;
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, program, smollm2};
+use format::{MatrixId, MatrixShape, Scheme, Sidecar, SidecarSpec};
 use ggml::llama::Token;
-use statecells::{DictType, GlobalCodec, GlobalParams, Scheme};
+use statecells::{DictType, GlobalCodec, GlobalParams};
 use tempfile::TempDir;
 use test_models::Model;
 
@@ -102,7 +103,7 @@ fn threads_do_not_change_a_byte_on_smollm2() {
 fn decoded(file: &ModelFile, base: &ModelFile) -> ModelFile {
     let mut dense = base.clone();
     for tensor in &base.tensors {
-        let Some((ffn, "weight")) = FfnTensor::parse(&tensor.name) else { continue };
+        let Some((ffn, "weight")) = MatrixId::parse(&tensor.name) else { continue };
         let sidecars = sidecars(file, ffn, tensor.shape());
         if !sidecars.is_empty() {
             let codec = GlobalCodec::new(GlobalParams::default());
@@ -114,10 +115,10 @@ fn decoded(file: &ModelFile, base: &ModelFile) -> ModelFile {
 }
 
 /// The sidecars of `ffn` in `file`; none if it is dense.
-fn sidecars(file: &ModelFile, ffn: FfnTensor, shape: MatrixShape) -> Vec<Sidecar> {
+fn sidecars(file: &ModelFile, ffn: MatrixId, shape: MatrixShape) -> Vec<Sidecar> {
     let [mut m, mut k] = [0, 0];
     for tensor in &file.tensors {
-        match FfnTensor::parse(&tensor.name) {
+        match MatrixId::parse(&tensor.name) {
             Some((t, "dict")) if t == ffn => m = tensor.dims[1],
             Some((t, "codes")) if t == ffn => k = tensor.dims[0],
             _ => {}

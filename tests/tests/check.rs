@@ -3,19 +3,19 @@
 
 use std::path::Path;
 
-use codec::{FfnTensor, Target};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
 use end_to_end::server::Server;
+use format::{MatrixId, Role, Scheme};
 use half::f16;
 use serde_json::json;
-use statecells::{DictType, Scheme};
+use statecells::DictType;
 use tempfile::TempDir;
 use test_models::Model;
 
 const GENERATE: &str = "-no-cnv -p hello -n 8 --temp 0 --ignore-eos -c 64 -t 2 --no-warmup";
-const UP: FfnTensor = FfnTensor { layer: 0, target: Target::Up };
+const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };
 
 /// A base model and its coded twin beside the dense weights.
 fn files(folder: &Path) -> (ModelFile, ModelFile) {
@@ -36,7 +36,7 @@ fn run(file: &ModelFile, flags: &str) -> Run {
 }
 
 /// Atoms and scales that are finite, each for itself, and whose product with any input is not.
-fn overflow(file: &mut ModelFile, tensor: FfnTensor) {
+fn overflow(file: &mut ModelFile, tensor: MatrixId) {
     let dict = file.tensor_mut(&tensor.with_suffix("dict"));
     let huge: Vec<f32> = dict.to_f32().iter().map(|v| v.signum() * 1e38).collect();
     *dict = Tensor::from_f32(&tensor.with_suffix("dict"), &dict.dims.clone(), &huge);
@@ -44,7 +44,7 @@ fn overflow(file: &mut ModelFile, tensor: FfnTensor) {
     scales.data = f16::MAX.to_le_bytes().repeat(scales.data.len() / 2);
 }
 
-fn without_dense(mut file: ModelFile, tensor: FfnTensor) -> ModelFile {
+fn without_dense(mut file: ModelFile, tensor: MatrixId) -> ModelFile {
     file.replace(&tensor.weight(), []);
     file
 }
@@ -70,7 +70,7 @@ fn a_coded_weight_that_overflows_is_named_and_replaced_by_the_dense_one() {
     assert_eq!(checked.stderr.matches("from now on").count(), 1, "once, not at every token");
     // As if this one weight had never been coded.
     let mut mixed = files(folder.path()).1;
-    mixed.remove_key(&codec::keys::tensor_scheme(UP));
+    mixed.remove_key(&format::keys::tensor_scheme(UP));
     for suffix in ["dict", "codes", "row_scale"] {
         mixed.replace(&UP.with_suffix(suffix), []);
     }

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use codec::{FfnTensor, Target};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
+use format::{MatrixId, Role, Scheme};
 use ggml::Type;
 use ggml::llama::{
     Backend, Context, ContextParams, LlamaError, Model, ModelParams, Outputs, Override, Token,
 };
 use half::f16;
-use statecells::{DictType, Scheme};
+use statecells::DictType;
 use tempfile::TempDir;
 
-const UP: FfnTensor = FfnTensor { layer: 0, target: Target::Up };
+const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };
 
 /// Tokens of bytes: after three special ones every byte has one.
 const fn token(letter: u8) -> Token {

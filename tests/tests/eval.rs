@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use codec::Target;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, browser, check_page};
+use format::Role;
 use ggml::gguf::{GgufWriter, WriteError};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -264,10 +264,10 @@ fn equal_logits_are_no_quality() {
 #[test]
 fn files_by_seeddelta_are_evaluated() {
     let seeddelta = Coding::seeddelta("lowrank:20", false);
-    let half = |coding: Coding, targets: &[Target]| Coding { targets: targets.to_vec(), ..coding };
+    let half = |coding: Coding, targets: &[Role]| Coding { targets: targets.to_vec(), ..coding };
     let both = [
-        half(Coding::sections(0.01), &[Target::Gate]),
-        half(seeddelta.clone(), &[Target::Up, Target::Down]),
+        half(Coding::sections(0.01), &[Role::Gate]),
+        half(seeddelta.clone(), &[Role::Up, Role::Down]),
     ];
     for (codings, flags) in
         [(&[seeddelta][..], &["--seeddelta"][..]), (&both, &["--statecells", "--seeddelta"])]

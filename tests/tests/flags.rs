@@ -2,12 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use codec::keys;
-use codec::{FfnTensor, Target};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, assert_refused};
 use end_to_end::server::Server;
+use format::{MatrixId, Role, keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use test_models::Model;
@@ -35,8 +34,8 @@ impl Files {
         let base = ModelFile::read(&path);
         let with_gaps = |mut file: ModelFile| {
             for (layer, gap) in GAPS.into_iter().enumerate() {
-                for target in Target::ALL {
-                    file.set(&keys::tensor_gap(FfnTensor { layer, target }), gap);
+                for role in Role::ALL {
+                    file.set(&keys::tensor_gap(MatrixId { layer, role }), gap);
                 }
             }
             file
@@ -70,7 +69,7 @@ impl Files {
     /// them.
     fn mib(&self, layer: usize, suffixes: &[&str]) -> String {
         let is_one = |name: &str| {
-            FfnTensor::parse(name).is_some_and(|(t, s)| t.layer == layer && suffixes.contains(&s))
+            MatrixId::parse(name).is_some_and(|(t, s)| t.layer == layer && suffixes.contains(&s))
         };
         let tensors = self.keep.tensors.iter().filter(|t| is_one(&t.name));
         let n_bytes: usize = tensors.map(|t| t.data.len()).sum();

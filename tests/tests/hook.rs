@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use codec::Target;
 use end_to_end::coding::{Coding, Method, Twins};
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::smollm2;
+use format::{Role, Scheme};
 use ggml::Type;
 use ggml::llama::Token;
-use statecells::{DictType, Scheme};
+use statecells::DictType;
 use tempfile::TempDir;
 use test_models::Model as RandomModel;
 
@@ -77,7 +77,7 @@ fn a_model_without_gate_and_one_coded_target_do_as_well() {
         .write(&path)
         .unwrap();
     let base = ModelFile::read(&path);
-    for targets in [vec![Target::Up, Target::Down], vec![Target::Down]] {
+    for targets in [vec![Role::Up, Role::Down], vec![Role::Down]] {
         let twins = Twins::of(&base, &Coding { targets: targets.clone(), ..Coding::default() });
         let worst = worst_distance(folder.path(), &twins, &random_tokens());
         assert!(worst <= TOLERANCE, "{targets:?}: {worst}");

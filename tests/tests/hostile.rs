@@ -1,16 +1,16 @@
 //! Damaged and forged coded files: every one is refused by name, none ends the program by a signal.
 
-use codec::{FfnTensor, Target, keys};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
+use format::{MatrixId, Role, Scheme, keys};
 use ggml::Type;
 use half::f16;
-use statecells::{DictType, Scheme};
+use statecells::DictType;
 use tempfile::TempDir;
 use test_models::Model;
 
-const UP: FfnTensor = FfnTensor { layer: 0, target: Target::Up };
+const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };
 
 /// A small file with scheme `sign+vals` or `sign+row_scale`, all sidecars intact.
 fn intact(scheme: Scheme, has_gate: bool) -> ModelFile {
@@ -220,8 +220,8 @@ fn metadata_of_another_type_is_refused() {
 /// A matrix that the graph never multiplies with.
 #[test]
 fn sidecars_for_tensors_that_the_model_lacks_are_refused() {
-    let gate = FfnTensor { layer: 0, target: Target::Gate };
-    let beyond = FfnTensor { layer: 7, target: Target::Up };
+    let gate = MatrixId { layer: 0, role: Role::Gate };
+    let beyond = MatrixId { layer: 7, role: Role::Up };
     for stray in [gate, beyond] {
         let mut file = intact(Scheme::Sign, false);
         for suffix in ["dict", "codes"] {

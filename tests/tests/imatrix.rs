@@ -1,7 +1,7 @@
 //! Importance matrices as llama-imatrix writes them, in its format of today and in the one before GGUF.
 
-use codec::{FfnTensor, Target};
 use end_to_end::programs::Run;
+use format::{MatrixId, Role};
 use ggml::imatrix::Imatrix;
 use tempfile::TempDir;
 use test_models::Model;
@@ -25,9 +25,9 @@ fn the_old_format_says_the_same_as_the_new_one() {
     let (new, old) = (open("new.gguf"), open("old.dat"));
     assert_eq!(old.datasets(), new.datasets());
     for layer in 0..model.n_layers {
-        for target in Target::ALL {
-            let weight = FfnTensor { layer, target }.weight();
-            let n = if target == Target::Down { model.n_ff } else { model.n_embd };
+        for role in Role::ALL {
+            let weight = MatrixId { layer, role }.weight();
+            let n = if role == Role::Down { model.n_ff } else { model.n_embd };
             let pairs = [&old, &new].map(|i| i.importance(&weight, n).unwrap());
             for (old, new) in pairs[0].iter().zip(&pairs[1]) {
                 assert!((old - new).abs() <= 1e-5 * new.abs(), "{weight}: {old} and {new}");

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use codec::MatrixShape;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
+use format::MatrixShape;
 use ggml::Type;
 use tempfile::TempDir;
 use test_models::{Model, Spectrum, random_matrix};

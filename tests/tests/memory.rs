@@ -3,14 +3,14 @@
 
 use std::path::Path;
 
-use codec::{FfnTensor, MatrixShape, Target, keys};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Peak, peak_of};
+use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
+use format::{MatrixId, MatrixShape, Role, keys};
 use ggml::Type;
 use half::f16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use statecells::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
 use tempfile::TempDir;
 use test_models::Model;
 
@@ -82,10 +82,10 @@ fn coded(folder: &Path, n_layers: usize) -> (String, u64) {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut n_bytes = 0;
     for layer in 0..n_layers {
-        for target in Target::ALL {
-            let tensor = FfnTensor { layer, target };
-            let shape = match target {
-                Target::Down => MatrixShape::new(n_ff, n_embd),
+        for role in Role::ALL {
+            let tensor = MatrixId { layer, role };
+            let shape = match role {
+                Role::Down => MatrixShape::new(n_ff, n_embd),
                 _ => MatrixShape::new(n_embd, n_ff),
             };
             file.set(&keys::tensor_scheme(tensor), "sections");
@@ -98,7 +98,7 @@ fn coded(folder: &Path, n_layers: usize) -> (String, u64) {
     (path.to_str().unwrap().to_owned(), n_bytes)
 }
 
-fn sidecars(tensor: FfnTensor, shape: MatrixShape, random: &mut ChaCha8Rng) -> [Tensor; 3] {
+fn sidecars(tensor: MatrixId, shape: MatrixShape, random: &mut ChaCha8Rng) -> [Tensor; 3] {
     let sidecar = |suffix: &str, ty: Type, dims: &[usize], data: Vec<u8>| Tensor {
         name: tensor.with_suffix(suffix),
         ty,

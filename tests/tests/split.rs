@@ -63,7 +63,7 @@ impl Fixture {
 
 /// Everything but the record, in which the hash of the input stands.
 fn contents(mut file: ModelFile) -> ModelFile {
-    for key in [codec::keys::RECORD, "calibration.model.sha256"] {
+    for key in [format::keys::RECORD, "calibration.model.sha256"] {
         file.remove_key(key);
     }
     file

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::Calibration;
-use codec::{EncodeContext, FfnTensor, MatMul, Progress, check_finite};
+use codec::{EncodeContext, MatMul, Progress, check_finite};
+use format::MatrixId;
 
 use crate::{BuildOptions, Encoding, Error, Importance, Interrupt, Plan, Record, Reporter, Source};
 
@@ -13,7 +14,7 @@ const ARGUMENT: &str = "the allocation";
 
 /// What each tensor got, in the method's own unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allocation(pub BTreeMap<FfnTensor, u64>);
+pub struct Allocation(pub BTreeMap<MatrixId, u64>);
 
 /// What a method may look at to share out its budget.
 pub struct Survey<'a> {
@@ -22,7 +23,7 @@ pub struct Survey<'a> {
     /// All tensors, planned as if there were no budget.
     pub plan: &'a Plan,
     /// Importance of the inputs of every tensor of the plan that text runs through; `None` if nothing is known.
-    pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
+    pub importance: Option<&'a BTreeMap<MatrixId, Importance>>,
     /// Activations of the same inputs; `None` without a calibration.
     pub calibration: Option<&'a Calibration>,
     /// What will happen to results.
@@ -51,7 +52,7 @@ impl Survey<'_> {
     /// [`Error::Stopped`].
     pub fn each<T>(
         &self,
-        mut look: impl FnMut(&Encoding<'_>) -> Result<T, codec::CodecError>,
+        mut look: impl FnMut(&Encoding<'_>) -> Result<T, format::CodecError>,
     ) -> Result<Vec<T>, Error> {
         self.reporter.stage("sharing out the budget", self.plan.items.len() as u64);
         let mut found = Vec::new();
@@ -88,7 +89,7 @@ impl Allocation {
         let text = record?.arguments.get(ARGUMENT)?;
         let entry = |entry: &str| {
             let (stem, share) = entry.split_once(' ')?;
-            let (tensor, _) = FfnTensor::parse(&format!("{stem}.weight"))?;
+            let tensor = MatrixId::of_stem(stem)?;
             Some((tensor, share.parse().ok()?))
         };
         text.split(", ").map(entry).collect::<Option<_>>().map(Self)
@@ -105,7 +106,7 @@ impl Allocation {
     ///
     /// # Errors
     /// [`Error::Resume`].
-    pub(crate) fn check_covers(&self, tensors: &[FfnTensor], path: &Path) -> Result<(), Error> {
+    pub(crate) fn check_covers(&self, tensors: &[MatrixId], path: &Path) -> Result<(), Error> {
         if tensors.iter().eq(self.0.keys()) {
             return Ok(());
         }
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn records_give_the_allocation_back() {
-        let tensor = |stem: &str| FfnTensor::parse(&format!("{stem}.weight")).unwrap().0;
+        let tensor = |stem: &str| MatrixId::of_stem(stem).unwrap();
         let allocation =
             Allocation([(tensor("blk.0.ffn_up"), 4), (tensor("blk.11.ffn_down"), 10)].into());
         let mut record = Record {
@@ -144,7 +145,7 @@ mod tests {
         allocation.record(&mut record);
         assert_eq!(Allocation::of(Some(&record)), Some(allocation.clone()));
         let path = Path::new("out.gguf");
-        let all: Vec<FfnTensor> = allocation.0.keys().copied().collect();
+        let all: Vec<MatrixId> = allocation.0.keys().copied().collect();
         allocation.check_covers(&all, path).unwrap();
         let message = allocation.check_covers(&all[..1], path).unwrap_err().to_string();
         assert!(message.contains("out.gguf") && message.contains("over 2 tensors"), "{message}");

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use codec::{FfnTensor, Sidecar, keys};
+use format::{MatrixId, Sidecar, keys};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, TensorInfo, WriteError};
 
@@ -31,7 +31,7 @@ enum Piece<'a> {
 /// Everything that goes into the output.
 pub struct Assembly<'a> {
     build: &'a Build<'a>,
-    finished: &'a BTreeMap<FfnTensor, Finished>,
+    finished: &'a BTreeMap<MatrixId, Finished>,
     work: &'a WorkFolder,
     existing: Option<&'a ExistingOutput>,
     record: Record,
@@ -46,7 +46,7 @@ impl<'a> Assembly<'a> {
     /// [`Error::Write`] if the metadata cannot be expressed.
     pub fn new(
         build: &'a Build<'a>,
-        finished: &'a BTreeMap<FfnTensor, Finished>,
+        finished: &'a BTreeMap<MatrixId, Finished>,
         work: &'a WorkFolder,
         existing: Option<&'a ExistingOutput>,
         record: &Record,
@@ -196,7 +196,7 @@ fn tensor_record(finished: &Finished) -> TensorRecord {
 /// Loads the sidecars of one finished tensor after the other.
 struct Sidecars<'a> {
     assembly: &'a Assembly<'a>,
-    current: Option<(FfnTensor, Vec<Sidecar>)>,
+    current: Option<(MatrixId, Vec<Sidecar>)>,
     /// The reason for an I/O error that `data` returned.
     failure: Option<Error>,
 }

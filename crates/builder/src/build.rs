@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use calibration::Calibration;
-use codec::{FfnTensor, MatMul};
+use codec::MatMul;
+use format::MatrixId;
 
 use crate::existing::ExistingOutput;
 use crate::progress::Eta;
@@ -39,7 +40,7 @@ pub struct Build<'a> {
     /// What to do with results.
     pub options: &'a BuildOptions,
     /// Importance of inputs by tensor, for every tensor of the plan that text runs through; `None` if nothing is known.
-    pub importance: Option<&'a BTreeMap<FfnTensor, Importance>>,
+    pub importance: Option<&'a BTreeMap<MatrixId, Importance>>,
     /// Activations of the same inputs, or the text alone if the method needs no more; `None` without a calibration.
     pub calibration: Option<&'a Calibration>,
     /// Dense products.
@@ -71,7 +72,7 @@ impl Build<'_> {
         &self,
         work: &mut WorkFolder,
         existing: Option<&ExistingOutput>,
-    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+    ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let mut finished = self.take_over(work, existing)?;
         if let Some(output) = existing.filter(|_| self.method.tunes())
             && finished.values().any(|f| f.origin == Origin::Output)
@@ -145,7 +146,7 @@ impl Build<'_> {
         &self,
         work: &mut WorkFolder,
         existing: Option<&ExistingOutput>,
-    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+    ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let mut finished = BTreeMap::new();
         let checkpoints = self.checkpoints(work)?;
         for item in &self.plan.items {
@@ -167,7 +168,7 @@ impl Build<'_> {
 
     /// The checkpoints to go on with. Tuned tensors belong together: unless all are there, as after a kill while they
     /// were stored, they are tuned again.
-    fn checkpoints(&self, work: &WorkFolder) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
+    fn checkpoints(&self, work: &WorkFolder) -> Result<BTreeMap<MatrixId, TensorResult>, Error> {
         let mut coded = work.finished(Stage::Coded)?;
         let tuned = work.finished(Stage::Tuned)?;
         let settled = |item: &PlanItem| {
@@ -233,7 +234,7 @@ impl Build<'_> {
         &self,
         work: &mut WorkFolder,
         item: &PlanItem,
-        sidecars: Vec<codec::Sidecar>,
+        sidecars: Vec<format::Sidecar>,
     ) -> Result<Finished, Error> {
         self.reporter.line(&format!("{}: completed to {}", item.tensor, item.codec.scheme()));
         let encoder = self.encoder(self.calibrated());

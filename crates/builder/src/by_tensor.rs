@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::FfnTensor;
+use format::MatrixId;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -18,11 +18,11 @@ struct Policy<T> {
 ///
 /// # Errors
 /// What is wrong, for a message that names the file.
-pub fn policy<T: DeserializeOwned>(text: &[u8]) -> Result<BTreeMap<FfnTensor, T>, String> {
+pub fn policy<T: DeserializeOwned>(text: &[u8]) -> Result<BTreeMap<MatrixId, T>, String> {
     let policy: Policy<T> = serde_json::from_slice(text).map_err(|e| {
         format!("is no policy ({e}): write {{\"tensors\": {{\"blk.0.ffn_up\": ...}}}}")
     })?;
-    let tensor = |(stem, entry): (String, T)| match of_stem(&stem) {
+    let tensor = |(stem, entry): (String, T)| match MatrixId::of_stem(&stem) {
         Some(tensor) => Ok((tensor, entry)),
         None => Err(format!("'{stem}' is no FFN matrix: write names such as blk.0.ffn_up")),
     };
@@ -35,10 +35,10 @@ const EXAMPLE: &str = r#"{"blk.0.ffn_down": 2.5}"#;
 ///
 /// # Errors
 /// What is wrong, for a message that names the file.
-pub fn sensitivities(text: &[u8]) -> Result<BTreeMap<FfnTensor, f64>, String> {
+pub fn sensitivities(text: &[u8]) -> Result<BTreeMap<MatrixId, f64>, String> {
     let named: BTreeMap<String, f64> = serde_json::from_slice(text)
         .map_err(|e| format!("is no JSON object of tensors and numbers ({e}): write {EXAMPLE}"))?;
-    let factor = |(stem, factor): (String, f64)| match of_stem(&stem) {
+    let factor = |(stem, factor): (String, f64)| match MatrixId::of_stem(&stem) {
         None => Err(format!("'{stem}' is no FFN matrix: write {EXAMPLE}")),
         Some(_) if !(factor.is_finite() && factor >= 0.0) => {
             Err(format!("{stem} is {factor}: use numbers of at least 0"))
@@ -46,12 +46,6 @@ pub fn sensitivities(text: &[u8]) -> Result<BTreeMap<FfnTensor, f64>, String> {
         Some(tensor) => Ok((tensor, factor)),
     };
     named.into_iter().map(factor).collect()
-}
-
-/// The matrix called `stem`, which must be its whole name.
-fn of_stem(stem: &str) -> Option<FfnTensor> {
-    let weight = format!("{stem}.weight");
-    FfnTensor::parse(&weight).and_then(|(tensor, suffix)| (suffix == "weight").then_some(tensor))
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use calibration::{Calibration, FfnInput, InputKind, ModelId};
-use codec::{FfnTensor, Progress};
+use calibration::{Calibration, ModelId};
+use codec::Progress;
+use format::{InputId, MatrixId, Width};
 
 use crate::{Error, Importance, Interrupt, Method, Reporter, Shaping, Source};
 
@@ -21,16 +22,16 @@ impl Source {
                 reason: format!("has a dimension of {n}: too large to be calibrated"),
             })
         };
-        let longest = |kind| {
-            let of_kind = self.ffn_tensors().filter(|t| FfnInput::of(*t).kind == kind);
-            count(of_kind.map(|t| self.shape(t).d_in).max().unwrap_or(0))
+        let longest = |width| {
+            let inputs = self.matrices().filter(|matrix| matrix.role.d_in() == width);
+            count(inputs.map(|matrix| self.shape(matrix).d_in).max().unwrap_or(0))
         };
         Ok(ModelId {
             sha256,
             architecture: self.file().architecture()?,
             n_layer: count(self.n_layers())?,
-            n_embd: longest(InputKind::GateUp)?,
-            n_ff: longest(InputKind::Down)?,
+            n_embd: longest(Width::Embedding)?,
+            n_ff: longest(Width::Ffn)?,
         })
     }
 }
@@ -44,7 +45,7 @@ impl Source {
 pub(crate) fn open_calibration(
     path: &Path,
     source: &Source,
-    tensors: &[FfnTensor],
+    tensors: &[MatrixId],
     method: &dyn Method,
 ) -> Result<Calibration, Error> {
     let calibration = Calibration::open(path)?;
@@ -64,20 +65,20 @@ pub(crate) fn open_calibration(
 pub(crate) fn read_importance(
     calibration: &Calibration,
     source: &Source,
-    tensors: &[FfnTensor],
+    tensors: &[MatrixId],
     shaping: Shaping,
     (reporter, interrupt): (&Reporter, &Interrupt),
-) -> Result<BTreeMap<FfnTensor, Importance>, Error> {
+) -> Result<BTreeMap<MatrixId, Importance>, Error> {
     reporter.stage("reading the calibration", tensors.len() as u64);
     let use_error = |reason| Error::CalibrationUse { path: calibration.path().to_owned(), reason };
     // Gate and up share their input, and follow each other.
-    let mut last: Option<(FfnInput, Vec<f32>)> = None;
+    let mut last: Option<(InputId, Vec<f32>)> = None;
     let mut all = BTreeMap::new();
     for &tensor in tensors.iter().filter(|tensor| !source.is_mtp(**tensor)) {
         if interrupt.is_set() {
             return Err(Error::Stopped);
         }
-        let input = FfnInput::of(tensor);
+        let input = tensor.input();
         let mean_squares = match last.take() {
             Some((known, mean_squares)) if known == input => mean_squares,
             _ => calibration.input(tensor)?.mean_squares(),

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use calibration::CalibratedInput;
 use codec::metrics::Metrics;
-use codec::{CodecError, EncodeContext, MatMul, Progress, Sidecar, check_finite};
+use codec::{EncodeContext, MatMul, Progress, check_finite};
+use format::{CodecError, Sidecar};
 
 use crate::random_gap::random_gap;
 use crate::work::sidecars_sha256;

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use codec::CodecError;
+use format::CodecError;
 
 /// Why a build cannot start or go on.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use codec::{FfnTensor, Sidecar, SidecarSpec, keys};
+use format::{MatrixId, Sidecar, SidecarSpec, keys};
 use ggml::Type;
 use ggml::gguf::GgufFile;
 
@@ -53,14 +53,13 @@ impl ExistingOutput {
     }
 
     /// All tensors that the file's build finished.
-    pub fn tensors(&self) -> impl Iterator<Item = FfnTensor> + '_ {
-        let parse = |stem: &String| FfnTensor::parse(&format!("{stem}.weight")).map(|(t, _)| t);
-        self.record.tensors.keys().filter_map(parse)
+    pub fn tensors(&self) -> impl Iterator<Item = MatrixId> + '_ {
+        self.record.tensors.keys().filter_map(|stem| MatrixId::of_stem(stem))
     }
 
     /// The gap of a tensor that stays dense because of it.
     #[must_use]
-    pub fn dense_gap(&self, tensor: FfnTensor) -> Option<f32> {
+    pub fn dense_gap(&self, tensor: MatrixId) -> Option<f32> {
         match self.record.tensors.get(&tensor.stem()) {
             Some(TensorRecord::Dense(gap)) => Some(*gap),
             _ => None,
@@ -69,19 +68,19 @@ impl ExistingOutput {
 
     /// The gap that is recorded of a coded tensor.
     #[must_use]
-    pub fn gap(&self, tensor: FfnTensor) -> Option<f32> {
+    pub fn gap(&self, tensor: MatrixId) -> Option<f32> {
         self.file.f32(&keys::tensor_gap(tensor)).ok().flatten().filter(|gap| !gap.is_nan())
     }
 
     /// The scheme of a coded tensor.
     #[must_use]
-    pub fn scheme(&self, tensor: FfnTensor) -> Option<String> {
+    pub fn scheme(&self, tensor: MatrixId) -> Option<String> {
         self.file.scheme(tensor)
     }
 
     /// The sidecars of a coded tensor, if they are `specs` and as they were written.
     #[must_use]
-    pub fn sidecars(&self, tensor: FfnTensor, specs: &[SidecarSpec]) -> Option<Vec<Sidecar>> {
+    pub fn sidecars(&self, tensor: MatrixId, specs: &[SidecarSpec]) -> Option<Vec<Sidecar>> {
         let Some(TensorRecord::Coded(sha256)) = self.record.tensors.get(&tensor.stem()) else {
             return None;
         };
@@ -97,7 +96,7 @@ impl ExistingOutput {
     }
 
     /// The data of one sidecar, if type and dimensions are those of `spec`.
-    fn data(&self, tensor: FfnTensor, spec: &SidecarSpec) -> Option<&[u8]> {
+    fn data(&self, tensor: MatrixId, spec: &SidecarSpec) -> Option<&[u8]> {
         let info = self.file.tensor(&tensor.with_suffix(spec.suffix))?;
         let fits = info.ty() == Type::from(spec.element_type)
             && Some(info.n_bytes()) == spec.n_bytes()

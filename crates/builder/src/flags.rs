@@ -69,7 +69,7 @@ pub struct RunFlags {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
 
-    /// Go on with a killed or stopped run, or add layers and targets to a finished output: what is
+    /// Go on with a killed or stopped run, or add layers and matrices to a finished output: what is
     /// finished is not done again, and the result is the same as that of one uninterrupted run. Flags must be
     /// repeated; those of a step that comes after all tensors and is not done yet may be left out or changed
     #[arg(long, conflicts_with = "force")]

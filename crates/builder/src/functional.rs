@@ -1,8 +1,9 @@
 //! What a code does to a matrix's outputs on the activations of a calibration.
 
 use calibration::{CalibratedInput, SecondMoment};
+use codec::MatMul;
 use codec::functional::{functional_error, token_error};
-use codec::{MatMul, MatrixShape};
+use format::MatrixShape;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A tensor is flagged as overfitted if its error on held-out activations is more than so many times that

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use codec::FfnTensor;
+use format::MatrixId;
 use ggml::imatrix::Imatrix;
 
 use crate::{Error, Source};
@@ -33,11 +33,11 @@ pub struct Importance {
 pub fn read_importance(
     path: &Path,
     source: &Source,
-    tensors: &[FfnTensor],
+    tensors: &[MatrixId],
     shaping: Shaping,
-) -> Result<BTreeMap<FfnTensor, Importance>, Error> {
+) -> Result<BTreeMap<MatrixId, Importance>, Error> {
     let imatrix = Imatrix::open(path)?;
-    let read = |&tensor: &FfnTensor| {
+    let read = |&tensor: &MatrixId| {
         let weight = tensor.weight();
         let mean_squares = imatrix.importance(&weight, source.shape(tensor).d_in)?;
         let importance = Importance::new(&weight, &mean_squares, shaping)

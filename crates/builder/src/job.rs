@@ -8,7 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
-use codec::FfnTensor;
+use format::MatrixId;
 use ggml::MulMat;
 
 use crate::calibrated::{open_calibration, read_importance};
@@ -38,7 +38,7 @@ pub struct Job {
     pub report_json: Option<PathBuf>,
     /// The codec with its parameters.
     pub method: Box<dyn Method>,
-    /// Layers and targets.
+    /// Layers and roles.
     pub selection: Selection,
     /// Importance matrix and how it is used.
     pub imatrix: Option<(PathBuf, Shaping)>,
@@ -163,7 +163,7 @@ impl Job {
     fn calibration(
         &self,
         source: &Source,
-        tensors: &[FfnTensor],
+        tensors: &[MatrixId],
     ) -> Result<Option<Calibration>, Error> {
         let calib = self.calib.as_ref();
         calib.map(|(path, _)| open_calibration(path, source, tensors, &*self.method)).transpose()
@@ -172,8 +172,8 @@ impl Job {
     fn imatrix_importance(
         &self,
         source: &Source,
-        tensors: &[FfnTensor],
-    ) -> Result<Option<BTreeMap<FfnTensor, Importance>>, Error> {
+        tensors: &[MatrixId],
+    ) -> Result<Option<BTreeMap<MatrixId, Importance>>, Error> {
         let imatrix = self.imatrix.as_ref();
         imatrix
             .map(|(path, shaping)| crate::read_importance(path, source, tensors, *shaping))

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use calibration::{CalibratedInput, Calibration};
-use codec::{Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec};
+use codec::{Codec, EncodeContext};
+use format::{CodecError, MatrixId, MatrixShape, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
 
 use crate::{
@@ -38,11 +39,11 @@ pub trait Method: Sync {
     /// Name of the scheme that was asked for, recorded in the file.
     fn scheme(&self) -> &'static str;
 
-    /// The codec for `tensor`, with the parameters for its target.
-    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec>;
+    /// The codec for `tensor`, with the parameters for its role.
+    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec>;
 
     /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
-    fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings;
+    fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings;
 
     /// Whether [`Self::allocate`] must be asked before a plan is final.
     fn has_budget(&self) -> bool {
@@ -105,7 +106,7 @@ pub trait Method: Sync {
     /// If there are no such sidecars.
     fn complete(
         &self,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         _weights: &[f32],
         _shape: MatrixShape,
         _sidecars: Vec<Sidecar>,
@@ -123,7 +124,7 @@ pub trait Method: Sync {
         &self,
         _source: &Source,
         _calibration: Option<&Calibration>,
-        _tensors: &[FfnTensor],
+        _tensors: &[MatrixId],
     ) -> Result<(), Error> {
         Ok(())
     }
@@ -178,7 +179,7 @@ pub trait Method: Sync {
         &self,
         _source: &Source,
         _calibration: &Calibration,
-        _tensors: BTreeMap<FfnTensor, Tunable>,
+        _tensors: BTreeMap<MatrixId, Tunable>,
         _watch: (&Reporter, &Interrupt),
     ) -> Result<Tuned, Error> {
         unreachable!("{} does not tune", self.scheme())

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use codec::FfnTensor;
+use format::MatrixId;
 use ggml::gguf::GgufFile;
 
 use crate::{Error, Selection, Source};
@@ -37,7 +37,7 @@ fn key(architecture: &str) -> String {
 impl Source {
     /// Whether `tensor` is in a layer that text does not run through.
     #[must_use]
-    pub fn is_mtp(&self, tensor: FfnTensor) -> bool {
+    pub fn is_mtp(&self, tensor: MatrixId) -> bool {
         self.mtp_layers().contains(&tensor.layer)
     }
 
@@ -45,9 +45,9 @@ impl Source {
     ///
     /// # Errors
     /// As [`Selection::resolve`].
-    pub fn select(&self, selection: &Selection) -> Result<Vec<FfnTensor>, Error> {
+    pub fn select(&self, selection: &Selection) -> Result<Vec<MatrixId>, Error> {
         let by_name = selection.layers.is_some() || selection.tensors.is_some();
-        let available: Vec<FfnTensor> = self.ffn_tensors().collect();
+        let available: Vec<MatrixId> = self.matrices().collect();
         let mut selected = selection.resolve(&available, self.n_layers())?;
         selected.retain(|tensor| by_name || !self.is_mtp(*tensor));
         if selected.is_empty() {
@@ -59,7 +59,7 @@ impl Source {
 
     /// What has to be said about MTP layers of which `tensors` are coded, by a build that is `informed` about
     /// inputs; `None` if there is nothing to say.
-    pub(crate) fn mtp_note(&self, tensors: &[FfnTensor], informed: bool) -> Option<String> {
+    pub(crate) fn mtp_note(&self, tensors: &[MatrixId], informed: bool) -> Option<String> {
         let outcome = match tensors.iter().any(|tensor| self.is_mtp(*tensor)) {
             true if informed => "are coded from their weights alone: no text runs through them",
             true => return None,
@@ -71,7 +71,7 @@ impl Source {
     /// Whether any FFN matrix is in an MTP layer.
     #[must_use]
     pub fn has_mtp(&self) -> bool {
-        self.ffn_tensors().any(|tensor| self.is_mtp(tensor))
+        self.matrices().any(|tensor| self.is_mtp(tensor))
     }
 
     /// `layers for multi-token prediction (40-41, by glm4.nextn_predict_layers = 2)`.

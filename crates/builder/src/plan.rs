@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use codec::{Codec, FfnTensor, MatrixShape, SidecarSpec, Target};
+use codec::Codec;
+use format::{MatrixId, MatrixShape, Role, SidecarSpec};
 use ggml::Type;
 
 use crate::table::{Align, Table, bytes, percent};
 use crate::{Error, Method, Settings, Source, seed::tensor_seed};
 
-/// Everything selected, by layer and target.
+/// Everything selected, by layer and role.
 pub struct Plan {
     /// The tensors.
     pub items: Vec<PlanItem>,
@@ -17,7 +18,7 @@ pub struct Plan {
 /// One tensor to be coded.
 pub struct PlanItem {
     /// Which.
-    pub tensor: FfnTensor,
+    pub tensor: MatrixId,
     /// Its shape.
     pub shape: MatrixShape,
     /// Type in the source.
@@ -60,7 +61,7 @@ impl Plan {
     /// [`Error::Codec`] if the parameters do not fit a tensor.
     pub fn new(
         source: &Source,
-        tensors: &[FfnTensor],
+        tensors: &[MatrixId],
         method: &dyn Method,
         seed: u64,
     ) -> Result<Self, Error> {
@@ -70,13 +71,13 @@ impl Plan {
 
     /// The tensors alone.
     #[must_use]
-    pub fn tensors(&self) -> Vec<FfnTensor> {
+    pub fn tensors(&self) -> Vec<MatrixId> {
         self.items.iter().map(|item| item.tensor).collect()
     }
 
     /// The item for `tensor`.
     #[must_use]
-    pub fn item(&self, tensor: FfnTensor) -> Option<&PlanItem> {
+    pub fn item(&self, tensor: MatrixId) -> Option<&PlanItem> {
         self.items.iter().find(|item| item.tensor == tensor)
     }
 
@@ -93,21 +94,21 @@ impl Plan {
         totals
     }
 
-    /// A warning for each group of matrices, those of one target and one type of the source, that `method` would make
+    /// A warning for each group of matrices, those of one role and one type of the source, that `method` would make
     /// larger than they are.
     #[must_use]
     pub fn growth(&self, method: &dyn Method) -> Vec<String> {
-        let mut groups: BTreeMap<(Target, Type), Vec<&PlanItem>> = BTreeMap::new();
+        let mut groups: BTreeMap<(Role, Type), Vec<&PlanItem>> = BTreeMap::new();
         for item in &self.items {
-            groups.entry((item.tensor.target, item.source_type)).or_default().push(item);
+            groups.entry((item.tensor.role, item.source_type)).or_default().push(item);
         }
-        let warning = |((target, ty), items): ((Target, Type), Vec<&PlanItem>)| {
+        let warning = |((role, ty), items): ((Role, Type), Vec<&PlanItem>)| {
             let sum = |of: fn(&PlanItem) -> u64| items.iter().map(|i| of(i)).sum::<u64>();
             let (source, coded) = (sum(|i| i.source_bytes), sum(|i| i.coded_bytes));
             let bits = |n| bits_per_weight(n, sum(|i| i.shape.n_weights() as u64));
             (coded >= source).then(|| {
                 format!(
-                    "warning: coding makes ffn_{target} no smaller: {} of {ty}, {:.2} bits per weight, would take {:.2} \
+                    "warning: coding makes ffn_{role} no smaller: {} of {ty}, {:.2} bits per weight, would take {:.2} \
                      ({} bytes instead of {}): {}, or give a source of more bits per weight",
                     match items.len() {
                         1 => "1 matrix".to_owned(),
@@ -164,7 +165,7 @@ impl Plan {
 impl PlanItem {
     fn new(
         source: &Source,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         method: &dyn Method,
         seed: u64,
     ) -> Result<Self, Error> {
@@ -176,7 +177,7 @@ impl PlanItem {
             path: source.file().path().to_owned(),
             reason: format!("{}: the sidecars would be larger than any file", tensor.weight()),
         };
-        let coded_bytes = codec::n_bytes(&sidecars).ok_or_else(too_large)? as u64;
+        let coded_bytes = format::n_bytes(&sidecars).ok_or_else(too_large)? as u64;
         let q5_k_m_type = source.q5_k_m_type(tensor);
         let q5_k_m_bytes = q5_k_m_type.tensor_bytes(info.dims()).ok_or_else(too_large)? as u64;
         Ok(Self {

@@ -1,7 +1,8 @@
 //! The gap measured on random inputs (`--eval-cols`): a check of the closed form by simulation.
 
+use codec::MatMul;
 use codec::metrics::ratio;
-use codec::{MatMul, MatrixShape};
+use format::MatrixShape;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, Progress};
+use codec::Progress;
+use format::MatrixId;
 
 use crate::build::{Build, Finished};
 use crate::existing::ExistingOutput;
@@ -41,7 +42,7 @@ impl<'a> Recapturing<'a> {
         item: &PlanItem,
         work: &mut WorkFolder,
         existing: Option<&ExistingOutput>,
-        finished: &BTreeMap<FfnTensor, Finished>,
+        finished: &BTreeMap<MatrixId, Finished>,
     ) -> Result<Option<&dyn Inputs>, Error> {
         let is_mtp = |tensor| self.build.source.is_mtp(tensor);
         let recapture = self.recapture.as_mut().filter(|_| !is_mtp(item.tensor));
@@ -53,7 +54,7 @@ impl<'a> Recapturing<'a> {
             build.reporter.stage("running the model as coded so far", 0);
             let mut decoded = |tensor| build.decoded(tensor, work, existing, finished);
             let planned = build.plan.items.iter().map(|item| item.tensor);
-            let tensors: Vec<FfnTensor> =
+            let tensors: Vec<MatrixId> =
                 planned.filter(|t| !is_mtp(*t) && recapture.group(*t) == group).collect();
             let inputs = recapture.inputs(&tensors, &mut decoded)?;
             // Down sees the hidden states that gate and up see: they are told of once.
@@ -86,7 +87,7 @@ impl Build<'_> {
         finished: &Finished,
         work: &WorkFolder,
         existing: Option<&ExistingOutput>,
-    ) -> Result<Vec<codec::Sidecar>, Error> {
+    ) -> Result<Vec<format::Sidecar>, Error> {
         match existing {
             Some(output) if finished.in_output => {
                 output.sidecars(item.tensor, &item.sidecars).ok_or_else(|| Error::Resume {
@@ -101,10 +102,10 @@ impl Build<'_> {
     /// What stands for `tensor` so far, if that is not its dense weight.
     fn decoded(
         &self,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         work: &WorkFolder,
         existing: Option<&ExistingOutput>,
-        finished: &BTreeMap<FfnTensor, Finished>,
+        finished: &BTreeMap<MatrixId, Finished>,
     ) -> Result<Option<Vec<f32>>, Error> {
         let item = self.plan.items.iter().find(|item| item.tensor == tensor);
         let coded = finished.get(&tensor).filter(|f| f.result.scheme.is_some());

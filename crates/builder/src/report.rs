@@ -37,7 +37,7 @@ pub struct BuildReport {
     /// What `--tune` brought; `null` without it, and where all tensors were taken from an existing output.
     #[serde(default)]
     pub tuning: Option<TuningReport>,
-    /// Every selected tensor, by layer and target.
+    /// Every selected tensor, by layer and role.
     pub tensors: Vec<TensorReport>,
     /// Sums and means over `tensors`.
     pub totals: Totals,
@@ -81,7 +81,8 @@ pub struct TensorReport {
     /// Layer, from 0.
     pub layer: usize,
     /// `gate`, `up` or `down`.
-    pub target: String,
+    #[serde(rename = "target")]
+    pub role: String,
     /// Number of inputs, the length of a row.
     pub d_in: usize,
     /// Number of outputs, the number of rows.
@@ -321,7 +322,7 @@ pub fn check_schema(name: &str, schema: &str, package: &str) {
 
 #[cfg(test)]
 mod tests {
-    use codec::MatrixShape;
+    use format::MatrixShape;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use codec::metrics::Metrics;
-use codec::{ElementType, SidecarSpec};
+use format::{ElementType, SidecarSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::{FunctionalMetrics, TuningReport};

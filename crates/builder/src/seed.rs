@@ -1,6 +1,6 @@
 //! Seeds of single tensors.
 
-use codec::FfnTensor;
+use format::MatrixId;
 use sha2::{Digest, Sha256};
 
 /// Seed for everything random about `tensor`.
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 /// It depends on the global seed and the tensor's name only, so a tensor is coded alike whichever
 /// others are built with it, before it or in another run.
 #[must_use]
-pub fn tensor_seed(seed: u64, tensor: FfnTensor) -> u64 {
+pub fn tensor_seed(seed: u64, tensor: MatrixId) -> u64 {
     let hash =
         Sha256::new().chain_update(seed.to_le_bytes()).chain_update(tensor.stem()).finalize();
     u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
@@ -16,18 +16,18 @@ pub fn tensor_seed(seed: u64, tensor: FfnTensor) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use codec::Target;
+    use format::Role;
 
     use super::*;
 
     #[test]
     fn seeds_differ_by_tensor_and_by_seed() {
-        let tensor = |layer, target| FfnTensor { layer, target };
+        let tensor = |layer, role| MatrixId { layer, role };
         let seeds: std::collections::BTreeSet<u64> = [1, 2]
             .into_iter()
             .flat_map(|seed| {
-                Target::ALL.into_iter().flat_map(move |target| {
-                    (0..40).map(move |layer| tensor_seed(seed, tensor(layer, target)))
+                Role::ALL.into_iter().flat_map(move |role| {
+                    (0..40).map(move |layer| tensor_seed(seed, tensor(layer, role)))
                 })
             })
             .collect();
@@ -37,7 +37,7 @@ mod tests {
     #[test]
     fn the_seed_of_a_tensor_is_part_of_the_format() {
         // A changed value means that old builds can no longer be grown with --resume.
-        let tensor = FfnTensor { layer: 3, target: Target::Up };
+        let tensor = MatrixId { layer: 3, role: Role::Up };
         assert_eq!(tensor_seed(42, tensor), u64::from_le_bytes(KNOWN));
     }
 

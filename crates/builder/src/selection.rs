@@ -1,8 +1,8 @@
-//! Which layers and targets the user asked for.
+//! Which layers and roles the user asked for.
 
 use std::ops::RangeInclusive;
 
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 
 use crate::Error;
 
@@ -37,25 +37,21 @@ impl LayerList {
 pub struct Selection {
     /// Layers; `None` means all.
     pub layers: Option<LayerList>,
-    /// Targets; `None` means those of [`Self::default_targets`] that the model has.
-    pub targets: Option<Vec<Target>>,
-    /// What is taken where no targets are named; empty for all.
-    pub default_targets: Vec<Target>,
-    /// Single tensors that a policy names, instead of layers and targets.
-    pub tensors: Option<Vec<FfnTensor>>,
+    /// Roles; `None` means those of [`Self::default_roles`] that the model has.
+    pub roles: Option<Vec<Role>>,
+    /// What is taken where no roles are named; empty for all.
+    pub default_roles: Vec<Role>,
+    /// Single tensors that a policy names, instead of layers and roles.
+    pub tensors: Option<Vec<MatrixId>>,
 }
 
 impl Selection {
     /// The tensors of `available` that are wanted, in the same order, for a model of `n_layers` layers.
     ///
     /// # Errors
-    /// [`Error::Layers`], or [`Error::Selection`] if a target that was asked for by name does not exist,
+    /// [`Error::Layers`], or [`Error::Selection`] if a role that was asked for by name does not exist,
     /// or nothing is left.
-    pub fn resolve(
-        &self,
-        available: &[FfnTensor],
-        n_layers: usize,
-    ) -> Result<Vec<FfnTensor>, Error> {
+    pub fn resolve(&self, available: &[MatrixId], n_layers: usize) -> Result<Vec<MatrixId>, Error> {
         if let Some(layers) = &self.layers {
             layers.check(n_layers)?;
         }
@@ -63,19 +59,19 @@ impl Selection {
             let reason = format!("the model has no {missing}: take it out of the policy");
             return Err(Error::Selection { flag: "--policy", reason });
         }
-        for target in self.targets.iter().flatten() {
-            if !available.iter().any(|t| t.target == *target) {
-                let reason = format!("the model has no ffn_{target}: leave it out");
+        for role in self.roles.iter().flatten() {
+            if !available.iter().any(|t| t.role == *role) {
+                let reason = format!("the model has no ffn_{role}: leave it out");
                 return Err(Error::Selection { flag: "--targets", reason });
             }
         }
-        let targets = self.targets.as_ref().unwrap_or(&self.default_targets);
-        let wanted = |t: &FfnTensor| {
+        let roles = self.roles.as_ref().unwrap_or(&self.default_roles);
+        let wanted = |t: &MatrixId| {
             self.layers.as_ref().is_none_or(|l| l.contains(t.layer))
-                && (self.targets.is_none() && targets.is_empty() || targets.contains(&t.target))
+                && (self.roles.is_none() && roles.is_empty() || roles.contains(&t.role))
                 && self.tensors.as_ref().is_none_or(|tensors| tensors.contains(t))
         };
-        let selected: Vec<FfnTensor> = available.iter().copied().filter(wanted).collect();
+        let selected: Vec<MatrixId> = available.iter().copied().filter(wanted).collect();
         if selected.is_empty() {
             let flag = if self.tensors.is_some() { "--policy" } else { "--layers" };
             let reason = "no FFN matrix of the model is selected: choose others".to_owned();
@@ -126,18 +122,18 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn resolve(layers: &str, targets: Option<Vec<Target>>) -> Result<Vec<String>, String> {
-        let available: Vec<FfnTensor> = (0..9)
-            .flat_map(|layer| [Target::Up, Target::Down].map(|target| FfnTensor { layer, target }))
+    fn resolve(layers: &str, roles: Option<Vec<Role>>) -> Result<Vec<String>, String> {
+        let available: Vec<MatrixId> = (0..9)
+            .flat_map(|layer| [Role::Up, Role::Down].map(|role| MatrixId { layer, role }))
             .collect();
-        let selection = Selection { layers: Some(list(layers)), targets, ..Selection::default() };
+        let selection = Selection { layers: Some(list(layers)), roles, ..Selection::default() };
         let selected = selection.resolve(&available, 9).map_err(|e| e.to_string())?;
         Ok(selected.iter().map(|t| t.to_string()).collect())
     }
 
     #[test]
     fn lists_and_ranges() {
-        let up = |text| resolve(text, Some(vec![Target::Up])).unwrap();
+        let up = |text| resolve(text, Some(vec![Role::Up])).unwrap();
         let names = |layers: &[usize]| -> Vec<String> {
             layers.iter().map(|l| format!("blk.{l}.ffn_up")).collect()
         };
@@ -156,17 +152,17 @@ mod tests {
 
     #[test]
     fn a_target_the_model_lacks_is_refused() {
-        let message = resolve("1", Some(vec![Target::Gate])).unwrap_err();
+        let message = resolve("1", Some(vec![Role::Gate])).unwrap_err();
         assert_eq!(message, "--targets: the model has no ffn_gate: leave it out");
     }
 
     #[test]
     fn default_targets_are_taken_where_the_model_has_them() {
-        let available = [Target::Up, Target::Down].map(|target| FfnTensor { layer: 0, target });
-        let default_targets = vec![Target::Gate, Target::Up];
-        let selection = Selection { default_targets, ..Selection::default() };
+        let available = [Role::Up, Role::Down].map(|role| MatrixId { layer: 0, role });
+        let default_roles = vec![Role::Gate, Role::Up];
+        let selection = Selection { default_roles, ..Selection::default() };
         assert_eq!(selection.resolve(&available, 1).unwrap(), available[..1]);
-        let named = Selection { targets: selection.default_targets.clone().into(), ..selection };
+        let named = Selection { roles: selection.default_roles.clone().into(), ..selection };
         assert!(named.resolve(&available, 1).is_err());
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use codec::{FfnTensor, MatrixShape, Target};
+use format::{MatrixId, MatrixShape, ModelMap};
 use ggml::Type;
 use ggml::gguf::{GgufError, GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
@@ -16,7 +16,7 @@ use crate::{Error, Interrupt, Reporter, files, mtp, unfit};
 pub struct Source {
     file: GgufFile,
     architecture: String,
-    tensors: BTreeMap<FfnTensor, usize>,
+    tensors: BTreeMap<MatrixId, usize>,
     n_layers: usize,
     mtp_layers: Range<usize>,
 }
@@ -31,7 +31,7 @@ impl Source {
         let refuse = |reason| Error::Model { path: path.to_owned(), reason };
         check_kind(&file).map_err(refuse)?;
         let architecture = file.architecture()?;
-        let tensors = ffn_tensors(&file, &architecture).map_err(refuse)?;
+        let tensors = weights(&file, &architecture).map_err(refuse)?;
         let n_layers = n_layers(&file, &architecture, &tensors)?;
         let mtp_layers = mtp::layers(&file, &architecture)?;
         Ok(Self { file, architecture, tensors, n_layers, mtp_layers })
@@ -59,37 +59,37 @@ impl Source {
         &self.architecture
     }
 
-    /// The FFN matrices, sorted.
-    pub fn ffn_tensors(&self) -> impl Iterator<Item = FfnTensor> + '_ {
+    /// The matrices that may be coded, sorted.
+    pub fn matrices(&self) -> impl Iterator<Item = MatrixId> + '_ {
         self.tensors.keys().copied()
     }
 
-    /// The dense weight of `tensor`, which must be one of [`Self::ffn_tensors`].
+    /// The dense weight of `tensor`, which must be one of [`Self::matrices`].
     ///
     /// # Panics
     /// If it is not.
     #[must_use]
-    pub fn info(&self, tensor: FfnTensor) -> &TensorInfo {
+    pub fn info(&self, tensor: MatrixId) -> &TensorInfo {
         &self.file.tensors()[self.tensors[&tensor]]
     }
 
-    /// Shape of `tensor`, which must be one of [`Self::ffn_tensors`].
+    /// Shape of `tensor`, which must be one of [`Self::matrices`].
     ///
     /// # Panics
     /// If it is not.
     #[must_use]
-    pub fn shape(&self, tensor: FfnTensor) -> MatrixShape {
+    pub fn shape(&self, tensor: MatrixId) -> MatrixShape {
         self.info(tensor).matrix_shape().expect("checked when the file was opened")
     }
 
-    /// Type that llama-quantize's Q5_K_M gives `tensor`, which must be one of [`Self::ffn_tensors`].
+    /// Type that llama-quantize's Q5_K_M gives `tensor`, which must be one of [`Self::matrices`].
     ///
     /// # Panics
     /// If it is not.
     #[must_use]
-    pub fn q5_k_m_type(&self, tensor: FfnTensor) -> Type {
+    pub fn q5_k_m_type(&self, tensor: MatrixId) -> Type {
         QuantMix::Q5_K_M.ffn_type(&FfnMatrix {
-            target: tensor.target,
+            role: tensor.role,
             layer: tensor.layer,
             n_layer: self.n_layers,
             shape: self.shape(tensor),
@@ -167,7 +167,7 @@ fn check_kind(file: &GgufFile) -> Result<(), String> {
              this file as its output, with --resume"
         ));
     }
-    codec::check_architecture(&architecture).map_err(|e| e.to_string())?;
+    format::check_architecture(&architecture).map_err(|e| e.to_string())?;
     check_no_experts(file, &architecture)
 }
 
@@ -187,7 +187,7 @@ fn check_no_experts(file: &GgufFile, architecture: &str) -> Result<(), String> {
 
 /// `ffn_up_exps` and its kin, and `ffn_up.3.weight` of old files.
 fn is_expert(name: &str) -> bool {
-    let old_style = FfnTensor::parse(name)
+    let old_style = MatrixId::parse(name)
         .is_some_and(|(_, suffix)| suffix.starts_with(|c: char| c.is_ascii_digit()));
     old_style || name.split('.').any(|part| part.starts_with("ffn_") && part.ends_with("exps"))
 }
@@ -195,7 +195,7 @@ fn is_expert(name: &str) -> bool {
 /// A coded tensor, or a sidecar that no scheme belongs to: it would get the name of one that is to be written.
 fn coded_tensor(file: &GgufFile) -> Option<String> {
     let sidecar = |name: &str| {
-        FfnTensor::parse(name).is_some_and(|(_, suffix)| {
+        MatrixId::parse(name).is_some_and(|(_, suffix)| {
             matches!(suffix, "dict" | "codes" | "delta_idx") || suffix.starts_with("base_")
         })
     };
@@ -208,10 +208,10 @@ fn number(file: &GgufFile, key: &str) -> Option<u64> {
 }
 
 /// The dense FFN weights; the error names the tensor that does not fit.
-fn ffn_tensors(file: &GgufFile, architecture: &str) -> Result<BTreeMap<FfnTensor, usize>, String> {
+fn weights(file: &GgufFile, architecture: &str) -> Result<BTreeMap<MatrixId, usize>, String> {
     let mut tensors = BTreeMap::new();
     for (index, info) in file.tensors().iter().enumerate() {
-        if let Some((tensor, "weight")) = FfnTensor::parse(info.name()) {
+        if let Some((tensor, "weight")) = MatrixId::parse(info.name()) {
             check_weight(info)?;
             tensors.insert(tensor, index);
         }
@@ -219,16 +219,10 @@ fn ffn_tensors(file: &GgufFile, architecture: &str) -> Result<BTreeMap<FfnTensor
     if tensors.is_empty() {
         return Err(unfit::without_ffn(file, architecture));
     }
-    let layers: std::collections::BTreeSet<usize> = tensors.keys().map(|t| t.layer).collect();
-    for layer in layers {
-        for target in [Target::Up, Target::Down] {
-            let needed = FfnTensor { layer, target };
-            if !tensors.contains_key(&needed) {
-                return Err(format!("has no tensor {}: its layout is unknown", needed.weight()));
-            }
-        }
+    match ModelMap::of_matrices(tensors.keys().copied()).missing() {
+        Some(needed) => Err(format!("has no tensor {}: its layout is unknown", needed.weight())),
+        None => Ok(tensors),
     }
-    Ok(tensors)
 }
 
 fn check_weight(info: &TensorInfo) -> Result<(), String> {
@@ -249,7 +243,7 @@ fn check_weight(info: &TensorInfo) -> Result<(), String> {
 fn n_layers(
     file: &GgufFile,
     architecture: &str,
-    tensors: &BTreeMap<FfnTensor, usize>,
+    tensors: &BTreeMap<MatrixId, usize>,
 ) -> Result<usize, Error> {
     let key = format!("{architecture}.block_count");
     let stated = file.u32(&key)?.unwrap_or(0) as usize;

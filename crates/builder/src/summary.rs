@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::FfnTensor;
+use format::MatrixId;
 
 use crate::build::{Build, Finished};
 use crate::plan::{bits_per_weight, saved, settings_text};
@@ -33,7 +33,7 @@ const EXPLANATION: &str = "\n\nfitted, held out: error of the outputs on the cal
 impl Build<'_> {
     /// Reports of all tensors, in the order of the plan.
     #[must_use]
-    pub fn tensor_reports(&self, finished: &BTreeMap<FfnTensor, Finished>) -> Vec<TensorReport> {
+    pub fn tensor_reports(&self, finished: &BTreeMap<MatrixId, Finished>) -> Vec<TensorReport> {
         let keep_dense = self.options.keep_dense;
         let report = |item| tensor_report(item, &finished[&item.tensor], keep_dense);
         self.plan.items.iter().map(report).collect()
@@ -41,7 +41,7 @@ impl Build<'_> {
 
     /// Sums over all tensors.
     #[must_use]
-    pub fn totals(&self, finished: &BTreeMap<FfnTensor, Finished>) -> Totals {
+    pub fn totals(&self, finished: &BTreeMap<MatrixId, Finished>) -> Totals {
         let reports = self.tensor_reports(finished);
         let plan = self.plan.totals();
         let bytes = reports.iter().map(|r| r.bytes).sum();
@@ -82,7 +82,7 @@ fn tensor_report(item: &PlanItem, finished: &Finished, keep_dense: bool) -> Tens
     TensorReport {
         name: item.tensor.weight(),
         layer: item.tensor.layer,
-        target: item.tensor.target.to_string(),
+        role: item.tensor.role.to_string(),
         d_in: item.shape.d_in,
         d_out: item.shape.d_out,
         source_type: item.source_type.to_string(),

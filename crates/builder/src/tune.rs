@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, MatrixShape, Progress, Sidecar};
+use codec::Progress;
+use format::{MatrixId, MatrixShape, Sidecar};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +30,7 @@ pub struct TuningReport {
 }
 
 /// The same tensors with the same types and shapes, tuned.
-pub type Tuned = (BTreeMap<FfnTensor, Vec<Sidecar>>, TuningReport);
+pub type Tuned = (BTreeMap<MatrixId, Vec<Sidecar>>, TuningReport);
 
 impl Build<'_> {
     /// Tunes all coded tensors of `finished` together, if the method does so and it has not been done.
@@ -39,7 +40,7 @@ impl Build<'_> {
     pub(crate) fn tune_all(
         &self,
         work: &mut WorkFolder,
-        finished: &mut BTreeMap<FfnTensor, Finished>,
+        finished: &mut BTreeMap<MatrixId, Finished>,
     ) -> Result<(), Error> {
         let Some(calibration) = self.calibration.filter(|_| self.method.tunes()) else {
             return Ok(());

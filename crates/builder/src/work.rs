@@ -9,7 +9,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use codec::{FfnTensor, Sidecar, SidecarSpec};
+use format::{MatrixId, Sidecar, SidecarSpec};
 use sha2::{Digest, Sha256};
 
 use crate::error::io;
@@ -141,7 +141,7 @@ impl WorkFolder {
     /// The tensors of the checkpoints in the folder at `path`, judged by their names only; none if there
     /// is no such folder.
     #[must_use]
-    pub fn tensors_in(path: &Path) -> Vec<FfnTensor> {
+    pub fn tensors_in(path: &Path) -> Vec<MatrixId> {
         let names = fs::read_dir(path).into_iter().flatten().flatten();
         let coded = |name: &str| checkpoint_tensor(name, Stage::Coded);
         names.filter_map(|e| coded(e.file_name().to_str()?)).collect()
@@ -196,7 +196,7 @@ impl WorkFolder {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn finished(&self, stage: Stage) -> Result<BTreeMap<FfnTensor, TensorResult>, Error> {
+    pub fn finished(&self, stage: Stage) -> Result<BTreeMap<MatrixId, TensorResult>, Error> {
         let mut finished = BTreeMap::new();
         for (name, path) in self.entries()? {
             let Some(tensor) = checkpoint_tensor(&name, stage) else { continue };
@@ -216,7 +216,7 @@ impl WorkFolder {
     /// [`Error::Io`].
     pub fn save(
         &mut self,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         result: &TensorResult,
         sidecars: &[Sidecar],
     ) -> Result<(), Error> {
@@ -249,7 +249,7 @@ impl WorkFolder {
     /// [`Error::Resume`] if the checkpoint is gone, damaged or holds other sidecars.
     pub fn load(
         &self,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         stage: Stage,
         specs: &[SidecarSpec],
     ) -> Result<Vec<Sidecar>, Error> {
@@ -287,7 +287,7 @@ impl WorkFolder {
         fs::remove_dir(&self.path).map_err(io(&self.path, "remove the work folder"))
     }
 
-    fn checkpoint_path(&self, tensor: FfnTensor, stage: Stage) -> PathBuf {
+    fn checkpoint_path(&self, tensor: MatrixId, stage: Stage) -> PathBuf {
         self.path.join(format!("{}.{}", tensor.stem(), stage.extension()))
     }
 
@@ -344,8 +344,8 @@ fn try_lock(lock: &File, path: &Path) -> Result<Option<String>, Error> {
 }
 
 /// The tensor whose checkpoint of `stage` is called `name`.
-fn checkpoint_tensor(name: &str, stage: Stage) -> Option<FfnTensor> {
-    let (tensor, suffix) = FfnTensor::parse(name)?;
+fn checkpoint_tensor(name: &str, stage: Stage) -> Option<MatrixId> {
+    let (tensor, suffix) = MatrixId::parse(name)?;
     (suffix == stage.extension()).then_some(tensor)
 }
 

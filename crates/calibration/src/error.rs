@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use codec::FfnTensor;
+use format::MatrixId;
 
 /// Why a calibration cannot be read, used or written. Each message is one line with the way out.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ pub enum CalibrationError {
         /// The file.
         path: PathBuf,
         /// The tensor whose input was asked for.
-        tensor: FfnTensor,
+        tensor: MatrixId,
     },
     /// The file holds the text alone.
     #[error(

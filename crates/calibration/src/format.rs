@@ -7,8 +7,9 @@ use ggml::Type;
 use ggml::gguf::GgufWriter;
 
 use crate::input::Fitted;
-use crate::{CalibratedInput, CalibrationError, FfnInput, Record, Samples, SecondMoment};
+use crate::{CalibratedInput, CalibrationError, Record, Samples, SecondMoment};
 use crate::{keys, moment};
+use format::InputId;
 
 /// Largest input whose second moment is kept unless asked otherwise: 134 MB in the file.
 pub const DEFAULT_MAX_MOMENT_DIM: usize = 8192;
@@ -68,7 +69,7 @@ impl Data<'_> {
 pub fn write(
     out: impl Write,
     record: &Record,
-    inputs: &BTreeMap<FfnInput, CalibratedInput>,
+    inputs: &BTreeMap<InputId, CalibratedInput>,
 ) -> Result<(), CalibrationError> {
     let mut writer = GgufWriter::new();
     add_metadata(&mut writer, record)?;
@@ -95,7 +96,7 @@ fn check(data: &CalibratedInput) -> Result<(), String> {
     Ok(())
 }
 
-fn add_tensors<'a>(input: FfnInput, data: &'a CalibratedInput, tensors: &mut Vec<Tensor<'a>>) {
+fn add_tensors<'a>(input: InputId, data: &'a CalibratedInput, tensors: &mut Vec<Tensor<'a>>) {
     let stem = input.stem();
     let mut add = |suffix: &str, dims: Vec<usize>, data| {
         tensors.push(Tensor { name: format!("{stem}.{suffix}"), dims, data });

@@ -1,53 +1,6 @@
 //! The inputs of a model's FFN, and what is known about one of them.
 
-use codec::{FfnTensor, Target};
-
 use crate::{Samples, SecondMoment};
-
-/// Which of the inputs of a layer's FFN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum InputKind {
-    /// What `ffn_gate` and `ffn_up` see: `[n_embd]`.
-    GateUp,
-    /// What `ffn_down` sees: `[n_ff]`.
-    Down,
-}
-
-/// One input of one layer's FFN.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FfnInput {
-    /// Layer number, from 0.
-    pub layer: usize,
-    /// Which of the layer's inputs.
-    pub kind: InputKind,
-}
-
-impl FfnInput {
-    /// The input that `tensor` is multiplied with.
-    #[must_use]
-    pub fn of(tensor: FfnTensor) -> Self {
-        let kind = match tensor.target {
-            Target::Gate | Target::Up => InputKind::GateUp,
-            Target::Down => InputKind::Down,
-        };
-        Self { layer: tensor.layer, kind }
-    }
-
-    /// `blk.<layer>.ffn_in` or `blk.<layer>.ffn_down`, what the names of its tensors start with.
-    #[must_use]
-    pub fn stem(self) -> String {
-        match self.kind {
-            InputKind::GateUp => format!("blk.{}.ffn_in", self.layer),
-            InputKind::Down => FfnTensor { layer: self.layer, target: Target::Down }.stem(),
-        }
-    }
-}
-
-impl std::fmt::Display for FfnInput {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.stem())
-    }
-}
 
 /// What codecs may fit to.
 #[derive(Clone, Debug, PartialEq)]

@@ -45,7 +45,7 @@ mod sketch;
 pub use error::CalibrationError;
 pub use format::{DEFAULT_MAX_MOMENT_DIM, planned_bytes, write};
 pub use growing::{GrowingInput, Sampling};
-pub use input::{CalibratedInput, FfnInput, Fitted, InputKind};
+pub use input::{CalibratedInput, Fitted};
 pub use moment::{MomentScratch, SecondMoment};
 pub use passage::{HOLD_OUT_EVERY, PassageKind, passage_kind};
 pub use reader::Calibration;

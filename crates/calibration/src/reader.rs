@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use codec::FfnTensor;
+use format::{InputId, MatrixId, Width};
 use ggml::Type;
 use ggml::gguf::{Array, GgufError, GgufFile, TensorInfo, Value};
 use half::f16;
 
 use crate::format::{HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE, SAMPLES};
-use crate::input::{FfnInput, Fitted, InputKind};
+use crate::input::Fitted;
 use crate::{
     CalibratedInput, CalibrationError, ModelId, PassageKind, Record, Samples, SecondMoment, TextId,
     TextSketch, keys,
@@ -84,15 +84,15 @@ impl Calibration {
 
     /// Whether the file covers the input of `tensor`.
     #[must_use]
-    pub fn covers(&self, tensor: FfnTensor) -> bool {
-        self.file.tensor(&name(FfnInput::of(tensor), HOLDOUT)).is_some()
+    pub fn covers(&self, tensor: MatrixId) -> bool {
+        self.file.tensor(&name(tensor.input(), HOLDOUT)).is_some()
     }
 
     /// Checks that the file covers the input of `tensor`.
     ///
     /// # Errors
     /// [`CalibrationError::TokensOnly`] or [`CalibrationError::NoInput`].
-    pub fn check_covers(&self, tensor: FfnTensor) -> Result<(), CalibrationError> {
+    pub fn check_covers(&self, tensor: MatrixId) -> Result<(), CalibrationError> {
         let path = || self.path().to_owned();
         match (self.covers(tensor), self.has_inputs()) {
             (true, _) => Ok(()),
@@ -105,21 +105,19 @@ impl Calibration {
     ///
     /// # Errors
     /// As [`Self::check_covers`], or [`CalibrationError::Malformed`] if what it holds cannot be true.
-    pub fn input(&self, tensor: FfnTensor) -> Result<CalibratedInput, CalibrationError> {
+    pub fn input(&self, tensor: MatrixId) -> Result<CalibratedInput, CalibrationError> {
         self.check_covers(tensor)?;
-        self.read_input(FfnInput::of(tensor))
+        self.read_input(tensor.input())
             .map_err(|reason| CalibrationError::Malformed { path: self.path().to_owned(), reason })
     }
 
-    fn read_input(&self, input: FfnInput) -> Result<CalibratedInput, String> {
+    fn read_input(&self, input: InputId) -> Result<CalibratedInput, String> {
         let holdout = self.samples(input, HOLDOUT, HOLDOUT_SCALE)?.ok_or("no hold-out")?;
         let d = holdout.d();
-        let expected = match input.kind {
-            InputKind::GateUp => self.record.model.n_embd,
-            InputKind::Down => self.record.model.n_ff,
-        } as usize;
+        let (model, width) = (&self.record.model, input.role.width());
+        let expected = width.pick(model.n_embd, model.n_ff) as usize;
         // Layers may have FFNs of different widths, the widest of which is recorded.
-        if d > expected || input.kind == InputKind::GateUp && d != expected {
+        if d > expected || width == Width::Embedding && d != expected {
             return Err(format!("{input}: inputs of {d} values do not fit the model's {expected}"));
         }
         let fitted = match self.moment(input, MOMENT, d, self.record.n_fitted)? {
@@ -130,7 +128,7 @@ impl Calibration {
         Ok(CalibratedInput { fitted, holdout_moment, holdout })
     }
 
-    fn fitted_samples(&self, input: FfnInput, d: usize) -> Result<Samples, String> {
+    fn fitted_samples(&self, input: InputId, d: usize) -> Result<Samples, String> {
         let samples = self.samples(input, SAMPLES, SAMPLE_SCALE)?;
         let samples = samples.ok_or_else(|| format!("{input}: neither h nor samples"))?;
         if samples.d() != d {
@@ -142,7 +140,7 @@ impl Calibration {
     /// The moment called `suffix`, if there is one.
     fn moment(
         &self,
-        input: FfnInput,
+        input: InputId,
         suffix: &str,
         d: usize,
         n_tokens: u64,
@@ -163,7 +161,7 @@ impl Calibration {
     /// The samples called `suffix`, if there are any.
     fn samples(
         &self,
-        input: FfnInput,
+        input: InputId,
         suffix: &str,
         scale_suffix: &str,
     ) -> Result<Option<Samples>, String> {
@@ -189,7 +187,7 @@ impl Calibration {
     }
 }
 
-fn name(input: FfnInput, suffix: &str) -> String {
+fn name(input: InputId, suffix: &str) -> String {
     format!("{}.{suffix}", input.stem())
 }
 

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use calibration::PassageKind;
 use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Text};
-use calibration::{CalibratedInput, FfnInput, Fitted, InputKind};
+use calibration::{CalibratedInput, Fitted};
+use format::{InputId, InputRole};
 use ggml::Type;
 use ggml::llama::{
     Backend, Computed, Context, ContextParams, Model, ModelParams, Node, Observer, Outputs, Token,
 };
 
 const N_CTX: usize = 32;
-const DIMS: [(InputKind, usize); 2] = [(InputKind::GateUp, 64), (InputKind::Down, 192)];
+const DIMS: [(InputRole, usize); 2] = [(InputRole::FfnIn, 64), (InputRole::FfnDown, 192)];
 
 /// Rounding of sums of up to 300 products in F32, in another order.
 const TOLERANCE: f64 = 1e-4;
@@ -32,12 +33,12 @@ fn tokens(model: &Model) -> Vec<Token> {
     text.tokens().to_vec()
 }
 
-fn all_inputs(model: &Model) -> BTreeMap<FfnInput, usize> {
-    let of_layer = |layer| DIMS.map(|(kind, d)| (FfnInput { layer, kind }, d));
+fn all_inputs(model: &Model) -> BTreeMap<InputId, usize> {
+    let of_layer = |layer| DIMS.map(|(role, d)| (InputId { layer, role }, d));
     (0..model.n_layer()).flat_map(of_layer).collect()
 }
 
-type Captured = Result<BTreeMap<FfnInput, CalibratedInput>, CaptureError>;
+type Captured = Result<BTreeMap<InputId, CalibratedInput>, CaptureError>;
 
 fn capture(
     model: &Model,
@@ -52,7 +53,7 @@ fn capture(
 
 fn capture_inputs(
     model: &Model,
-    inputs: &BTreeMap<FfnInput, usize>,
+    inputs: &BTreeMap<InputId, usize>,
     stop: &(dyn Fn() -> bool + Sync),
     change: impl FnOnce(&mut CaptureParams<'_>),
 ) -> Captured {
@@ -126,13 +127,13 @@ fn moments_are_those_of_the_inputs_of_every_layer_and_the_hold_out_is_disjoint()
     let model = model(&dir, |_| {});
     let captured = capture(&model, 2, |_| {}).unwrap();
     assert_eq!(captured.len(), 4);
-    for (layer, kind, weight) in [
-        (0, InputKind::GateUp, "blk.0.ffn_gate.weight"),
-        (0, InputKind::GateUp, "blk.0.ffn_up.weight"),
-        (1, InputKind::GateUp, "blk.1.ffn_up.weight"),
-        (1, InputKind::Down, "blk.1.ffn_down.weight"),
+    for (layer, role, weight) in [
+        (0, InputRole::FfnIn, "blk.0.ffn_gate.weight"),
+        (0, InputRole::FfnIn, "blk.0.ffn_up.weight"),
+        (1, InputRole::FfnIn, "blk.1.ffn_up.weight"),
+        (1, InputRole::FfnDown, "blk.1.ffn_down.weight"),
     ] {
-        let input = &captured[&FfnInput { layer, kind }];
+        let input = &captured[&InputId { layer, role }];
         let fitted = expected(&model, weight, PassageKind::Fitted);
         let held_out = expected(&model, weight, PassageKind::HeldOut);
         assert_eq!((fitted.len(), held_out.len()), (9 * N_CTX, N_CTX));
@@ -162,7 +163,7 @@ fn long_inputs_are_sampled_from_the_fitted_tokens() {
     let model = model(&dir, |_| {});
     let captured = capture(&model, 1, |p| p.max_moment_dim = 100).unwrap();
     let fitted = expected(&model, "blk.1.ffn_down.weight", PassageKind::Fitted);
-    let input = &captured[&FfnInput { layer: 1, kind: InputKind::Down }];
+    let input = &captured[&InputId { layer: 1, role: InputRole::FfnDown }];
     assert!(input.second_moment().is_none() && input.holdout_moment.is_none());
     let samples = input.fitted_samples().unwrap();
     assert_eq!(samples.len(), 50);
@@ -189,7 +190,7 @@ fn models_without_gate_are_captured() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(&dir, |m| m.has_gate = false);
     let captured = capture(&model, 1, |_| {}).unwrap();
-    let input = &captured[&FfnInput { layer: 1, kind: InputKind::GateUp }];
+    let input = &captured[&InputId { layer: 1, role: InputRole::FfnIn }];
     let fitted = expected(&model, "blk.1.ffn_up.weight", PassageKind::Fitted);
     let Fitted::Moment(moment) = &input.fitted else { panic!("short inputs") };
     assert_is_sum(&moment.sum(), &fitted);
@@ -199,10 +200,10 @@ fn models_without_gate_are_captured() {
 fn what_the_graph_does_not_have_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let model = model(&dir, |_| {});
-    let missing = BTreeMap::from([(FfnInput { layer: 7, kind: InputKind::Down }, 192)]);
+    let missing = BTreeMap::from([(InputId { layer: 7, role: InputRole::FfnDown }, 192)]);
     let error = capture_inputs(&model, &missing, &|| false, |_| {}).unwrap_err().to_string();
     assert!(error.contains("blk.7.ffn_down: 0 of 32 tokens"), "{error}");
-    let wrong = BTreeMap::from([(FfnInput { layer: 0, kind: InputKind::Down }, 191)]);
+    let wrong = BTreeMap::from([(InputId { layer: 0, role: InputRole::FfnDown }, 191)]);
     let error = capture_inputs(&model, &wrong, &|| false, |_| {}).unwrap_err().to_string();
     assert!(error.contains("192 values instead of 191"), "{error}");
     for n_ctx in [0, 15, 513] {

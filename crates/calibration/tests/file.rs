@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::{
-    CalibratedInput, Calibration, CalibrationError, FfnInput, Fitted, InputKind, ModelId,
-    MomentScratch, Record, Samples, SecondMoment, TextId, TextSketch, write,
+    CalibratedInput, Calibration, CalibrationError, Fitted, ModelId, MomentScratch, Record,
+    Samples, SecondMoment, TextId, TextSketch, write,
 };
-use codec::{FfnTensor, ReferenceMatMul, Target};
+use codec::ReferenceMatMul;
+use format::{InputId, InputRole, MatrixId, Role};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, Value};
 
@@ -52,7 +53,7 @@ fn record() -> Record {
     }
 }
 
-fn inputs() -> BTreeMap<FfnInput, CalibratedInput> {
+fn inputs() -> BTreeMap<InputId, CalibratedInput> {
     let moments = CalibratedInput {
         fitted: Fitted::Moment(moment(N_EMBD, 20)),
         holdout_moment: Some(moment(N_EMBD, 4)),
@@ -64,13 +65,13 @@ fn inputs() -> BTreeMap<FfnInput, CalibratedInput> {
         holdout: samples(N_FF, 1),
     };
     BTreeMap::from([
-        (FfnInput { layer: 1, kind: InputKind::GateUp }, moments),
-        (FfnInput { layer: 1, kind: InputKind::Down }, sampled),
+        (InputId { layer: 1, role: InputRole::FfnIn }, moments),
+        (InputId { layer: 1, role: InputRole::FfnDown }, sampled),
     ])
 }
 
-fn tensor(layer: usize, target: Target) -> FfnTensor {
-    FfnTensor { layer, target }
+fn tensor(layer: usize, role: Role) -> MatrixId {
+    MatrixId { layer, role }
 }
 
 fn bytes() -> Vec<u8> {
@@ -90,24 +91,24 @@ fn everything_comes_back() {
     let calibration = open(&dir.path().join("calib.gguf"), &bytes()).unwrap();
     assert_eq!(bytes(), bytes());
     assert_eq!(calibration.record(), &record());
-    for (target, kind) in [
-        (Target::Gate, InputKind::GateUp),
-        (Target::Up, InputKind::GateUp),
-        (Target::Down, InputKind::Down),
+    for (role, input) in [
+        (Role::Gate, InputRole::FfnIn),
+        (Role::Up, InputRole::FfnIn),
+        (Role::Down, InputRole::FfnDown),
     ] {
-        let read = calibration.input(tensor(1, target)).unwrap();
-        assert_eq!(read, inputs()[&FfnInput { layer: 1, kind }]);
-        assert!(!calibration.covers(tensor(0, target)));
-        let error = calibration.input(tensor(0, target)).unwrap_err();
+        let read = calibration.input(tensor(1, role)).unwrap();
+        assert_eq!(read, inputs()[&InputId { layer: 1, role: input }]);
+        assert!(!calibration.covers(tensor(0, role)));
+        let error = calibration.input(tensor(0, role)).unwrap_err();
         assert!(matches!(error, CalibrationError::NoInput { .. }), "{error}");
     }
-    let up = calibration.input(tensor(1, Target::Up)).unwrap();
+    let up = calibration.input(tensor(1, Role::Up)).unwrap();
     assert_eq!(up.d(), N_EMBD);
     let h = up.second_moment().unwrap();
     let diagonal: Vec<f32> = (0..N_EMBD).map(|i| h[i * N_EMBD + i]).collect();
     assert_eq!(up.mean_squares(), diagonal);
     assert_eq!(up.holdout_samples(), rows(N_EMBD, 3));
-    let down = calibration.input(tensor(1, Target::Down)).unwrap();
+    let down = calibration.input(tensor(1, Role::Down)).unwrap();
     assert!(down.second_moment().is_none() && down.holdout_moment().is_none());
     let squares: f32 = rows(N_FF, 5).iter().step_by(N_FF).map(|x| x * x).sum();
     assert_eq!(down.mean_squares()[0], squares / 5.0);
@@ -136,7 +137,7 @@ fn another_models_file_is_refused() {
 /// Opens and reads everything; the first error.
 fn read_all(path: &Path, bytes: &[u8]) -> Result<(), CalibrationError> {
     let calibration = open(path, bytes)?;
-    Target::ALL.into_iter().try_for_each(|t| calibration.input(tensor(1, t)).map(drop))
+    Role::ALL.into_iter().try_for_each(|t| calibration.input(tensor(1, t)).map(drop))
 }
 
 #[test]
@@ -243,7 +244,7 @@ fn files_that_cannot_be_true_are_refused_in_one_line() {
 #[test]
 fn values_that_are_no_moments_are_not_written() {
     let mut bad = inputs();
-    let input = bad.get_mut(&FfnInput { layer: 1, kind: InputKind::GateUp }).unwrap();
+    let input = bad.get_mut(&InputId { layer: 1, role: InputRole::FfnIn }).unwrap();
     let mut overflow = SecondMoment::new(N_EMBD);
     overflow.add(&[1e30; N_EMBD], &ReferenceMatMul, &mut MomentScratch::default());
     input.fitted = Fitted::Moment(overflow);

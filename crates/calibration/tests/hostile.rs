@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use calibration::Calibration;
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use hostile::check::all_refused;
 use hostile::good;
 
 fn read(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let file = Calibration::open(path)?;
-    for target in Target::ALL {
-        file.input(FfnTensor { layer: 0, target })?;
+    for role in Role::ALL {
+        file.input(MatrixId { layer: 0, role })?;
     }
     Ok(())
 }

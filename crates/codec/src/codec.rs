@@ -2,45 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::{MatrixShape, Sidecar, SidecarSpec};
-
-/// Why a codec refuses a matrix or a set of sidecars. The program adds the tensor's name.
-#[derive(Debug, thiserror::Error, PartialEq)]
-#[non_exhaustive]
-pub enum CodecError {
-    /// A parameter does not fit the matrix.
-    #[error("{name} = {value} does not fit a matrix of {shape} (inputs x outputs): {reason}")]
-    Parameter {
-        /// Name of the parameter, as on the command line (`--dict-k`).
-        name: &'static str,
-        /// The value given.
-        value: String,
-        /// The matrix.
-        shape: MatrixShape,
-        /// What would fit.
-        reason: String,
-    },
-    /// The source matrix holds a NaN or an infinity.
-    #[error("weight {index} (row {row}, column {column}) is {value}: the source model is damaged")]
-    NonFinite {
-        /// Flat position `row * d_in + column`.
-        index: usize,
-        /// Output row.
-        row: usize,
-        /// Input column.
-        column: usize,
-        /// The value found.
-        value: f32,
-    },
-    /// A sidecar tensor is missing, or its type, shape or content is not what the format says.
-    #[error("sidecar '{suffix}': {reason}")]
-    Sidecar {
-        /// Last part of the tensor's name.
-        suffix: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-}
+use format::{CodecError, MatrixShape, Sidecar, SidecarSpec};
 
 /// Dense products, so that codecs stay free of FFI: the programs pass ggml's threaded `mul_mat`.
 pub trait MatMul: Sync {
@@ -121,12 +83,6 @@ pub trait Codec: Sync {
     /// # Errors
     /// [`CodecError::Sidecar`] if a tensor is missing or malformed.
     fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError>;
-}
-
-/// Total size of `specs` in bytes, `None` on overflow.
-#[must_use]
-pub fn n_bytes(specs: &[SidecarSpec]) -> Option<usize> {
-    specs.iter().try_fold(0usize, |n, s| n.checked_add(s.n_bytes()?))
 }
 
 /// Checks that every weight is finite.

@@ -9,15 +9,15 @@ use std::ops::Range;
 use half::f16;
 use rayon::prelude::*;
 
-use crate::{CodecError, ElementType, MatrixShape, Sidecar, find_sidecar};
+use format::coo::{Layout, ascending, integers};
+use format::{
+    CodecError, ElementType, MatrixShape, Sidecar, checked_sidecar, f16_clamped, find_sidecar,
+};
 
-mod layout;
 mod select;
 #[cfg(test)]
 mod tests;
 
-pub use layout::{Layout, checked_sidecar};
-use layout::{ascending, integers};
 use select::Score;
 
 /// Corrections of single weights of a [d_in, d_out] matrix.
@@ -299,13 +299,4 @@ impl Coo {
 pub fn entries_for_share(shape: MatrixShape, share: f64) -> usize {
     let n = shape.n_weights();
     ((n as f64 * share.clamp(0.0, 1.0)).round() as usize).min(n)
-}
-
-/// `value` as F16; beyond its range the nearest finite value (+-65504), NaN becomes 0.
-#[must_use]
-pub fn f16_clamped(value: f32) -> f16 {
-    if value.is_nan() {
-        return f16::ZERO;
-    }
-    f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
 }

@@ -5,8 +5,9 @@
 
 use rayon::prelude::*;
 
+use crate::MatMul;
 use crate::metrics::ratio;
-use crate::{MatMul, MatrixShape};
+use format::MatrixShape;
 
 /// Rows of a matrix that one product takes: bounds the memory, and is fixed so that results do not
 /// depend on the machine's size.

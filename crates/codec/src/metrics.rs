@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::MatrixShape;
+use format::MatrixShape;
 
 /// Errors of an approximation W^ of W.
 ///

@@ -85,7 +85,7 @@ impl Session<'_> {
                  nothing about it and were left out; whether the codes keep its quality has to be measured by what it is for."
             ));
         }
-        let source = self.coded.string(codec::keys::RECORD).ok().flatten();
+        let source = self.coded.string(format::keys::RECORD).ok().flatten();
         let source = source.and_then(|r| serde_json::from_str::<builder::Record>(&r).ok());
         if source.is_some_and(|r| r.input_sha256 != self.base_sha256) {
             say("The compressed file was made from another file than --base: differences are not due to its codes alone.".to_owned());

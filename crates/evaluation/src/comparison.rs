@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::report::{EvaluationReport, FileReport, Role};
+use crate::report::{EvaluationReport, FileKind, FileReport};
 use crate::stats::Estimate;
 
 /// One file of one of the evaluations.
@@ -12,7 +12,7 @@ pub struct Entry {
     /// Name for people; compressed files are told apart by their file names.
     pub label: String,
     /// What it is.
-    pub role: Role,
+    pub kind: FileKind,
     /// Whether more than its FFN was requantized.
     pub whole: bool,
     /// Bytes of the FFN matrices.
@@ -55,7 +55,7 @@ impl Comparison {
                 return Err(Error::input(path, reason));
             }
             for entry in report.files.iter().filter_map(Entry::of) {
-                if !entries.iter().any(|e| e.label == entry.label && e.role == entry.role) {
+                if !entries.iter().any(|e| e.label == entry.label && e.kind == entry.kind) {
                     entries.push(entry);
                 }
             }
@@ -68,8 +68,8 @@ impl Comparison {
     /// Requantized files whose divergence a smaller compressed file undercuts, and that file: the smallest one.
     #[must_use]
     pub fn undercut(&self) -> Vec<(&Entry, &Entry)> {
-        let coded = || self.entries.iter().filter(|e| e.role == Role::Statecells);
-        let types = self.entries.iter().filter(|e| e.role == Role::Requantized && !e.whole);
+        let coded = || self.entries.iter().filter(|e| e.kind == FileKind::Statecells);
+        let types = self.entries.iter().filter(|e| e.kind == FileKind::Requantized && !e.whole);
         let better = |of: &Entry| {
             let limit = of.divergence?.value;
             coded().find(|c| {
@@ -86,13 +86,13 @@ impl Entry {
         let sizes = file.sizes()?;
         let divergence = crate::measured::value(&file.divergence).map(|d| d.kl_mean);
         let stem = Path::new(&file.path).file_stem().map(|s| s.to_string_lossy().into_owned());
-        let label = match file.role {
-            Role::Statecells => stem.unwrap_or_else(|| file.label.clone()),
+        let label = match file.kind {
+            FileKind::Statecells => stem.unwrap_or_else(|| file.label.clone()),
             _ => file.label.clone(),
         };
         Some(Self {
             label,
-            role: file.role,
+            kind: file.kind,
             whole: file.is_whole(),
             ffn_bytes: sizes.ffn_bytes,
             bits_per_weight: sizes.ffn_bits_per_weight,
@@ -141,7 +141,7 @@ mod tests {
         change: impl FnOnce(&mut EvaluationReport),
     ) -> (PathBuf, EvaluationReport) {
         let mut report = sample();
-        let coded = report.files.iter_mut().find(|f| f.role == Role::Statecells).unwrap();
+        let coded = report.files.iter_mut().find(|f| f.kind == FileKind::Statecells).unwrap();
         coded.path = format!("models/{name}.gguf");
         change(&mut report);
         (PathBuf::from(format!("{name}.json")), report)
@@ -154,11 +154,11 @@ mod tests {
         let coded: Vec<&str> = comparison
             .entries
             .iter()
-            .filter(|e| e.role == Role::Statecells)
+            .filter(|e| e.kind == FileKind::Statecells)
             .map(|e| e.label.as_str())
             .collect();
         assert_eq!(coded, ["small", "large"]);
-        let bases = comparison.entries.iter().filter(|e| e.role == Role::Base).count();
+        let bases = comparison.entries.iter().filter(|e| e.kind == FileKind::Base).count();
         assert_eq!(bases, 1);
         assert!(comparison.entries.is_sorted_by_key(|e| e.ffn_bytes));
     }
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn a_type_is_undercut_by_a_smaller_file_that_is_closer_to_the_base() {
-        let entry = |label: &str, role, ffn_bytes, kl| Entry {
+        let entry = |label: &str, kind, ffn_bytes, kl| Entry {
             label: label.to_owned(),
-            role,
+            kind,
             whole: false,
             ffn_bytes,
             bits_per_weight: 1.0,
@@ -188,10 +188,10 @@ mod tests {
             divergence: Some(Estimate { value: kl, error: None }),
         };
         let entries = vec![
-            entry("s4", Role::Statecells, 10, 0.5),
-            entry("s5", Role::Statecells, 20, 0.2),
-            entry("Q2_K", Role::Requantized, 25, 0.3),
-            entry("Q8_0", Role::Requantized, 90, 0.01),
+            entry("s4", FileKind::Statecells, 10, 0.5),
+            entry("s5", FileKind::Statecells, 20, 0.2),
+            entry("Q2_K", FileKind::Requantized, 25, 0.3),
+            entry("Q8_0", FileKind::Requantized, 90, 0.01),
         ];
         let comparison = Comparison { base: String::new(), chunks: (1, 512), entries };
         let found: Vec<(&str, &str)> = comparison

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::measured::{Measured, value};
 use crate::memory;
 use crate::options::{Options, Part};
-use crate::report::{EvaluationReport, FileReport, Role};
+use crate::report::{EvaluationReport, FileKind, FileReport};
 use crate::session::{QUANTIZE_UNITS, Session, Subject, Task};
 use crate::variants::{self, Made, Variant};
 use crate::{Error, inputs};
@@ -81,10 +81,10 @@ impl Session<'_> {
             Ok(sizes) => Measured::of(sizes),
             Err(error) => Measured::failed(error.to_string()),
         };
-        let file = |key: &str, label: &str, role, path: &Path, sha256: &str| FileReport {
+        let file = |key: &str, label: &str, kind, path: &Path, sha256: &str| FileReport {
             key: key.to_owned(),
             label: label.to_owned(),
-            role,
+            kind,
             mix: None,
             extent: None,
             path: path.display().to_string(),
@@ -97,8 +97,8 @@ impl Session<'_> {
         };
         let (base, coded) = (&self.options.base, &self.options.coded);
         vec![
-            file("base", "base", Role::Base, base, &self.base_sha256),
-            file("statecells", "StateCells", Role::Statecells, coded, &self.coded_sha256),
+            file("base", "base", FileKind::Base, base, &self.base_sha256),
+            file("statecells", "StateCells", FileKind::Statecells, coded, &self.coded_sha256),
         ]
     }
 
@@ -305,7 +305,7 @@ impl Session<'_> {
         if self.options.keep_variants {
             return;
         }
-        for file in files.iter_mut().filter(|f| f.role == Role::Requantized) {
+        for file in files.iter_mut().filter(|f| f.kind == FileKind::Requantized) {
             // What cannot be removed stays.
             let _ = fs::remove_file(&file.path);
             file.path.clear();
@@ -324,7 +324,7 @@ fn variant_report(variant: Variant, subject: &Subject, made: Measured<Made>) -> 
     FileReport {
         key: subject.key.clone(),
         label: variant.label(),
-        role: Role::Requantized,
+        kind: FileKind::Requantized,
         mix: Some(variant.mix.to_string()),
         extent: Some(variant.extent),
         path: subject.path.as_ref().map_or_else(String::new, |p| p.display().to_string()),

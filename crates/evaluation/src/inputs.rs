@@ -4,7 +4,7 @@ use std::path::Path;
 
 use builder::files;
 use calibration::{Calibration, Overlap, TextSketch};
-use codec::keys;
+use format::keys;
 use ggml::gguf::{Array, GgufFile, Value};
 use ggml::llama::{Backend, Model, ModelParams, Token};
 use schemars::JsonSchema;
@@ -303,8 +303,8 @@ mod tests {
         let path = folder.path().join("m.gguf");
         let flags = |schemes: &[&str]| {
             let set = |w: &mut ggml::gguf::GgufWriter| {
-                schemes.iter().zip(codec::Target::ALL).try_for_each(|(scheme, target)| {
-                    w.set(&keys::tensor_scheme(codec::FfnTensor { layer: 0, target }), *scheme)
+                schemes.iter().zip(format::Role::ALL).try_for_each(|(scheme, role)| {
+                    w.set(&keys::tensor_scheme(format::MatrixId { layer: 0, role }), *scheme)
                 })
             };
             TestModel::default().write_with(&path, set, |_, _| {}).unwrap();

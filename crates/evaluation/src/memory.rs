@@ -101,7 +101,7 @@ pub(crate) fn ffn_types<'a>(
     for tensor in tensors {
         let kind = tensor.scheme.as_ref().or(tensor.dense_type.as_ref());
         let kind = kind.map_or("unknown", String::as_str);
-        *counts.entry(format!("{} {kind}", tensor.target)).or_insert(0) += 1;
+        *counts.entry(format!("{} {kind}", tensor.role)).or_insert(0) += 1;
     }
     counts
 }

@@ -93,7 +93,7 @@ pub struct FileId {
 /// What a file is in an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Role {
+pub enum FileKind {
     /// The dense model that everything is compared with.
     Base,
     /// The compressed file.
@@ -110,7 +110,8 @@ pub struct FileReport {
     /// Name for people.
     pub label: String,
     /// What it is.
-    pub role: Role,
+    #[serde(rename = "role")]
+    pub kind: FileKind,
     /// For a requantized file, its mixture of types.
     pub mix: Option<String>,
     /// For a requantized file, what of it.
@@ -203,8 +204,8 @@ impl FileReport {
     /// ln(PPL / PPL of the base) by chunk: zeros for the base itself.
     #[must_use]
     pub fn chunk_ln_ratio(&self) -> Option<Vec<f64>> {
-        match self.role {
-            Role::Base => value(&self.perplexity).map(|p| vec![0.0; p.chunk_nll.len()]),
+        match self.kind {
+            FileKind::Base => value(&self.perplexity).map(|p| vec![0.0; p.chunk_nll.len()]),
             _ => value(&self.divergence).map(|d| d.chunk_ln_ratio.clone()),
         }
     }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use builder::inspect::KvTypes;
-use codec::FfnTensor;
+use format::MatrixId;
 use ggml::Type;
 use ggml::gguf::GgufFile;
 use ggml::quant_mix::{FfnMatrix, QuantMix};
@@ -66,7 +66,7 @@ impl Variant {
         }
         let architecture = base.architecture()?;
         for tensor in base.tensors().iter().filter(|t| t.dims().len() > 1) {
-            let ty = match FfnTensor::parse(tensor.name()) {
+            let ty = match MatrixId::parse(tensor.name()) {
                 Some((ffn, "weight")) => {
                     ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?
                 }
@@ -114,7 +114,7 @@ impl Variant {
         let mut fallbacks: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in base.tensors() {
             let found = made.require_tensor(tensor.name())?.ty();
-            let Some((ffn, "weight")) = FfnTensor::parse(tensor.name()) else {
+            let Some((ffn, "weight")) = MatrixId::parse(tensor.name()) else {
                 if self.extent == Extent::Ffn && found != tensor.ty() {
                     let reason = format!("{} became {found}, not {}", tensor.name(), tensor.ty());
                     return Err(Error::input(path, reason));
@@ -130,7 +130,7 @@ impl Variant {
             if found != wanted {
                 let d_in = tensor.dims()[0];
                 let text =
-                    format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.target);
+                    format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.role);
                 *fallbacks.entry(text).or_default() += 1;
             }
         }
@@ -144,14 +144,13 @@ fn ffn_type(
     base: &GgufFile,
     architecture: &str,
     n_layer: usize,
-    tensor: FfnTensor,
+    tensor: MatrixId,
     wanted: bool,
 ) -> Result<Type, Error> {
     let info = base.require_tensor(&tensor.weight())?;
     let no_matrix = || Error::input(base.path(), format!("{} is no matrix", info.name()));
     let shape = info.matrix_shape().ok_or_else(no_matrix)?;
-    let matrix =
-        FfnMatrix { target: tensor.target, layer: tensor.layer, n_layer, shape, architecture };
+    let matrix = FfnMatrix { role: tensor.role, layer: tensor.layer, n_layer, shape, architecture };
     Ok(if wanted { mix.ffn_wanted(&matrix) } else { mix.ffn_type(&matrix) })
 }
 

@@ -5,7 +5,7 @@
 //! compare with `llama-quantize --dry-run`. Source: `llama_tensor_get_type_impl` and
 //! `tensor_type_fallback` in llama.cpp's `src/llama-quant.cpp`, for a run without an importance matrix.
 
-use codec::{MatrixShape, Target};
+use format::{MatrixShape, Role};
 
 use crate::Type;
 
@@ -38,7 +38,7 @@ pub enum QuantMix {
 #[derive(Clone, Copy, Debug)]
 pub struct FfnMatrix<'a> {
     /// Which of the layer's matrices.
-    pub target: Target,
+    pub role: Role,
     /// Layer number, from 0.
     pub layer: usize,
     /// Number of layers (`<arch>.block_count`).
@@ -112,9 +112,9 @@ impl QuantMix {
     /// The type that `matrix` would get if its rows were a multiple of every block.
     #[must_use]
     pub fn ffn_wanted(self, matrix: &FfnMatrix<'_>) -> Type {
-        match matrix.target {
-            Target::Gate | Target::Up => self.base(),
-            Target::Down => self.down_type(matrix),
+        match matrix.role {
+            Role::Gate | Role::Up => self.base(),
+            Role::Down => self.down_type(matrix),
         }
     }
 
@@ -209,9 +209,9 @@ fn fallback(wanted: Type, d_in: usize) -> Type {
 mod tests {
     use super::*;
 
-    fn matrix(target: Target, layer: usize, d_in: usize) -> FfnMatrix<'static> {
+    fn matrix(role: Role, layer: usize, d_in: usize) -> FfnMatrix<'static> {
         let shape = MatrixShape::new(d_in, 3);
-        FfnMatrix { target, layer, n_layer: 32, shape, architecture: "llama" }
+        FfnMatrix { role, layer, n_layer: 32, shape, architecture: "llama" }
     }
 
     #[test]
@@ -225,11 +225,11 @@ mod tests {
     #[test]
     fn q5_k_m_of_smollm2_is_q5_1_and_q5_k() {
         let mix = QuantMix::Q5_K_M;
-        assert_eq!(mix.ffn_type(&matrix(Target::Gate, 0, 576)), Type::Q5_1);
-        assert_eq!(mix.ffn_type(&matrix(Target::Down, 4, 1536)), Type::Q5_K);
-        assert_eq!(mix.ffn_type(&matrix(Target::Down, 0, 1536)), Type::Q6_K);
-        assert_eq!(mix.ffn_type(&matrix(Target::Down, 0, 1536 + 32)), Type::Q8_0);
-        assert_eq!(mix.ffn_type(&matrix(Target::Down, 0, 100)), Type::F16);
-        assert_eq!(mix.ffn_bytes(&matrix(Target::Down, 4, 512)), Some(2 * 3 * 176));
+        assert_eq!(mix.ffn_type(&matrix(Role::Gate, 0, 576)), Type::Q5_1);
+        assert_eq!(mix.ffn_type(&matrix(Role::Down, 4, 1536)), Type::Q5_K);
+        assert_eq!(mix.ffn_type(&matrix(Role::Down, 0, 1536)), Type::Q6_K);
+        assert_eq!(mix.ffn_type(&matrix(Role::Down, 0, 1536 + 32)), Type::Q8_0);
+        assert_eq!(mix.ffn_type(&matrix(Role::Down, 0, 100)), Type::F16);
+        assert_eq!(mix.ffn_bytes(&matrix(Role::Down, 4, 512)), Some(2 * 3 * 176));
     }
 }

@@ -205,14 +205,14 @@ impl TryFrom<u32> for Type {
     }
 }
 
-impl From<codec::ElementType> for Type {
-    fn from(element: codec::ElementType) -> Self {
+impl From<format::ElementType> for Type {
+    fn from(element: format::ElementType) -> Self {
         match element {
-            codec::ElementType::F32 => Self::F32,
-            codec::ElementType::F16 => Self::F16,
-            codec::ElementType::I8 => Self::I8,
-            codec::ElementType::I16 => Self::I16,
-            codec::ElementType::I32 => Self::I32,
+            format::ElementType::F32 => Self::F32,
+            format::ElementType::F16 => Self::F16,
+            format::ElementType::I8 => Self::I8,
+            format::ElementType::I16 => Self::I16,
+            format::ElementType::I32 => Self::I32,
         }
     }
 }

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
-use codec::{FfnTensor, MatrixShape, Target};
+use format::{MatrixId, MatrixShape, Role};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 
 /// Types that `llama-quantize` would give the FFN matrices of `model`, in the order it prints them.
-fn real_types(program: &Path, model: &Path, mix: QuantMix) -> Vec<(FfnTensor, MatrixShape, Type)> {
+fn real_types(program: &Path, model: &Path, mix: QuantMix) -> Vec<(MatrixId, MatrixShape, Type)> {
     let output = Command::new(program)
         .args(["--allow-requantize", "--dry-run"])
         .arg(model)
@@ -25,10 +25,10 @@ fn real_types(program: &Path, model: &Path, mix: QuantMix) -> Vec<(FfnTensor, Ma
 }
 
 /// `[ 1/ 9] blk.0.ffn_up.weight - [ 576, 1536, 1, 1], type = q4_1, size = 1 MiB -> 2 MiB (q5_1)`
-fn parse_line(line: &str) -> Option<(FfnTensor, MatrixShape, Type)> {
+fn parse_line(line: &str) -> Option<(MatrixId, MatrixShape, Type)> {
     let (_, rest) = line.split_once(']')?;
     let (name, rest) = rest.split_once(" - [")?;
-    let (tensor, "weight") = FfnTensor::parse(name.trim())? else { return None };
+    let (tensor, "weight") = MatrixId::parse(name.trim())? else { return None };
     let (dims, rest) = rest.split_once(']')?;
     let dims: Vec<usize> = dims.split(',').map(|d| d.trim().parse().unwrap()).collect();
     // A tensor that keeps its type is printed without the part in parentheses.
@@ -48,8 +48,8 @@ fn compare(program: &Path, path: &Path) -> usize {
         let real = real_types(program, path, mix);
         assert_eq!(real.len(), 3 * n_layer, "{mix}: every FFN matrix is printed");
         for (tensor, shape, ty) in real {
-            let FfnTensor { layer, target } = tensor;
-            let matrix = FfnMatrix { target, layer, n_layer, shape, architecture: &architecture };
+            let MatrixId { layer, role } = tensor;
+            let matrix = FfnMatrix { role, layer, n_layer, shape, architecture: &architecture };
             assert_eq!(mix.ffn_type(&matrix), ty, "{mix} {tensor} of {n_layer} {architecture}");
         }
     }
@@ -76,9 +76,9 @@ fn write_ffn_model(path: &Path, architecture: &str, n_layer: u32, (n_embd, n_ff)
     }
     let mut sizes = Vec::new();
     for layer in 0..n_layer as usize {
-        for target in Target::ALL {
-            let dims = if target == Target::Down { [n_ff, n_embd] } else { [n_embd, n_ff] };
-            writer.add_tensor(&FfnTensor { layer, target }.weight(), Type::F16, &dims).unwrap();
+        for role in Role::ALL {
+            let dims = if role == Role::Down { [n_ff, n_embd] } else { [n_embd, n_ff] };
+            writer.add_tensor(&MatrixId { layer, role }.weight(), Type::F16, &dims).unwrap();
             sizes.push(2 * dims[0] * dims[1]);
         }
     }

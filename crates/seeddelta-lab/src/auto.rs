@@ -1,6 +1,6 @@
 //! B5: the policy that lets nothing through which costs anything, for `seeddelta-build --policy auto` too.
 
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use serde::Serialize;
 
 use crate::Error;
@@ -76,7 +76,7 @@ fn forms() -> impl Iterator<Item = (bool, usize)> {
 }
 
 fn passes(result: &RunResult, layer: usize) -> bool {
-    let down = FfnTensor { layer, target: Target::Down }.to_string();
+    let down = MatrixId { layer, role: Role::Down }.to_string();
     let cost = &result.cost;
     let down_fits = cost.tensors.iter().all(|t| t.tensor != down || t.cosine >= MIN_DOWN_COSINE);
     let smaller = cost.tensors.iter().all(|t| t.bytes < t.dense_bytes);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use codec::{ElementType, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec, Target, keys};
+use codec::MatMul;
+use format::{ElementType, MatrixId, MatrixShape, Role, Sidecar, SidecarSpec, keys};
 use ggml::gguf::GgufFile;
 use ggml::{MulMat, Type};
 use seeddelta::SeedDelta;
@@ -86,46 +87,46 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
     let mul_mat = MulMat::new(n_threads);
     let mut cost = Cost { tensors: Vec::new(), layers: Vec::new(), stack_cost: 0.0 };
     for (&layer, inputs) in &trace.inputs {
-        let tensor = |target| FfnTensor { layer, target };
+        let tensor = |role| MatrixId { layer, role };
         let (mut changed, mut sizes) = (BTreeMap::new(), BTreeMap::new());
-        for target in Target::ALL {
-            if let Some((weights, bytes)) = decoded(&dense, &coded, tensor(target))? {
-                changed.insert(target, weights);
-                sizes.insert(target, bytes);
+        for role in Role::ALL {
+            if let Some((weights, bytes)) = decoded(&dense, &coded, tensor(role))? {
+                changed.insert(role, weights);
+                sizes.insert(role, bytes);
             }
         }
         if changed.is_empty() {
             continue;
         }
         let original = Ffn {
-            gate: weights(&dense, tensor(Target::Gate))?,
-            up: weights(&dense, tensor(Target::Up))?,
-            down: weights(&dense, tensor(Target::Down))?,
+            gate: weights(&dense, tensor(Role::Gate))?,
+            up: weights(&dense, tensor(Role::Up))?,
+            down: weights(&dense, tensor(Role::Down))?,
         };
-        let n_embd = original.down.len() / (original.up.len() / d_in(&dense, tensor(Target::Up))?);
+        let n_embd = original.down.len() / (original.up.len() / d_in(&dense, tensor(Role::Up))?);
         let hidden = inner(&original, inputs, n_embd, &mul_mat);
-        for (&target, approx) in &changed {
-            let (exact, x) = match target {
-                Target::Gate => (&original.gate, inputs),
-                Target::Up => (&original.up, inputs),
-                Target::Down => (&original.down, &hidden),
+        for (&role, approx) in &changed {
+            let (exact, x) = match role {
+                Role::Gate => (&original.gate, inputs),
+                Role::Up => (&original.up, inputs),
+                Role::Down => (&original.down, &hidden),
             };
-            let info = dense.require_tensor(&tensor(target).weight())?;
+            let info = dense.require_tensor(&tensor(role).weight())?;
             let (gap, cosine) = compare(exact, approx, x, info.dims()[0], &mul_mat);
             cost.tensors.push(TensorError {
-                tensor: tensor(target).to_string(),
+                tensor: tensor(role).to_string(),
                 gap,
                 cosine,
-                bytes: sizes[&target],
+                bytes: sizes[&role],
                 dense_bytes: info.n_bytes(),
             });
         }
         let mut take =
-            |target, exact: &Vec<f32>| changed.remove(&target).unwrap_or_else(|| exact.clone());
+            |role, exact: &Vec<f32>| changed.remove(&role).unwrap_or_else(|| exact.clone());
         let approx = Ffn {
-            gate: take(Target::Gate, &original.gate),
-            up: take(Target::Up, &original.up),
-            down: take(Target::Down, &original.down),
+            gate: take(Role::Gate, &original.gate),
+            up: take(Role::Up, &original.up),
+            down: take(Role::Down, &original.down),
         };
         let n_ff = hidden.len() / (inputs.len() / n_embd);
         let exact = product(&original.down, &hidden, n_ff, &mul_mat);
@@ -168,11 +169,11 @@ fn compare(exact: &[f32], approx: &[f32], x: &[f32], d_in: usize, mul_mat: &MulM
     (codec::metrics::ratio(error, aa).sqrt(), cosine)
 }
 
-fn d_in(file: &GgufFile, tensor: FfnTensor) -> Result<usize, Error> {
+fn d_in(file: &GgufFile, tensor: MatrixId) -> Result<usize, Error> {
     Ok(file.require_tensor(&tensor.weight())?.dims()[0])
 }
 
-fn weights(file: &GgufFile, tensor: FfnTensor) -> Result<Vec<f32>, Error> {
+fn weights(file: &GgufFile, tensor: MatrixId) -> Result<Vec<f32>, Error> {
     Ok(file.to_f32(file.require_tensor(&tensor.weight())?)?)
 }
 
@@ -180,7 +181,7 @@ fn weights(file: &GgufFile, tensor: FfnTensor) -> Result<Vec<f32>, Error> {
 fn decoded(
     dense: &GgufFile,
     coded: &GgufFile,
-    tensor: FfnTensor,
+    tensor: MatrixId,
 ) -> Result<Option<(Vec<f32>, usize)>, Error> {
     let unfit = |reason: String| Error::Unfit { path: coded.path().to_owned(), reason };
     match coded.scheme(tensor).as_deref() {

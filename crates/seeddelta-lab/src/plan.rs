@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use serde::{Deserialize, Serialize};
 
 /// Base and delta of one tensor, as in a policy file.
@@ -24,8 +24,8 @@ pub struct Policy {
 impl Policy {
     /// Codes gate and up of `layer`, and `ffn_down` if asked for.
     pub fn code(&mut self, layer: usize, entry: &Entry, down: bool) {
-        for target in Target::ALL.into_iter().filter(|&t| down || t != Target::Down) {
-            self.tensors.insert(FfnTensor { layer, target }.to_string(), entry.clone());
+        for role in Role::ALL.into_iter().filter(|&t| down || t != Role::Down) {
+            self.tensors.insert(MatrixId { layer, role }.to_string(), entry.clone());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use ggml::Type;
 use ggml::llama::{Computed, Context, ContextParams, Model, Node, Observer, Outputs};
 
@@ -34,8 +34,8 @@ impl Watcher {
         if node.op() != "MUL_MAT" {
             return None;
         }
-        let (tensor, suffix) = FfnTensor::parse(node.source(0)?.name())?;
-        (suffix == "weight" && tensor.target == Target::Up).then_some(tensor.layer)
+        let (tensor, suffix) = MatrixId::parse(node.source(0)?.name())?;
+        (suffix == "weight" && tensor.role == Role::Up).then_some(tensor.layer)
     }
 }
 

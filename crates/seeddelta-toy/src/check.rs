@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use codec::{Codec, EncodeContext, MatrixShape, ReferenceMatMul, Sidecar};
+use codec::{Codec, EncodeContext, ReferenceMatMul};
+use format::{MatrixShape, Sidecar};
 use seeddelta::SeedDelta;
 use serde::Serialize;
+use statecells_kernels::base::BaseOperator;
 
 use crate::plan::Case;
 use crate::problem::{Problem, make};
@@ -84,7 +86,7 @@ fn measure(case: &Case, problem: &Problem, sabotage: Sabotage) -> Result<Measure
     let bytes = sidecars.iter().map(|s| s.data.len()).sum();
     spoil(&mut sidecars, sabotage, shape);
     let model = SeedDelta::from_sidecars(&sidecars, shape)?;
-    let operator = model.operator();
+    let base = BaseOperator::new(model.base().clone());
     let (mut error, mut total) = (0.0, 0.0);
     let mut product = vec![0.0f32; shape.d_out];
     for j in 0..shape.d_in {
@@ -93,7 +95,8 @@ fn measure(case: &Case, problem: &Problem, sabotage: Sabotage) -> Result<Measure
         if sabotage == Sabotage::ReverseInput {
             x.reverse();
         }
-        operator.apply(&x, &mut product);
+        base.product(&x, &mut product);
+        model.delta().add_product(&x, &mut product);
         if sabotage == Sabotage::Gain {
             product.iter_mut().for_each(|y| *y *= 1.01);
         }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum as _};
-use codec::MatrixShape;
+use format::MatrixShape;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use seeddelta_toy::check::{self, Outcome, Sabotage};

@@ -1,8 +1,9 @@
 //! The list of cases: every family on every shape, with and without noise, base, weights and F16.
 
 use clap::ValueEnum;
-use codec::MatrixShape;
-use seeddelta::{BaseSpec, BaseType, Delta, PartSpec, SeedDeltaCodec};
+use format::MatrixShape;
+use format::seeddelta::{BaseSpec, BaseType, PartSpec};
+use seeddelta::{Delta, SeedDeltaCodec};
 use serde::Serialize;
 
 /// Noise above this could hide the weights that a base is to recover (they are at least 1), and no

@@ -1,10 +1,10 @@
 //! Makes a case's matrix and predicts its error from how it was made.
 
-use codec::MatrixShape;
+use format::MatrixShape;
+use format::seeddelta::{BaseType, PartSpec};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use seeddelta::{BaseType, PartSpec};
 
 use crate::plan::{Case, Family, SIGNAL_RANK, block_size};
 use crate::theory::{Prediction, noise, rounding, shared_parameter, trimmed, truncated_noise};

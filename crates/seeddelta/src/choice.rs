@@ -1,8 +1,7 @@
 //! What is chosen for one tensor.
 
+use format::seeddelta::BaseSpec;
 use serde::Deserialize;
-
-use crate::BaseSpec;
 
 /// Parameters of one tensor that may differ from the others', an entry of a policy file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

@@ -1,11 +1,12 @@
 //! SeedDelta as a filling of the [`Codec`] trait.
 
-use codec::coo::{Layout, checked_sidecar};
-use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec};
+use codec::{Codec, EncodeContext};
+use format::coo::Layout;
+use format::seeddelta::{BaseSpec, BaseType, row_scale_spec};
+use format::{CodecError, MatrixShape, Sidecar, SidecarSpec, checked_sidecar};
 use serde::{Deserialize, Serialize};
 
-use crate::model::row_scale_spec;
-use crate::{BaseSpec, BaseType, SeedDelta};
+use crate::SeedDelta;
 
 /// The sparse correction on top of the base.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +58,7 @@ impl SeedDeltaCodec {
 
 impl Codec for SeedDeltaCodec {
     fn scheme(&self) -> &'static str {
-        codec::keys::SEEDDELTA
+        format::keys::SEEDDELTA
     }
 
     fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {

@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use codec::{CodecError, MatrixShape};
+use format::seeddelta::{BaseSpec, BaseType, Part};
+use format::{CodecError, MatrixShape};
 use rayon::prelude::*;
 
-use crate::part::Part;
-use crate::{BaseSpec, BaseType};
+use crate::part::{self, add_row};
 
 /// Upper limit of the rounds in which parts and row scale are fitted in turn.
 const MAX_ROUNDS: usize = 8;
@@ -86,7 +86,7 @@ pub(crate) fn fit(
     let mut gains: Option<Vec<f32>> = None;
     let mut last_error = f64::INFINITY;
     for _ in 0..MAX_ROUNDS {
-        for (i, part) in spec.parts().iter().enumerate() {
+        for (i, spec) in spec.parts().iter().enumerate() {
             let others = || parts.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, p)| p);
             let target = if others().next().is_none() {
                 Cow::Borrowed(w)
@@ -94,7 +94,7 @@ pub(crate) fn fit(
                 Cow::Owned(subtract(w, shape, &others().collect::<Vec<_>>(), gains.as_deref()))
             };
             let weights = Weights { importance, gains: gains.as_deref() };
-            let fitted = Part::fit(*part, &target, shape, &weights)?;
+            let fitted = part::fit(*spec, &target, shape, &weights)?;
             if i < parts.len() { parts[i] = fitted } else { parts.push(fitted) }
         }
         if row_scale {
@@ -132,7 +132,7 @@ fn subtract(w: &[f32], shape: MatrixShape, parts: &[&Part], gains: Option<&[f32]
     let mut residual = w.to_vec();
     residual.par_chunks_mut(shape.d_in).enumerate().for_each(|(row, out)| {
         let gain = gains.map_or(1.0, |g| g[row]);
-        parts.iter().for_each(|part| part.add_row(row, -gain, out));
+        parts.iter().for_each(|part| add_row(part, row, -gain, out));
     });
     residual
 }
@@ -146,7 +146,7 @@ fn best_gains(
 ) -> Vec<f32> {
     let best = |(row, w): (usize, &[f32])| {
         let mut base = vec![0.0f32; shape.d_in];
-        parts.iter().for_each(|part| part.add_row(row, 1.0, &mut base));
+        parts.iter().for_each(|part| add_row(part, row, 1.0, &mut base));
         let (mut dot, mut norm) = (0.0, 0.0);
         for (i, (&w, &b)) in w.iter().zip(&base).enumerate() {
             let h = importance.map_or(1.0, |h| f64::from(h[i]));

@@ -1,7 +1,7 @@
 //! SeedDelta: a weight matrix as a structured base plus a sparse correction,
 //! `W ~ diag(row_scale) * W0 + delta`.
 //!
-//! W has `d_in` inputs and `d_out` outputs ([`codec::MatrixShape`]); `W[r, i]` is the weight from input
+//! W has `d_in` inputs and `d_out` outputs ([`format::MatrixShape`]); `W[r, i]` is the weight from input
 //! i to output r, stored at `r * d_in + i`.
 //!
 //! # Bases
@@ -28,7 +28,7 @@
 //! projection.
 //!
 //! # Tensors
-//! Innermost dimension first. Base tensors are F16 or F32 ([`BaseType`]).
+//! Innermost dimension first. Base tensors are F16 or F32 ([`format::seeddelta::BaseType`]).
 //!
 //! | suffix | shape | meaning |
 //! |---|---|---|
@@ -39,7 +39,7 @@
 //! | `base_v` | \[d_in, k\] | row j is `v[j]`; the singular value is split evenly between u and v |
 //! | `base_u` | \[k, d_out\] | row r is `u[r]` |
 //! | `row_scale` | \[d_out\] F16, optional | multiplies the base's rows |
-//! | `delta_idx`, `delta_val` | \[K, d_out\] | the K largest residuals of each row, see [`codec::coo::Layout::PerRow`] |
+//! | `delta_idx`, `delta_val` | \[K, d_out\] | the K largest residuals of each row, see [`format::coo::Layout::PerRow`] |
 //!
 //! The tensors describe themselves: [`SeedDelta::from_sidecars`] needs no other parameters.
 #![forbid(unsafe_code)]
@@ -50,13 +50,9 @@ mod codec_impl;
 mod fit;
 mod lowrank;
 mod model;
-mod operator;
 mod part;
-mod spec;
 mod tiles;
 
 pub use choice::Choice;
 pub use codec_impl::{Delta, SeedDeltaCodec};
 pub use model::SeedDelta;
-pub use operator::Operator;
-pub use spec::{BaseSpec, BaseType, ParseError, PartSpec};

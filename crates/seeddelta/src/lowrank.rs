@@ -1,62 +1,43 @@
-//! The low-rank base: truncated singular value decomposition.
+//! The fit of a low-rank base: truncated singular value decomposition.
 
-use codec::MatrixShape;
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::svd::{ComputeSvdVectors, SvdError, svd, svd_scratch};
 use faer::{Mat, Par};
+use format::MatrixShape;
+use format::seeddelta::LowRank;
 use rayon::prelude::*;
 
 use crate::fit::Weights;
 
-/// `W0[r, i] = sum_j u[r, j] v[j, i]`.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LowRank {
-    pub(crate) rank: usize,
-    /// [rank, d_out]: the row of an output is contiguous.
-    pub(crate) u: Vec<f32>,
-    /// [d_in, rank]: v[j] is contiguous.
-    pub(crate) v: Vec<f32>,
-}
-
-impl LowRank {
-    /// Nearest matrix of rank `rank`.
-    ///
-    /// With U the first left singular vectors of `A = W diag(sqrt(h))`, the best approximation of A is
-    /// `U U^T A` (Eckart and Young 1936), so that of W in the weighted norm is `U U^T W`: no division by
-    /// sqrt(h), and inputs of weight 0 get the projection too. A gain divides the rows of U afterwards,
-    /// since diag(g) W0 has the same rank.
-    pub(crate) fn fit(
-        target: &[f32],
-        shape: MatrixShape,
-        rank: usize,
-        weights: &Weights<'_>,
-    ) -> Result<Self, SvdError> {
-        let left = left_singular_vectors(target, shape, rank, weights.importance)?;
-        let mut base =
-            Self { rank, u: vec![0.0; rank * shape.d_out], v: vec![0.0; shape.d_in * rank] };
-        let scales: Vec<f64> = base
-            .v
-            .par_chunks_mut(shape.d_in)
-            .zip(&left)
-            .map(|(v, u)| project(target, shape, u, v))
-            .collect();
-        for (r, row) in base.u.chunks_mut(rank).enumerate() {
-            let inverse = f64::from(weights.inverse_gain(r));
-            for ((value, u), scale) in row.iter_mut().zip(&left).zip(&scales) {
-                *value = (u[r] * scale * inverse) as f32;
-            }
-        }
-        Ok(base)
-    }
-
-    pub(crate) fn add_row(&self, row: usize, gain: f32, out: &mut [f32]) {
-        let u = &self.u[row * self.rank..][..self.rank];
-        for (u, v) in u.iter().zip(self.v.chunks(out.len())) {
-            let factor = gain * u;
-            out.iter_mut().zip(v).for_each(|(out, v)| *out += factor * v);
+/// Nearest matrix of rank `rank`.
+///
+/// With U the first left singular vectors of `A = W diag(sqrt(h))`, the best approximation of A is
+/// `U U^T A` (Eckart and Young 1936), so that of W in the weighted norm is `U U^T W`: no division by
+/// sqrt(h), and inputs of weight 0 get the projection too. A gain divides the rows of U afterwards,
+/// since diag(g) W0 has the same rank.
+pub(crate) fn fit(
+    target: &[f32],
+    shape: MatrixShape,
+    rank: usize,
+    weights: &Weights<'_>,
+) -> Result<LowRank, SvdError> {
+    let left = left_singular_vectors(target, shape, rank, weights.importance)?;
+    let mut base =
+        LowRank { rank, u: vec![0.0; rank * shape.d_out], v: vec![0.0; shape.d_in * rank] };
+    let scales: Vec<f64> = base
+        .v
+        .par_chunks_mut(shape.d_in)
+        .zip(&left)
+        .map(|(v, u)| project(target, shape, u, v))
+        .collect();
+    for (r, row) in base.u.chunks_mut(rank).enumerate() {
+        let inverse = f64::from(weights.inverse_gain(r));
+        for ((value, u), scale) in row.iter_mut().zip(&left).zip(&scales) {
+            *value = (u[r] * scale * inverse) as f32;
         }
     }
+    Ok(base)
 }
 
 /// Writes `u^T W / sqrt(s)` to `v` and returns sqrt(s), s = |u^T W|: both factors get the same share of

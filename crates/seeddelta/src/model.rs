@@ -1,24 +1,19 @@
-//! A matrix in SeedDelta form: decoding, applying, reading and writing.
+//! A matrix in SeedDelta form: fitting, decoding, reading and writing.
 
-use codec::coo::{Coo, Layout};
-use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
-use half::f16;
+use codec::coo::Coo;
+use format::coo::Layout;
+use format::seeddelta::{Base, BaseSpec, BaseType};
+use format::{CodecError, MatrixShape, Sidecar};
 use rayon::prelude::*;
 
 use crate::fit::{fit, subtract_all};
-use crate::part::{Part, finite_values};
-use crate::{BaseSpec, BaseType, Delta, Operator, SeedDeltaCodec};
-
-/// Suffix of the row scale's tensor.
-const ROW_SCALE: &str = "row_scale";
+use crate::part::add_row;
+use crate::{Delta, SeedDeltaCodec};
 
 /// `diag(row_scale) * W0 + delta`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeedDelta {
-    shape: MatrixShape,
-    base_type: BaseType,
-    parts: Vec<Part>,
-    row_scale: Option<Vec<f32>>,
+    base: Base,
     delta: Coo,
 }
 
@@ -53,19 +48,25 @@ impl SeedDelta {
                 Coo::largest_per_row(&residual, shape, k, importance)?
             }
         };
-        Ok(Self { shape, base_type, parts, row_scale, delta })
+        Ok(Self { base: Base { shape, base_type, parts, row_scale }, delta })
     }
 
     /// Shape of the matrix.
     #[must_use]
     pub fn shape(&self) -> MatrixShape {
-        self.shape
+        self.base.shape
     }
 
-    /// The base, its parts in file order.
+    /// The base with its parameters.
     #[must_use]
-    pub fn base(&self) -> BaseSpec {
-        BaseSpec::of(self.parts.iter().map(Part::spec).collect())
+    pub fn base(&self) -> &Base {
+        &self.base
+    }
+
+    /// What the base is, its parts in file order.
+    #[must_use]
+    pub fn spec(&self) -> BaseSpec {
+        self.base.spec()
     }
 
     /// The sparse correction.
@@ -77,27 +78,14 @@ impl SeedDelta {
     /// The dense matrix `[d_in, d_out]`.
     #[must_use]
     pub fn to_dense(&self) -> Vec<f32> {
-        let mut dense = vec![0.0; self.shape.n_weights()];
-        dense.par_chunks_mut(self.shape.d_in.max(1)).enumerate().for_each(|(row, out)| {
-            let gain = self.row_scale.as_ref().map_or(1.0, |g| g[row]);
-            self.parts.iter().for_each(|part| part.add_row(row, gain, out));
+        let Base { shape, parts, row_scale, .. } = &self.base;
+        let mut dense = vec![0.0; shape.n_weights()];
+        dense.par_chunks_mut(shape.d_in.max(1)).enumerate().for_each(|(row, out)| {
+            let gain = row_scale.as_ref().map_or(1.0, |g| g[row]);
+            parts.iter().for_each(|part| add_row(part, row, gain, out));
         });
         self.delta.add_to(&mut dense);
         dense
-    }
-
-    /// The matrix ready to be applied; plans the FFT of a circulant once.
-    #[must_use]
-    pub fn operator(self) -> Operator {
-        Operator::new(self)
-    }
-
-    pub(crate) fn parts(&self) -> &[Part] {
-        &self.parts
-    }
-
-    pub(crate) fn row_scale(&self) -> Option<&[f32]> {
-        self.row_scale.as_deref()
     }
 
     /// The matrix as tensors, see the [crate's table](crate).
@@ -105,14 +93,7 @@ impl SeedDelta {
     /// # Errors
     /// [`CodecError::Sidecar`] if the delta does not fit its layout.
     pub fn to_sidecars(&self) -> Result<Vec<Sidecar>, CodecError> {
-        let mut sidecars = Vec::new();
-        for part in &self.parts {
-            sidecars.extend(part.to_sidecars(self.shape, self.base_type)?);
-        }
-        if let Some(scale) = &self.row_scale {
-            let values: Vec<f16> = scale.iter().map(|&g| codec::coo::f16_clamped(g)).collect();
-            sidecars.push(Sidecar::from_f16(ROW_SCALE, &[self.shape.d_out], &values));
-        }
+        let mut sidecars = self.base.to_sidecars()?;
         sidecars.extend(self.delta.to_sidecars(Layout::PerRow)?);
         Ok(sidecars)
     }
@@ -123,25 +104,8 @@ impl SeedDelta {
     /// # Errors
     /// [`CodecError::Sidecar`] naming the tensor.
     pub fn from_sidecars(sidecars: &[Sidecar], shape: MatrixShape) -> Result<Self, CodecError> {
-        let bad_shape = || CodecError::Sidecar {
-            suffix: "base",
-            reason: format!("a matrix of {shape} has no weights, or too many"),
-        };
-        if shape.checked_n_weights().is_none_or(|n| n == 0) {
-            return Err(bad_shape());
-        }
-        let (parts, base_type) = Part::read_all(sidecars, shape)?;
-        let row_scale = match find_sidecar(sidecars, ROW_SCALE) {
-            None => None,
-            Some(_) => Some(finite_values(sidecars, &row_scale_spec(shape))?),
-        };
+        let base = Base::read(sidecars, shape)?;
         let delta = Coo::from_sidecars(Layout::PerRow, sidecars, shape)?;
-        let delta = delta.unwrap_or_else(|| Coo::empty(shape));
-        Ok(Self { shape, base_type, parts, row_scale, delta })
+        Ok(Self { base, delta: delta.unwrap_or_else(|| Coo::empty(shape)) })
     }
-}
-
-/// Spec of the row scale's tensor.
-pub(crate) fn row_scale_spec(shape: MatrixShape) -> SidecarSpec {
-    SidecarSpec::new(ROW_SCALE, ElementType::F16, &[shape.d_out])
 }

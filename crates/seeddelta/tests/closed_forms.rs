@@ -1,11 +1,14 @@
 //! Every base against its closed form, and the product without W0 against the dense one.
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, MatrixShape, ReferenceMatMul};
+use codec::{Codec, EncodeContext, ReferenceMatMul};
+use format::MatrixShape;
+use format::seeddelta::BaseType;
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use seeddelta::{BaseType, Delta, SeedDelta, SeedDeltaCodec};
+use seeddelta::{Delta, SeedDelta, SeedDeltaCodec};
+use statecells_kernels::base::BaseOperator;
 
 fn noise(n: usize, seed: u64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -143,7 +146,7 @@ fn delta_leaves_exactly_the_smaller_residuals() {
 #[test]
 fn bytes_are_exact() {
     let shape = MatrixShape::new(10, 6);
-    let bytes = |codec: &SeedDeltaCodec| codec::n_bytes(&codec.sidecars(shape).unwrap()).unwrap();
+    let bytes = |codec: &SeedDeltaCodec| format::n_bytes(&codec.sidecars(shape).unwrap()).unwrap();
     assert_eq!(bytes(&codec("identity", 0, false, BaseType::F32)), 4);
     assert_eq!(bytes(&codec("diagonal", 0, false, BaseType::F16)), 2 * 10);
     assert_eq!(bytes(&codec("circulant", 0, true, BaseType::F16)), 2 * 10 + 2 * 6);
@@ -238,12 +241,13 @@ proptest! {
         let specs: Vec<_> = sidecars.iter().map(|s| s.spec.clone()).collect();
         prop_assert_eq!(specs, codec.sidecars(shape).unwrap());
         prop_assert_eq!(&SeedDelta::from_sidecars(&sidecars, shape).unwrap(), &model);
-        prop_assert_eq!(model.base().to_string(), base);
+        prop_assert_eq!(model.spec().to_string(), base);
 
         let dense = model.to_dense();
         let x = noise(d_in, seed ^ 2);
         let mut y = vec![0.0; d_out];
-        model.operator().apply(&x, &mut y);
+        BaseOperator::new(model.base().clone()).product(&x, &mut y);
+        model.delta().add_product(&x, &mut y);
         let norm: f64 = dense.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
         for (y, row) in y.iter().zip(dense.chunks(d_in)) {
             let exact: f64 = row.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();

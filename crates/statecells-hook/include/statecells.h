@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    3
+#define STATECELLS_ABI_VERSION    4
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -42,6 +42,9 @@ int32_t statecells_abi_version(void);
 
 /* Version of the library, the host may show it. */
 const char * statecells_version(void);
+
+/* The kernels that run on this machine, and by which of their environment variables if one is set. */
+const char * statecells_kernels(void);
 
 /* Every suffix that a sidecar may have; ends with a null. */
 const char * const * statecells_suffixes(void);

@@ -1,7 +1,10 @@
 //! The exported C functions; `include/statecells.h` is their documentation.
 
-use std::ffi::{c_char, c_void};
+use std::ffi::{CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
+
+use statecells_kernels::Dispatch;
 
 use crate::arguments::{arguments, text, write_error};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
@@ -9,7 +12,7 @@ use crate::check::{Finding, Place, Share};
 use crate::matrix::{Call, HookError, Matrix, Plan};
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 3;
+const ABI_VERSION: i32 = 4;
 
 /// `statecells_tensor` of the header.
 #[repr(C)]
@@ -88,6 +91,18 @@ pub extern "C" fn statecells_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
+/// Which kernels run, a C string that stays: the instruction set, and what `STATECELLS_BATCH` forces.
+#[unsafe(no_mangle)]
+pub extern "C" fn statecells_kernels() -> *const c_char {
+    static NAME: OnceLock<CString> = OnceLock::new();
+    let name = || match Dispatch::from_env() {
+        Ok(dispatch) => CString::new(dispatch.to_string()).unwrap_or_default(),
+        // Said by name where a matrix is made.
+        Err(_) => CString::default(),
+    };
+    NAME.get_or_init(name).as_ptr()
+}
+
 /// A list of C strings that ends with a null, shareable between threads because it is constant.
 #[repr(transparent)]
 struct CStrList([*const c_char; crate::sidecars::SUFFIXES.len() + 1]);
@@ -128,7 +143,7 @@ pub unsafe extern "C" fn statecells_may_code(
         let (arch, tensor) = unsafe { (text(arch), text(tensor)) };
         let arch = arch.ok_or(HookError::Call("architecture is not text"))?;
         let tensor = tensor.ok_or(HookError::Call("tensor name is not text"))?;
-        codec::codable(arch, tensor, n_dims).map_err(HookError::Uncodable)
+        format::codable(arch, tensor, n_dims).map_err(HookError::Uncodable)
     });
     // SAFETY: the caller's promise on `error` and `error_size`.
     unsafe { status(result.map(drop), error, error_size) }
@@ -351,7 +366,7 @@ fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookErro
 
 #[cfg(test)]
 mod tests {
-    use codec::MatrixShape;
+    use format::MatrixShape;
 
     use super::*;
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use codec::MatrixShape;
+use format::MatrixShape;
 
 use crate::abi::StatecellsTensor;
 use crate::buffer::bytes_of;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use codec::MatrixShape;
+use format::MatrixShape;
 use statecells_kernels::Part;
 
 use crate::matrix::{Call, HookError};

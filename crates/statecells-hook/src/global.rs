@@ -1,10 +1,9 @@
 //! Matrices with one dictionary over the whole input: the host projects on the atoms, this adds entries
 //! of the projection.
 
-use codec::{ElementType, MatrixShape};
+use format::global::{CODES, DICT, ROW_SCALE, VALS};
+use format::{ElementType, MatrixShape, Scheme};
 use half::f16;
-use statecells::Scheme;
-use statecells::global::{CODES, DICT, ROW_SCALE, VALS};
 use statecells_kernels::{Columns, GatherMatrix, GatherShape, Isa, Output, Part};
 
 use crate::buffer::{SharedOutput, bytes_of};

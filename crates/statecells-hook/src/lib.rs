@@ -15,7 +15,8 @@ mod sidecars;
 
 pub use abi::{
     StatecellsFinding, StatecellsPlan, StatecellsTensor, statecells_abi_version, statecells_apply,
-    statecells_check, statecells_matrix_free, statecells_matrix_new, statecells_may_code,
-    statecells_plan_matrix, statecells_prepare, statecells_suffixes, statecells_version,
+    statecells_check, statecells_kernels, statecells_matrix_free, statecells_matrix_new,
+    statecells_may_code, statecells_plan_matrix, statecells_prepare, statecells_suffixes,
+    statecells_version,
 };
 pub use matrix::Matrix;

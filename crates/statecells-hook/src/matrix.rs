@@ -3,8 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use codec::{CodecError, ElementType, MatrixShape, Uncodable};
-use statecells::Scheme;
+use format::{CodecError, ElementType, MatrixShape, Scheme, Uncodable};
 use statecells_kernels::{KernelError, Scratch};
 
 use crate::buffer::SharedOutput;
@@ -121,7 +120,7 @@ pub struct Matrix {
 #[derive(Debug)]
 enum Kind {
     Global(GlobalMatrix),
-    Sections(SectionsMatrix),
+    Sections(Box<SectionsMatrix>),
     SeedDelta(Box<SeedDeltaMatrix>),
     /// A defect in each step, to see what becomes of it.
     #[cfg(test)]
@@ -141,7 +140,7 @@ impl Matrix {
         }
         let kind = match parse(scheme)? {
             s if s.is_global() => Kind::Global(GlobalMatrix::new(s, shape, sidecars)?),
-            _ => Kind::Sections(SectionsMatrix::new(shape, sidecars)?),
+            _ => Kind::Sections(Box::new(SectionsMatrix::new(shape, sidecars)?)),
         };
         Ok(Self::of(shape, kind))
     }

@@ -1,12 +1,14 @@
-//! Matrices coded in sections: tables of projections first, then look-ups.
+//! Matrices coded in sections: tables of projections first, then look-ups; or for large batches inputs rounded to
+//! bytes first, then products with decoded rows.
 
-use codec::coo::Layout as CooLayout;
-use codec::{ElementType, MatrixShape};
-use statecells::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
+use format::coo::Layout as CooLayout;
+use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
+use format::{ElementType, MatrixShape};
 use statecells_kernels::sections::{
-    Atoms, SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
+    Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
+    TableEntry, TableLayout, TableOutput, Tables,
 };
-use statecells_kernels::{Columns, Isa, Output, Part, SparseMatrix};
+use statecells_kernels::{Columns, Dispatch, Output, Part, Route, SparseMatrix};
 
 use crate::buffer::SharedOutput;
 use crate::matrix::{Call, HookError, Plan, with_scratch};
@@ -16,14 +18,16 @@ const OUTLIER_IDX: &str = CooLayout::Flat.idx_suffix();
 const OUTLIER_VAL: &str = CooLayout::Flat.val_suffix();
 
 /// Blocks of inputs that share one scale of the tables. Massive activations cost their neighbours precision only
-/// within such a group; docs/results/ has the measurement.
+/// within such a group.
 const GROUP_BLOCKS: usize = 8;
 
 /// A matrix of the scheme `sections`.
 #[derive(Debug)]
 pub struct SectionsMatrix {
-    isa: Isa,
+    dispatch: Dispatch,
     tables: TableBuilder,
+    inputs: InputLayout,
+    decoder: Decoder,
     rows: SectionMatrix<'static>,
 }
 
@@ -43,7 +47,8 @@ impl SectionsMatrix {
     pub fn new(shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
         let layout = check(shape, sidecars)?;
         let dict = sidecars.need(DICT)?;
-        let tables = TableBuilder::new(layout, Atoms::F16(dict.f16()?))?;
+        let atoms = Atoms::F16(dict.f16()?);
+        let tables = TableBuilder::new(layout, atoms)?;
         let outliers = match (sidecars.get(OUTLIER_IDX), sidecars.get(OUTLIER_VAL)) {
             (Some(idx), Some(val)) => {
                 Some(SparseMatrix::from_flat(shape.d_in, shape.d_out, idx.i32()?, val.f16()?)?)
@@ -54,27 +59,49 @@ impl SectionsMatrix {
             SectionShape { d_in: shape.d_in, d_out: shape.d_out, n_sections: dict.dims()[2] };
         let codes = sidecars.need(CODES)?.bytes()?;
         let rows = SectionMatrix::new(size, codes, sidecars.need(ROW_SCALE)?.f16()?, outliers)?;
-        let isa = Isa::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
-        Ok(Self { isa, tables, rows })
+        let (inputs, decoder) = (InputLayout::new(size)?, Decoder::new(size.n_sections, atoms)?);
+        let dispatch = Dispatch::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
+        Ok(Self { dispatch, tables, inputs, decoder, rows })
     }
 
-    /// Writes this thread's share of the tables.
+    fn route(&self, call: Call) -> Route {
+        self.dispatch.route(self.rows.shape().n_sections, call.n_tokens)
+    }
+
+    /// Whether a buffer has the bytes that the plan asks for, those of the tables. Rounded inputs need no more and leave
+    /// the rest alone.
+    fn fits(&self, n_bytes: usize, n_tokens: usize) -> bool {
+        let tables = self.tables.layout().bytes_per_token();
+        tables.checked_mul(n_tokens) == Some(n_bytes) && self.inputs.bytes_per_token() <= tables
+    }
+
+    /// Writes this thread's share of the tables, or of the rounded inputs.
     pub fn prepare(&self, x: &[f32], call: Call, out: &SharedOutput<u8>) -> Result<(), HookError> {
-        let layout = self.tables.layout();
-        if layout.bytes_per_token().checked_mul(call.n_tokens) != Some(out.len()) {
+        if !self.fits(out.len(), call.n_tokens) {
             return Err(HookError::Call("prepare: buffer does not fit"));
         }
         let d_in = self.rows.shape().d_in;
         let x = Columns::new(x, d_in, call.n_tokens, d_in)?;
-        let part = Part::new(call.ith, call.nth)?;
-        // SAFETY: `out` has the layout's size (checked above) and is shared only by the threads of this call, each with
-        // its own `ith`, all with the same layout and number of tokens.
-        let mut tables =
-            unsafe { TableOutput::from_raw(out.as_mut_ptr(), layout, call.n_tokens, part)? };
-        Ok(self.tables.build(self.isa, x, &mut tables)?)
+        let (part, isa, data) =
+            (Part::new(call.ith, call.nth)?, self.dispatch.isa(), out.as_mut_ptr());
+        // SAFETY: `out` has room for either layout (checked above) and is shared only by the threads of this call, each
+        // with its own `ith`, all with the same layout and number of tokens.
+        unsafe {
+            match self.route(call) {
+                Route::Lookup => {
+                    let layout = self.tables.layout();
+                    let mut out = TableOutput::from_raw(data, layout, call.n_tokens, part)?;
+                    Ok(self.tables.build(isa, x, &mut out)?)
+                }
+                Route::Decode => {
+                    let mut out = InputOutput::from_raw(data, &self.inputs, call.n_tokens, part)?;
+                    Ok(self.decoder.round_inputs(isa, x, &mut out)?)
+                }
+            }
+        }
     }
 
-    /// Computes this thread's rows from the tables.
+    /// Computes this thread's rows from the tables, or from the rounded inputs.
     pub fn apply(
         &self,
         x: &[f32],
@@ -83,14 +110,27 @@ impl SectionsMatrix {
         out: &SharedOutput<f32>,
     ) -> Result<(), HookError> {
         let shape = self.rows.shape();
-        let tables = Tables::new(prepared, self.tables.layout(), call.n_tokens)?;
+        if !self.fits(prepared.len(), call.n_tokens) {
+            return Err(HookError::Call("apply: buffer does not fit"));
+        }
         let x = Columns::new(x, shape.d_in, call.n_tokens, shape.d_in)?;
         let part = Part::new(call.ith, call.nth)?;
         // SAFETY: `out` is [d_out, n_tokens], shared only by the threads of this call, each with its own `ith`.
         let mut y = unsafe {
             Output::from_raw(out.as_mut_ptr(), shape.d_out, call.n_tokens, shape.d_out, part)?
         };
-        with_scratch(|scratch| Ok(self.rows.product(self.isa, tables, x, &mut y, scratch)?))
+        let isa = self.dispatch.isa();
+        with_scratch(|scratch| match self.route(call) {
+            Route::Lookup => {
+                let tables = Tables::new(prepared, self.tables.layout(), call.n_tokens)?;
+                Ok(self.rows.product(isa, tables, x, &mut y, scratch)?)
+            }
+            Route::Decode => {
+                let inputs = &prepared[..self.inputs.bytes_per_token() * call.n_tokens];
+                let inputs = Inputs::new(inputs, &self.inputs, call.n_tokens)?;
+                Ok(self.rows.decoded_product(isa, &self.decoder, inputs, x, &mut y, scratch)?)
+            }
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Matrices of a structured base and a sparse delta: what all rows need of the base first, then the rows.
 
-use codec::coo::Layout as CooLayout;
-use codec::{ElementType, MatrixShape, Sidecar, SidecarSpec};
-use seeddelta::{Operator, SeedDelta};
+use format::coo::Layout as CooLayout;
+use format::seeddelta::{BASE, BASE_CIRC, BASE_V, Base};
+use format::{ElementType, MatrixShape, Sidecar, SidecarSpec};
+use statecells_kernels::base::BaseOperator;
 use statecells_kernels::{ColumnIndex, Columns, Isa, Output, Part, SparseMatrix};
 
 use crate::buffer::{SharedOutput, bytes_of};
@@ -10,13 +11,10 @@ use crate::matrix::{Call, HookError, Plan, with_scratch};
 use crate::sidecars::{SidecarView, Sidecars};
 
 /// Name of the scheme.
-pub const SCHEME: &str = codec::keys::SEEDDELTA;
+pub const SCHEME: &str = format::keys::SEEDDELTA;
 
 const DELTA_IDX: &str = CooLayout::PerRow.idx_suffix();
 const DELTA_VAL: &str = CooLayout::PerRow.val_suffix();
-/// Tensors of the base and its row scale.
-const BASE: [&str; 7] =
-    ["base_scale", "base_diag", "base_v", "base_u", "base_circ", "base_block", "row_scale"];
 const FLOATS: [ElementType; 2] = [ElementType::F16, ElementType::F32];
 
 /// A matrix of the scheme `seeddelta`.
@@ -24,7 +22,7 @@ pub struct SeedDeltaMatrix {
     shape: MatrixShape,
     isa: Isa,
     /// Small against the delta, so it is copied and widened.
-    base: Operator,
+    base: BaseOperator,
     delta: Option<SparseMatrix<'static>>,
 }
 
@@ -43,7 +41,7 @@ impl SeedDeltaMatrix {
         if let Some(foreign) = foreign {
             return Err(foreign.error("not a part of scheme seeddelta"));
         }
-        let rank = match sidecars.get("base_v") {
+        let rank = match sidecars.get(BASE_V) {
             None => 0,
             Some(v) => {
                 let rank = v.dims()[1];
@@ -54,7 +52,7 @@ impl SeedDeltaMatrix {
                 rank
             }
         };
-        let circulant = match sidecars.get("base_circ") {
+        let circulant = match sidecars.get(BASE_CIRC) {
             None => 0,
             Some(c) => {
                 c.expect(&FLOATS, &[shape.d_in.max(shape.d_out)])?;
@@ -75,8 +73,7 @@ impl SeedDeltaMatrix {
         let plan = Self::plan(shape, sidecars)?;
         let base: Result<Vec<Sidecar>, HookError> =
             sidecars.iter().filter(|s| BASE.contains(&s.suffix())).map(owned).collect();
-        let base = SeedDelta::from_sidecars(&base?, shape).map_err(HookError::from_codec)?;
-        let base = base.operator();
+        let base = BaseOperator::new(Base::read(&base?, shape).map_err(HookError::from_codec)?);
         let delta = delta(shape, sidecars)?;
         if !base.has_base() && delta.is_none() {
             return Err(HookError::sidecar(DELTA_IDX, "missing, and there is no base either"));
@@ -150,7 +147,7 @@ impl SeedDeltaMatrix {
             let (low_rank, circulant) =
                 prepared.get(t * n..(t + 1) * n).unwrap_or(&[]).split_at(rank);
             let y = y.token_rows(t, rows.clone());
-            self.base.base_rows(rows.clone(), x, low_rank, circulant, y);
+            self.base.rows(rows.clone(), x, low_rank, circulant, y);
         }
         let Some(delta) = &self.delta else { return Ok(()) };
         with_scratch(|scratch| Ok(delta.add_product(self.isa, columns, &mut y, scratch)?))

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use codec::ElementType;
+use format::ElementType;
 use half::f16;
 
 use crate::buffer::bytes_of;

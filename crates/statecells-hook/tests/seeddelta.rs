@@ -2,9 +2,11 @@
 
 mod common;
 
-use codec::{Codec, ElementType, EncodeContext, MatrixShape, ReferenceMatMul};
+use codec::{Codec, EncodeContext, ReferenceMatMul};
 use common::{F16, F32, Host, halves};
-use seeddelta::{BaseType, Delta, SeedDeltaCodec};
+use format::seeddelta::BaseType;
+use format::{ElementType, MatrixShape};
+use seeddelta::{Delta, SeedDeltaCodec};
 
 /// Numbers in [-1, 1) without a pattern.
 fn noise(n: usize, seed: u32) -> Vec<f32> {

@@ -8,19 +8,21 @@
 //!
 //! The kernels start no threads. The caller runs each of its `nth` threads once per product and
 //! hands thread `ith` an [`Output`] that lets it write its own rows only, so one call needs no
-//! barrier. The result does not depend on `nth`, nor on how many tokens are computed together, nor,
+//! barrier. The result of a product does not depend on `nth`, nor on how many tokens are computed together, nor,
 //! unless a function says otherwise, on the [`Isa`].
 //!
 //! # Shapes
 //! ggml order, innermost dimension first: activations `x`: [d_in, n_tokens], results
 //! `y`: [d_out, n_tokens]; each token is contiguous and tokens are `stride` elements apart.
 
+pub mod base;
 mod common;
 mod error;
 pub mod gather;
 mod isa;
 mod output;
 mod part;
+mod route;
 mod scratch;
 pub mod sections;
 mod simd;
@@ -33,9 +35,11 @@ pub use gather::{GatherMatrix, GatherShape};
 pub use isa::{Isa, IsaError};
 pub use output::Output;
 pub use part::{Part, ROW_TILE};
+pub use route::{Dispatch, Route};
 pub use scratch::Scratch;
 pub use sections::{
-    Atoms, SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
+    Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
+    TableEntry, TableLayout, TableOutput, Tables,
 };
 pub use sparse::{ColumnIndex, SparseMatrix};
 pub use view::Columns;

@@ -6,7 +6,7 @@ use crate::KernelError;
 
 /// Rows that always stay in one thread's hands: a tile of the `sections` layout, and 128 bytes of
 /// every result column, so threads do not fight for cache lines.
-pub const ROW_TILE: usize = 32;
+pub const ROW_TILE: usize = format::sections::TILE_ROWS;
 
 /// Thread `ith` of `nth`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,4 +24,12 @@ impl Scratch {
         let skip = self.floats.as_ptr().align_offset(64).min(LINE);
         &mut self.floats[skip..skip + n]
     }
+
+    /// 64-byte aligned slice of `n` bytes with arbitrary contents; `n` is a multiple of 4.
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub(crate) fn bytes(&mut self, n: usize) -> &mut [u8] {
+        let floats = self.floats(n / size_of::<f32>());
+        // SAFETY: floats are bytes without gaps, any bytes are floats, and the borrow goes over to the result.
+        unsafe { std::slice::from_raw_parts_mut(floats.as_mut_ptr().cast(), size_of_val(floats)) }
+    }
 }

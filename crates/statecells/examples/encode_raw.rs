@@ -8,7 +8,8 @@
 use std::time::Instant;
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, MatrixShape, n_bytes};
+use codec::{Codec, EncodeContext};
+use format::{MatrixShape, n_bytes};
 use statecells::{GlobalCodec, GlobalParams};
 
 #[path = "common/lanes.rs"]

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, MatMul, MatrixShape, n_bytes};
+use codec::{Codec, EncodeContext, MatMul};
+use format::{MatrixShape, n_bytes};
 use statecells::sections::Moment;
 use statecells::{SectionsCodec, SectionsParams};
 

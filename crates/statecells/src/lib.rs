@@ -17,5 +17,5 @@ pub mod sections;
 mod testing;
 
 pub use global::{GlobalCodec, GlobalParams, complete_row_scale};
-pub use scheme::{DictType, Encoder, Scheme};
+pub use scheme::{DictType, Encoder};
 pub use sections::{SectionsCodec, SectionsParams};

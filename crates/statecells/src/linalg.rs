@@ -2,7 +2,10 @@
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::cholesky::llt::{factor, solve};
-use faer::{Mat, Par};
+use faer::linalg::matmul::matmul;
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatMut, Par};
+use rayon::prelude::*;
 
 /// Partial sums of [`dot`]: enough independent chains for any vector unit.
 const LANES: usize = 16;
@@ -108,23 +111,72 @@ impl GrowingCholesky {
     }
 }
 
+/// Matrices of up to so many rows are factored in one piece by one thread, and systems solved likewise.
+const WHOLE: usize = 2048;
+/// Rows and columns of a tile of larger ones.
+const TILE: usize = 256;
+/// Right-hand sides that are solved for together.
+const COLUMNS: usize = 64;
+
 /// Replaces the lower triangle of the symmetric `a` by its Cholesky factor; false if `a` is not positive
-/// definite. One thread: faer's parallel sums depend on the number of threads in the last bits.
+/// definite.
+///
+/// faer's parallel sums depend on the number of threads in the last bits. So faer factors, solves and multiplies tiles
+/// of fixed sizes, each by one thread, and the tiles of a step are shared out: the right-looking form (Golub and
+/// Van Loan, Matrix Computations, 4.2.6).
 pub(crate) fn cholesky(a: &mut Mat<f64>) -> bool {
-    let n = a.nrows();
-    let scratch = factor::cholesky_in_place_scratch::<f64>(n, Par::Seq, Default::default());
+    if a.nrows() <= WHOLE { factor_whole(a.as_mut()) } else { factor_in_tiles(a.as_mut(), TILE) }
+}
+
+fn factor_whole(a: MatMut<'_, f64>) -> bool {
+    let scratch = factor::cholesky_in_place_scratch::<f64>(a.nrows(), Par::Seq, Default::default());
     let mut memory = MemBuffer::new(scratch);
     let stack = MemStack::new(&mut memory);
     let exact = factor::LltRegularization::default();
-    factor::cholesky_in_place(a.as_mut(), exact, Par::Seq, stack, Default::default()).is_ok()
+    factor::cholesky_in_place(a, exact, Par::Seq, stack, Default::default()).is_ok()
+}
+
+fn factor_in_tiles(a: MatMut<'_, f64>, tile: usize) -> bool {
+    let mut rest = a;
+    while rest.nrows() > 0 {
+        let width = tile.min(rest.nrows());
+        let (mut first, right) = rest.split_at_col_mut(width);
+        let (mut corner, mut panel) = first.as_mut().split_at_row_mut(width);
+        if !factor_whole(corner.as_mut()) {
+            return false;
+        }
+        // panel := panel L^-T, row by row
+        let corner = corner.as_ref();
+        panel.as_mut().par_row_chunks_mut(tile).for_each(|rows| {
+            solve_lower_triangular_in_place(corner, rows.transpose_mut(), Par::Seq);
+        });
+        let panel = panel.as_ref();
+        let mut trailing = right.subrows_mut(width, panel.nrows());
+        trailing.as_mut().par_col_chunks_mut(tile).enumerate().for_each(|(i, columns)| {
+            // Above the diagonal nothing is read.
+            let below = panel.nrows() - i * tile;
+            let n = columns.ncols();
+            let (rows, across) = (panel.subrows(i * tile, below), panel.subrows(i * tile, n));
+            let columns = columns.subrows_mut(i * tile, below);
+            matmul(columns, Accum::Add, rows, across.transpose(), -1.0, Par::Seq);
+        });
+        rest = trailing;
+    }
+    true
 }
 
 /// Solves `a x = rhs` in place, `factor` being what [`cholesky`] made of a.
 pub(crate) fn solve_with(factor: &Mat<f64>, rhs: &mut Mat<f64>) {
-    let (n, columns) = (factor.nrows(), rhs.ncols());
-    let scratch = solve::solve_in_place_scratch::<f64>(n, columns, Par::Seq);
-    let mut memory = MemBuffer::new(scratch);
-    solve::solve_in_place(factor.as_ref(), rhs.as_mut(), Par::Seq, MemStack::new(&mut memory));
+    let solve = |rhs: MatMut<'_, f64>| {
+        let scratch = solve::solve_in_place_scratch::<f64>(factor.nrows(), rhs.ncols(), Par::Seq);
+        let mut memory = MemBuffer::new(scratch);
+        solve::solve_in_place(factor.as_ref(), rhs, Par::Seq, MemStack::new(&mut memory));
+    };
+    if factor.nrows() <= WHOLE {
+        solve(rhs.as_mut());
+    } else {
+        rhs.as_mut().par_col_chunks_mut(COLUMNS).for_each(solve);
+    }
 }
 
 #[cfg(test)]
@@ -159,6 +211,54 @@ mod tests {
         for (x, expected) in x.iter().zip([-0.5, 2.0, 1.0]) {
             assert!((x - expected).abs() < 1e-12, "{x} {expected}");
         }
+    }
+
+    /// Symmetric, and positive definite unless `spoiled`.
+    fn symmetric(n: usize, spoiled: bool) -> Mat<f64> {
+        let x = Mat::from_fn(n, n, |i, j| ((i * 31 + j * 17) % 101) as f64 / 50.0 - 1.0);
+        let mut a = &x * x.transpose();
+        (0..n).for_each(|i| a[(i, i)] += 0.5);
+        if spoiled {
+            a[(n - 2, n - 2)] = -1.0;
+        }
+        a
+    }
+
+    #[test]
+    fn tiles_factor_as_the_whole_does_whatever_the_number_of_threads() {
+        for n in [1, 7, 8, 9, 41] {
+            let mut whole = symmetric(n, false);
+            assert!(factor_whole(whole.as_mut()));
+            let on = |n_threads| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+                let mut tiles = symmetric(n, false);
+                assert!(pool.install(|| factor_in_tiles(tiles.as_mut(), 8)));
+                tiles
+            };
+            let (one, three) = (on(1), on(3));
+            for j in 0..n {
+                for i in j..n {
+                    assert_eq!(one[(i, j)].to_bits(), three[(i, j)].to_bits());
+                    let (a, b) = (one[(i, j)], whole[(i, j)]);
+                    assert!((a - b).abs() < 1e-9 * whole[(j, j)], "{n}: {a} {b}");
+                }
+            }
+            assert!(n < 3 || !factor_in_tiles(symmetric(n, true).as_mut(), 8));
+        }
+    }
+
+    #[test]
+    fn a_large_system_is_solved_column_by_column_of_tiles() {
+        let n = WHOLE + 3;
+        let mut a = Mat::from_fn(n, n, |i, j| {
+            if i == j { 4.0 } else { 1.0 / (1.0 + (i as f64 - j as f64).abs()).powi(3) }
+        });
+        let x = Mat::from_fn(n, COLUMNS + 1, |i, j| ((i * 7 + j * 3) % 11) as f64 - 5.0);
+        let mut rhs = &a * &x;
+        assert!(cholesky(&mut a));
+        solve_with(&a, &mut rhs);
+        let worst = (&rhs - &x).norm_max();
+        assert!(worst < 1e-9, "{worst}");
     }
 
     #[test]

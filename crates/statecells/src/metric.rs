@@ -1,6 +1,6 @@
 //! The space in which atoms are learned and rows are fitted.
 
-use codec::{CodecError, MatrixShape};
+use format::{CodecError, MatrixShape};
 
 use crate::linalg::dot;
 

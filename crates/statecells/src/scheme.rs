@@ -1,6 +1,6 @@
-//! Names of schemes and options, as they appear on the command line, in files and in reports.
+//! Names of options, as they appear on the command line, in files and in reports.
 
-use codec::ElementType;
+use format::ElementType;
 use serde::{Deserialize, Serialize};
 
 /// Declares an enum whose variants have one name each, used by `Display`, `FromStr` and serde alike.
@@ -43,40 +43,6 @@ macro_rules! named_enum {
 }
 
 named_enum! {
-    /// How a matrix is coded.
-    Scheme, "scheme", {
-        /// Global dictionary, coefficients +1 and -1.
-        Sign = "sign",
-        /// Global dictionary, coefficients +1 and -1, times one scale per row.
-        SignRowScale = "sign+row_scale",
-        /// Global dictionary, one coefficient per slot.
-        SignVals = "sign+vals",
-        /// Blocks of 8 inputs, one atom of every section per block.
-        Sections = "sections",
-    }
-}
-
-impl Scheme {
-    /// Whether the file holds one coefficient per code (`vals`).
-    #[must_use]
-    pub fn has_vals(self) -> bool {
-        self == Self::SignVals
-    }
-
-    /// Whether the file holds one scale per row (`row_scale`).
-    #[must_use]
-    pub fn has_row_scale(self) -> bool {
-        matches!(self, Self::SignRowScale | Self::Sections)
-    }
-
-    /// Whether the scheme has one dictionary over the whole input.
-    #[must_use]
-    pub fn is_global(self) -> bool {
-        self != Self::Sections
-    }
-}
-
-named_enum! {
     /// Element type of the stored atoms of a global dictionary.
     DictType, "dictionary type", {
         /// Half precision.
@@ -109,24 +75,18 @@ named_enum! {
 
 #[cfg(test)]
 mod tests {
+    use format::Scheme;
+
     use super::*;
 
     #[test]
-    fn names_round_trip_through_text_and_json() {
+    fn names_are_the_same_in_text_and_json() {
         for &scheme in Scheme::ALL {
-            assert_eq!(scheme.to_string().parse(), Ok(scheme));
             assert_eq!(serde_json::to_string(&scheme).unwrap(), format!("\"{scheme}\""));
         }
-        assert_eq!("sign+row_scale".parse(), Ok(Scheme::SignRowScale));
-        let error = "sign+scale".parse::<Scheme>().unwrap_err();
-        assert!(error.contains("'sign+scale'") && error.contains("sign+vals"), "{error}");
-    }
-
-    #[test]
-    fn optional_tensors_follow_the_scheme() {
-        let optional = |s: Scheme| (s.has_vals(), s.has_row_scale());
-        assert_eq!(optional(Scheme::Sign), (false, false));
-        assert_eq!(optional(Scheme::SignRowScale), (false, true));
-        assert_eq!(optional(Scheme::SignVals), (true, false));
+        for &encoder in Encoder::ALL {
+            assert_eq!(encoder.to_string().parse(), Ok(encoder));
+            assert_eq!(serde_json::to_string(&encoder).unwrap(), format!("\"{encoder}\""));
+        }
     }
 }

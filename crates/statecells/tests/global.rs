@@ -3,11 +3,12 @@
 mod common;
 
 use codec::metrics::Metrics;
-use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, find_sidecar};
+use codec::{Codec, EncodeContext};
 use common::{Random, SerialMatMul, assert_finite, context, on_threads, weights};
+use format::{CodecError, MatrixShape, Scheme, Sidecar, find_sidecar};
 use half::f16;
 use statecells::global::default_n_atoms;
-use statecells::{DictType, Encoder, GlobalCodec, GlobalParams, Scheme, complete_row_scale};
+use statecells::{DictType, Encoder, GlobalCodec, GlobalParams, complete_row_scale};
 
 const SCHEMES: [Scheme; 3] = [Scheme::Sign, Scheme::SignRowScale, Scheme::SignVals];
 const ENCODERS: [Encoder; 2] = [Encoder::TopK, Encoder::Omp];

@@ -5,10 +5,12 @@ mod common;
 use std::sync::Arc;
 
 use codec::metrics::Metrics;
-use codec::{Codec, CodecError, EncodeContext, MatMul, MatrixShape, Sidecar, find_sidecar};
+use codec::{Codec, EncodeContext, MatMul};
 use common::{Random, SerialMatMul, assert_finite, context, on_threads, weights};
+use format::sections::{ATOMS, BLOCK, SectionsLayout, TILE_ROWS};
+use format::{CodecError, MatrixShape, Sidecar, find_sidecar};
 use half::f16;
-use statecells::sections::{ATOMS, BLOCK, Moment, SectionsLayout, TILE_ROWS};
+use statecells::sections::{Moment, pack, unpack};
 use statecells::{SectionsCodec, SectionsParams};
 
 /// Short learning, so that all combinations stay quick.
@@ -119,7 +121,7 @@ fn packing_round_trips() {
     let mut random = Random(3);
     let winners: Vec<u8> =
         (0..layout.n_planes() * 70).map(|_| (random.next() % 16) as u8).collect();
-    assert_eq!(layout.unpack(&layout.pack(&winners)), winners);
+    assert_eq!(unpack(&layout, &pack(&layout, &winners)), winners);
 }
 
 #[test]

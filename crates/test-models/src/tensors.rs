@@ -1,6 +1,6 @@
 //! The tensors of a model, with random weights.
 
-use codec::{FfnTensor, MatrixShape, Target};
+use format::{MatrixId, MatrixShape, Role};
 use ggml::Type;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -100,9 +100,8 @@ pub fn all(model: &Model) -> Vec<Tensor> {
 fn layer_tensors(model: &Model, layer: usize) -> Vec<Tensor> {
     let (e, f) = (model.n_embd, model.n_ff);
     let name = |part: &str| format!("blk.{layer}.{part}.weight");
-    let ffn = |target, d_in, d_out| {
-        matrix(&FfnTensor { layer, target }.weight(), model.ffn_type, d_in, d_out)
-    };
+    let ffn =
+        |role, d_in, d_out| matrix(&MatrixId { layer, role }.weight(), model.ffn_type, d_in, d_out);
     let architecture = model.architecture();
     let (norms_behind, norms_before) = (model.n_mtp_layers > 0, architecture != "exaone4");
     let mut tensors = Vec::new();
@@ -123,10 +122,10 @@ fn layer_tensors(model: &Model, layer: usize) -> Vec<Tensor> {
         tensors.push(norm(&name("ffn_norm"), e));
     }
     if model.has_gate {
-        tensors.push(ffn(Target::Gate, e, f));
+        tensors.push(ffn(Role::Gate, e, f));
     }
     let up = if architecture == "glm4" { 2 * f } else { f };
-    tensors.extend([ffn(Target::Up, e, up), ffn(Target::Down, f, e)]);
+    tensors.extend([ffn(Role::Up, e, up), ffn(Role::Down, f, e)]);
     if norms_behind {
         tensors.push(norm(&name("post_ffw_norm"), e));
     }

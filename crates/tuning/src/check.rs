@@ -1,6 +1,6 @@
 //! What a file says about its model before a weight is read: whether it is one that is run here, and how large it is.
 
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use ggml::gguf::{GgufFile, TensorInfo};
 
 use crate::TuningError;
@@ -58,9 +58,9 @@ impl Outline {
     /// Bytes that a [`crate::Tuner`] of `coded` holds at least: the model, and of every coded matrix its decoded form
     /// and the gradient.
     #[must_use]
-    pub fn tuner_bytes(&self, coded: &[FfnTensor]) -> u64 {
+    pub fn tuner_bytes(&self, coded: &[MatrixId]) -> u64 {
         let all: u64 = self.n_ffn.iter().flatten().sum();
-        let coded: u64 = coded.iter().map(|t| self.n_ffn[t.layer][t.target as usize]).sum();
+        let coded: u64 = coded.iter().map(|t| self.n_ffn[t.layer][t.role as usize]).sum();
         F32_BYTES * (self.n_other + all + 2 * coded)
     }
 
@@ -91,8 +91,8 @@ impl Shapes<'_> {
     /// Refuses layers that hold more than is computed here: biases, experts, further norms.
     fn check_names(&self) -> Result<(), TuningError> {
         let known = |part: &str| {
-            let ffn = |t: &Target| part.strip_prefix("ffn_") == Some(t.as_str());
-            ATTENTION.contains(&part) || Target::ALL.iter().any(ffn)
+            let ffn = |t: &Role| part.strip_prefix("ffn_") == Some(t.as_str());
+            ATTENTION.contains(&part) || Role::ALL.iter().any(ffn)
         };
         for tensor in self.file.tensors() {
             let Some(rest) = tensor.name().strip_prefix("blk.") else { continue };
@@ -140,13 +140,13 @@ impl Shapes<'_> {
 
     /// Weights of gate, up and down.
     fn check_ffn(&self, layer: usize) -> Result<[u64; 3], TuningError> {
-        let name = |target| FfnTensor { layer, target }.weight();
-        let (n_embd, up) = (self.config.n_embd, self.floats(&name(Target::Up))?);
+        let name = |role| MatrixId { layer, role }.weight();
+        let (n_embd, up) = (self.config.n_embd, self.floats(&name(Role::Up))?);
         let n_ff = up.dims().get(1).copied().unwrap_or(1);
         Ok([
-            self.expect(&name(Target::Gate), &[n_embd, n_ff])?,
-            self.expect(&name(Target::Up), &[n_embd, n_ff])?,
-            self.expect(&name(Target::Down), &[n_ff, n_embd])?,
+            self.expect(&name(Role::Gate), &[n_embd, n_ff])?,
+            self.expect(&name(Role::Up), &[n_embd, n_ff])?,
+            self.expect(&name(Role::Down), &[n_ff, n_embd])?,
         ])
     }
 

@@ -1,7 +1,7 @@
 //! A model in memory, run layer by layer.
 
 use candle_core::{Device, Tensor};
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use ggml::gguf::GgufFile;
 
 use crate::TuningError;
@@ -35,25 +35,25 @@ impl FfnWeights {
     ///
     /// # Errors
     /// [`TuningError::Compute`] if it has another size.
-    pub fn replace(&mut self, target: Target, dense: Vec<f32>) -> Result<(), TuningError> {
-        let matrix = self.get_mut(target);
+    pub fn replace(&mut self, role: Role, dense: Vec<f32>) -> Result<(), TuningError> {
+        let matrix = self.get_mut(role);
         *matrix = Tensor::from_vec(dense, matrix.shape(), &Device::Cpu)?;
         Ok(())
     }
 
-    pub(crate) fn get(&self, target: Target) -> &Tensor {
-        match target {
-            Target::Gate => &self.gate,
-            Target::Up => &self.up,
-            Target::Down => &self.down,
+    pub(crate) fn get(&self, role: Role) -> &Tensor {
+        match role {
+            Role::Gate => &self.gate,
+            Role::Up => &self.up,
+            Role::Down => &self.down,
         }
     }
 
-    pub(crate) fn get_mut(&mut self, target: Target) -> &mut Tensor {
-        match target {
-            Target::Gate => &mut self.gate,
-            Target::Up => &mut self.up,
-            Target::Down => &mut self.down,
+    pub(crate) fn get_mut(&mut self, role: Role) -> &mut Tensor {
+        match role {
+            Role::Gate => &mut self.gate,
+            Role::Up => &mut self.up,
+            Role::Down => &mut self.down,
         }
     }
 
@@ -96,8 +96,8 @@ impl Llama {
     /// # Errors
     /// [`TuningError::Gguf`] or [`TuningError::Compute`].
     pub fn ffn(file: &GgufFile, layer: usize) -> Result<FfnWeights, TuningError> {
-        let get = |target| tensor(file, &FfnTensor { layer, target }.weight());
-        Ok(FfnWeights { gate: get(Target::Gate)?, up: get(Target::Up)?, down: get(Target::Down)? })
+        let get = |role| tensor(file, &MatrixId { layer, role }.weight());
+        Ok(FfnWeights { gate: get(Role::Gate)?, up: get(Role::Up)?, down: get(Role::Down)? })
     }
 
     /// Number of layers.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var};
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use ggml::gguf::GgufFile;
 use rayon::prelude::*;
 use statecells::sections::SectionsParts;
@@ -49,10 +49,10 @@ pub struct TuneReport {
 pub struct Tuner {
     model: Llama,
     teacher: Vec<FfnWeights>,
-    parameters: BTreeMap<FfnTensor, Parameters>,
+    parameters: BTreeMap<MatrixId, Parameters>,
     /// Variables of the current values.
     student: Vec<FfnWeights>,
-    variables: BTreeMap<FfnTensor, Var>,
+    variables: BTreeMap<MatrixId, Var>,
 }
 
 impl Tuner {
@@ -62,7 +62,7 @@ impl Tuner {
     /// [`TuningError`] for models that are not known here.
     pub fn new(
         file: &GgufFile,
-        coded: BTreeMap<FfnTensor, SectionsParts>,
+        coded: BTreeMap<MatrixId, SectionsParts>,
     ) -> Result<Self, TuningError> {
         let model = Llama::load(file)?;
         let teacher: Vec<FfnWeights> =
@@ -147,7 +147,7 @@ impl Tuner {
 
     /// The tuned codes.
     #[must_use]
-    pub fn into_parts(self) -> BTreeMap<FfnTensor, SectionsParts> {
+    pub fn into_parts(self) -> BTreeMap<MatrixId, SectionsParts> {
         self.parameters.into_iter().map(|(t, p)| (t, p.into_parts())).collect()
     }
 
@@ -173,8 +173,8 @@ impl Tuner {
         for (n, (input, output)) in graphs.into_iter().enumerate().rev() {
             let mut gradients = (output * upstream)?.sum_all()?.backward()?;
             upstream = gradients.remove(&input).expect("the state is a variable");
-            for target in Target::ALL {
-                let tensor = FfnTensor { layer: n, target };
+            for role in Role::ALL {
+                let tensor = MatrixId { layer: n, role };
                 let Some(variable) = self.variables.get(&tensor) else { continue };
                 let gradient = gradients.remove(variable).expect("the matrix is a variable");
                 let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
@@ -190,7 +190,7 @@ impl Tuner {
         for (tensor, parameters) in &self.parameters {
             let variable = parameters.weight()?;
             let ffn = &mut self.student[tensor.layer];
-            *ffn.get_mut(tensor.target) = variable.as_tensor().clone();
+            *ffn.get_mut(tensor.role) = variable.as_tensor().clone();
             self.variables.insert(*tensor, variable);
         }
         Ok(())

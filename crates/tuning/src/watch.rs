@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use calibration::{CalibratedInput, FfnInput, GrowingInput, MomentScratch, Sampling};
+use calibration::{CalibratedInput, GrowingInput, MomentScratch, Sampling};
 use candle_core::{Device, Tensor};
-use codec::{FfnTensor, MatMul, MatrixShape, Target};
+use codec::MatMul;
+use format::{InputId, InputRole, MatrixId, MatrixShape};
 use statecells::sections::{retarget, retarget_gain};
 
 use crate::TuningError;
@@ -22,7 +23,7 @@ pub struct Watch<'a> {
     /// Damping of moments that are inverted, as a share of their mean diagonal.
     pub damping: f64,
     /// Matrices that will be coded: the others stay as they are.
-    pub tensors: &'a [FfnTensor],
+    pub tensors: &'a [MatrixId],
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
 }
@@ -31,11 +32,11 @@ pub struct Watch<'a> {
 #[derive(Debug, Default)]
 pub struct Seen {
     /// The inputs in the model as it is coded so far.
-    pub inputs: BTreeMap<FfnInput, CalibratedInput>,
+    pub inputs: BTreeMap<InputId, CalibratedInput>,
     /// What takes the place of the matrices so that the hidden states come closest to those of the model as it
     /// was, [d_in, d_out]; none before the first coded layer, where there is no second moment, or where it would
     /// not help on held-out contexts.
-    pub targets: BTreeMap<FfnTensor, Vec<f32>>,
+    pub targets: BTreeMap<MatrixId, Vec<f32>>,
 }
 
 impl Stream {
@@ -98,9 +99,9 @@ impl Ahead<'_> {
         source: &FfnWeights,
         met: &mut FfnWeights,
     ) -> Result<(), TuningError> {
-        let wanted = self.wanted(&[Target::Gate, Target::Up]);
+        let wanted = self.wanted(InputRole::FfnIn);
         let Some(any) = wanted.first() else { return Ok(()) };
-        let seen = FfnInput::of(*any);
+        let seen = any.input();
         let model = self.stream.model.clone();
         let layer = &model.layers[self.stream.layer];
         let differs = self.stream.differs;
@@ -110,7 +111,7 @@ impl Ahead<'_> {
             Ok(View { lack: differs.then(lack).transpose()?, input })
         })?;
         for tensor in wanted {
-            let matrix = source.get(tensor.target);
+            let matrix = source.get(tensor.role);
             // What the outputs lack is what the matrix makes of what the input lacks.
             let shortfall = |lack: &Tensor| matrix.matmul(lack);
             let shortfalls = lacks.as_ref().map(|lacks| lacks.try_map(shortfall)).transpose()?;
@@ -126,13 +127,13 @@ impl Ahead<'_> {
         met: &mut FfnWeights,
         differs: bool,
     ) -> Result<(), TuningError> {
-        let wanted = self.wanted(&[Target::Down]);
+        let wanted = self.wanted(InputRole::FfnDown);
         let [tensor] = wanted[..] else { return Ok(()) };
         let model = self.stream.model.clone();
         let layer = &model.layers[self.stream.layer];
         let seen =
             |ffn: &FfnWeights, x: &Tensor| ffn.down_input(&layer.ffn_input(x, &model.config)?);
-        let (input, lacks) = self.collect(FfnInput::of(tensor), source.down.dim(1)?, |p| {
+        let (input, lacks) = self.collect(tensor.input(), source.down.dim(1)?, |p| {
             let input = seen(met, &p.coded)?;
             let lack = || -> Result<Tensor, candle_core::Error> {
                 let change = (seen(source, &p.original)? - &input)?;
@@ -141,14 +142,14 @@ impl Ahead<'_> {
             Ok(View { lack: differs.then(lack).transpose()?, input })
         })?;
         self.retarget(tensor, &source.down, lacks, &input, met)?;
-        self.seen.inputs.insert(FfnInput::of(tensor), input);
+        self.seen.inputs.insert(tensor.input(), input);
         Ok(())
     }
 
-    /// Those of `targets` in the layer in hand that will be coded.
-    fn wanted(&self, targets: &[Target]) -> Vec<FfnTensor> {
+    /// The matrices of the layer in hand that read `input` and will be coded.
+    fn wanted(&self, input: InputRole) -> Vec<MatrixId> {
         let layer = self.stream.layer;
-        let all = targets.iter().map(|target| FfnTensor { layer, target: *target });
+        let all = input.readers().map(|role| MatrixId { layer, role });
         all.filter(|t| self.watch.tensors.contains(t)).collect()
     }
 
@@ -156,7 +157,7 @@ impl Ahead<'_> {
     /// is a second moment.
     fn collect(
         &self,
-        seen: FfnInput,
+        seen: InputId,
         d_in: usize,
         view: impl Fn(&Passage) -> Result<View, TuningError>,
     ) -> Result<(CalibratedInput, Option<Lacks>), TuningError> {
@@ -190,7 +191,7 @@ impl Ahead<'_> {
     /// Puts what `matrix` should be into `met` and among what is seen, if that can be told and helps.
     fn retarget(
         &mut self,
-        tensor: FfnTensor,
+        tensor: MatrixId,
         matrix: &Tensor,
         shortfalls: Option<Lacks>,
         input: &CalibratedInput,
@@ -208,7 +209,7 @@ impl Ahead<'_> {
         let Some(target) = target else { return Ok(()) };
         let (both, held_out) = ((&*weights, &*target), flat(&shortfalls.held_out)?);
         if retarget_gain(both, &held_out, &held_out_moment, shape, mul_mat) > 0.0 {
-            met.replace(tensor.target, target.clone())?;
+            met.replace(tensor.role, target.clone())?;
             self.seen.targets.insert(tensor, target);
         }
         Ok(())

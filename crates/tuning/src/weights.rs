@@ -1,7 +1,7 @@
 //! How much each token counts in the moments that matrices are fitted to.
 
-use calibration::{FfnInput, InputKind};
 use candle_core::{Device, Tensor};
+use format::InputId;
 
 use crate::TuningError;
 use crate::costs::TokenCosts;
@@ -32,15 +32,11 @@ impl TokenWeights {
     /// `rows`, (tokens, any), of a passage at `input` so that their squares count as much as they should.
     pub(crate) fn apply(
         &self,
-        input: FfnInput,
+        input: InputId,
         passage: usize,
         rows: &Tensor,
     ) -> Result<Tensor, TuningError> {
-        let kind = match input.kind {
-            InputKind::GateUp => 0,
-            InputKind::Down => 1,
-        };
-        Ok(rows.broadcast_mul(&self.roots[input.layer][kind][passage])?)
+        Ok(rows.broadcast_mul(&self.roots[input.layer][input.role as usize][passage])?)
     }
 }
 
@@ -66,6 +62,8 @@ fn roots(costs: Vec<&[f32]>) -> Result<Vec<Tensor>, TuningError> {
 
 #[cfg(test)]
 mod tests {
+    use format::InputRole;
+
     use super::*;
 
     fn costs(gate_up: &[f32], down: &[f32]) -> Vec<TokenCosts> {
@@ -77,9 +75,9 @@ mod tests {
         let all = [costs(&[1.0, 9.0], &[0.0, 0.0]), costs(&[16.0], &[0.0])];
         let weights = TokenWeights::new(&all).unwrap();
         let ones = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let squares = |kind, passage, n| {
+        let squares = |role, passage, n| {
             let rows = ones.narrow(0, 0, n).unwrap();
-            let input = FfnInput { layer: 0, kind };
+            let input = InputId { layer: 0, role };
             let weighed = weights.apply(input, passage, &rows).unwrap();
             weighed
                 .sqr()
@@ -94,8 +92,8 @@ mod tests {
         let near = |found: Vec<f32>, expected: &[f32]| {
             assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?}");
         };
-        near(squares(InputKind::GateUp, 0, 2), &[3.0 / 7.0, 9.0 / 7.0]);
-        near(squares(InputKind::GateUp, 1, 1), &[9.0 / 7.0]);
-        near(squares(InputKind::Down, 0, 2), &[1.0, 1.0]);
+        near(squares(InputRole::FfnIn, 0, 2), &[3.0 / 7.0, 9.0 / 7.0]);
+        near(squares(InputRole::FfnIn, 1, 1), &[9.0 / 7.0]);
+        near(squares(InputRole::FfnDown, 0, 2), &[1.0, 1.0]);
     }
 }

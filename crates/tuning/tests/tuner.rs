@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use calibration::{FfnInput, InputKind, PassageKind, Sampling};
-use codec::{Codec, EncodeContext, FfnTensor, ReferenceMatMul, Target};
+use calibration::{PassageKind, Sampling};
+use codec::{Codec, EncodeContext, ReferenceMatMul};
+use format::{InputId, InputRole};
+use format::{MatrixId, Role};
 use ggml::gguf::GgufFile;
 use statecells::sections::{SectionsCodec, SectionsParams, SectionsParts};
 use tempfile::TempDir;
@@ -24,10 +26,10 @@ fn model(model: &Model) -> Fixture {
 }
 
 /// Every FFN matrix with two sections: far from exact.
-fn coded(file: &GgufFile) -> BTreeMap<FfnTensor, SectionsParts> {
+fn coded(file: &GgufFile) -> BTreeMap<MatrixId, SectionsParts> {
     let params = SectionsParams { sections: 2, outlier_share: 0.01, ..SectionsParams::default() };
     let codec = SectionsCodec::new(params);
-    let code = |tensor: FfnTensor| {
+    let code = |tensor: MatrixId| {
         let info = file.require_tensor(&tensor.weight()).unwrap();
         let shape = info.matrix_shape().unwrap();
         let context =
@@ -35,7 +37,7 @@ fn coded(file: &GgufFile) -> BTreeMap<FfnTensor, SectionsParts> {
         let sidecars = codec.encode(&file.to_f32(info).unwrap(), shape, &context).unwrap();
         (tensor, SectionsParts::read(&sidecars, shape).unwrap())
     };
-    let tensors = (0..2).flat_map(|layer| Target::ALL.map(|target| FfnTensor { layer, target }));
+    let tensors = (0..2).flat_map(|layer| Role::ALL.map(|role| MatrixId { layer, role }));
     tensors.map(code).collect()
 }
 
@@ -88,11 +90,11 @@ fn tuning_stops_when_asked_and_other_architectures_are_refused() {
     assert!(error.contains("architecture 'arcee'"), "{error}");
 }
 
-const ALL: [FfnTensor; 6] = {
-    const fn of(layer: usize, target: Target) -> FfnTensor {
-        FfnTensor { layer, target }
+const ALL: [MatrixId; 6] = {
+    const fn of(layer: usize, role: Role) -> MatrixId {
+        MatrixId { layer, role }
     }
-    use Target::{Down, Gate, Up};
+    use Role::{Down, Gate, Up};
     [of(0, Gate), of(0, Up), of(0, Down), of(1, Gate), of(1, Up), of(1, Down)]
 };
 
@@ -104,7 +106,7 @@ fn stream(file: &GgufFile, n: usize) -> Stream {
     Stream::new(Llama::load(file).unwrap(), all).unwrap()
 }
 
-fn watch(max_moment_dim: usize, tensors: &[FfnTensor]) -> Watch<'_> {
+fn watch(max_moment_dim: usize, tensors: &[MatrixId]) -> Watch<'_> {
     let sampling = Sampling::new((96, 96), (24, 24), 0);
     Watch { max_moment_dim, sampling, damping: 1e-3, tensors, mul_mat: &ReferenceMatMul }
 }
@@ -117,7 +119,7 @@ fn uncoded(file: &GgufFile, layer: usize) -> LayerFfn {
 fn replaced<'a>(
     file: &GgufFile,
     layer: usize,
-    dense: impl IntoIterator<Item = (Target, &'a [f32])>,
+    dense: impl IntoIterator<Item = (Role, &'a [f32])>,
 ) -> LayerFfn {
     let source = Llama::ffn(file, layer).unwrap();
     let mut coded = source.clone();
@@ -172,7 +174,7 @@ fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
     for (input, data) in &later.inputs {
         assert_eq!(data, &at_once.inputs[input], "{input}");
     }
-    let down = &at_once.inputs[&FfnInput { layer: 0, kind: InputKind::Down }];
+    let down = &at_once.inputs[&InputId { layer: 0, role: InputRole::FfnDown }];
     assert_eq!((down.fitted_samples().unwrap().len(), down.holdout.len()), (96, 24));
     let stopped = stream.watch(&ffn[1..], &watch(64, &ALL), &|| true);
     assert!(matches!(stopped, Err(TuningError::Stopped)));
@@ -182,22 +184,22 @@ fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
 fn only_inputs_of_matrices_to_be_coded_are_watched() {
     let fixture = model(&Model::default());
     let file = GgufFile::open(&fixture.path).unwrap();
-    let seen = |tensors: &[FfnTensor]| -> Vec<InputKind> {
+    let seen = |tensors: &[MatrixId]| -> Vec<InputRole> {
         let seen = stream(&file, 5).watch(&[uncoded(&file, 0)], &watch(64, tensors), &|| false);
-        seen.unwrap().inputs.keys().map(|input| input.kind).collect()
+        seen.unwrap().inputs.keys().map(|input| input.role).collect()
     };
-    assert_eq!(seen(&ALL[1..2]), [InputKind::GateUp]);
-    assert_eq!(seen(&ALL[2..3]), [InputKind::Down]);
+    assert_eq!(seen(&ALL[1..2]), [InputRole::FfnIn]);
+    assert_eq!(seen(&ALL[2..3]), [InputRole::FfnDown]);
     assert!(seen(&ALL[3..]).is_empty());
 }
 
 /// Contexts after layer 0, whose matrices went a fifth of the way to a coarse code.
 fn disturbed(file: &GgufFile, n: usize) -> Stream {
     let coded = coded(file).into_iter().filter(|(tensor, _)| tensor.layer == 0);
-    let mix = |(tensor, parts): (FfnTensor, SectionsParts)| {
+    let mix = |(tensor, parts): (MatrixId, SectionsParts)| {
         let weights = file.to_f32(file.require_tensor(&tensor.weight()).unwrap()).unwrap();
         let mixed = weights.iter().zip(parts.decode()).map(|(w, c)| 0.8 * w + 0.2 * c);
-        (tensor.target, mixed.collect::<Vec<f32>>())
+        (tensor.role, mixed.collect::<Vec<f32>>())
     };
     let coded: Vec<_> = coded.map(mix).collect();
     let dense = coded.iter().map(|(target, dense)| (*target, dense.as_slice()));
@@ -217,8 +219,8 @@ fn targets_bring_the_hidden_states_back_to_where_they_were() {
     let ffn = [uncoded(&file, 1)];
     let targets = stream.watch(&ffn, &watch(256, &ALL), &go).unwrap().targets;
     assert_eq!(targets.keys().copied().collect::<Vec<_>>(), ALL[3..]);
-    let after = |names: &[FfnTensor]| {
-        let met = names.iter().map(|t| (t.target, targets[t].as_slice()));
+    let after = |names: &[MatrixId]| {
+        let met = names.iter().map(|t| (t.role, targets[t].as_slice()));
         let mut stream = stream.clone();
         stream.advance(&replaced(&file, 1, met), &go).unwrap();
         stream.distance().unwrap()

@@ -283,8 +283,8 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
         }
     }
     // a warning, because the programs hide what the library says below that level
-    LLAMA_LOG_WARN("statecells: %zu FFN tensors run from codes (%.2f MiB), %zu dense (%.2f MiB)\n",
-            sc->matrices.size(), n_bytes / 1024.0 / 1024.0, sc->n_dense, sc->n_bytes_dense / 1024.0 / 1024.0);
+    LLAMA_LOG_WARN("statecells: %zu FFN tensors run from codes (%.2f MiB), %zu dense (%.2f MiB), kernels: %s\n",
+            sc->matrices.size(), n_bytes / 1024.0 / 1024.0, sc->n_dense, sc->n_bytes_dense / 1024.0 / 1024.0, statecells_kernels());
 }
 
 static void statecells_op_prepare(ggml_tensor * dst, int ith, int nth, void * userdata) {

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use builder::LayerList;
 use builder::flags::{DenseFlags, FileFlags, RunFlags};
 use clap::{ArgGroup, Parser, ValueEnum};
-use codec::Target;
-use seeddelta::{BaseSpec, BaseType};
+use format::Role;
+use format::seeddelta::{BaseSpec, BaseType};
 use seeddelta_lab::flags::MaterialFlags;
 
 use crate::method::Override;
@@ -63,8 +63,8 @@ pub struct Cli {
     #[arg(long, value_name = "K", default_value_t = 32)]
     pub delta_k: usize,
 
-    /// Other parameters for some layers and targets, for instance 0,4-6:gate,up=circulant@64; without
-    /// targets for all of them; the last that fits a tensor counts; @0 means no delta. May be repeated
+    /// Other parameters for some layers and matrices, for instance 0,4-6:gate,up=circulant@64; without
+    /// matrices for all of them; the last that fits a tensor counts; @0 means no delta. May be repeated
     #[arg(long = "override", value_name = "LAYERS[:TARGETS]=BASE@K")]
     pub overrides: Vec<Override>,
 
@@ -76,7 +76,7 @@ pub struct Cli {
         long,
         value_name = "FILE|auto",
         requires_if("auto", "material"),
-        conflicts_with_all = ["delta", "delta_k", "overrides", "targets"]
+        conflicts_with_all = ["delta", "delta_k", "overrides", "roles"]
     )]
     pub policy: Option<PolicySource>,
 
@@ -86,8 +86,8 @@ pub struct Cli {
     pub layers: Option<LayerList>,
 
     /// Matrices: a list of gate, up, down [default: gate and up, where the model has them]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub targets: Option<Vec<Target>>,
+    #[arg(long = "targets", value_name = "LIST", value_delimiter = ',')]
+    pub roles: Option<Vec<Role>>,
 
     /// Importance matrix of llama-imatrix (GGUF or .dat): base, delta and the recorded gap weigh the error of input
     /// i with its mean square E[x_i^2]
@@ -106,7 +106,7 @@ pub struct Cli {
 pub const DEFAULT_BASE: &str = "lowrank:16";
 
 /// The matrices unless others are given.
-pub const DEFAULT_TARGETS: [Target; 2] = [Target::Gate, Target::Up];
+pub const DEFAULT_ROLES: [Role; 2] = [Role::Gate, Role::Up];
 
 /// Where a policy comes from.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
 use seeddelta::Choice;
 
 use crate::NAME;
-use crate::cli::{Cli, DEFAULT_BASE, DEFAULT_TARGETS, DeltaChoice, PolicySource};
+use crate::cli::{Cli, DEFAULT_BASE, DEFAULT_ROLES, DeltaChoice, PolicySource};
 use crate::method::{Choices, SeedDeltaMethod};
 use crate::{policy, search};
 
@@ -93,8 +93,8 @@ fn same_for_all(cli: &Cli) -> Result<(Choices, Selection), Error> {
     let all = Choice { base: cli.base.clone().unwrap_or_else(base), delta_k };
     let selection = Selection {
         layers: cli.layers.clone(),
-        targets: cli.targets.clone(),
-        default_targets: DEFAULT_TARGETS.to_vec(),
+        roles: cli.roles.clone(),
+        default_roles: DEFAULT_ROLES.to_vec(),
         ..Selection::default()
     };
     Ok((Choices::Flags(all, cli.overrides.clone()), selection))

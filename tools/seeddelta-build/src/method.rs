@@ -5,8 +5,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use builder::{LayerList, Method, PlanItem, Settings};
-use codec::{Codec, FfnTensor, MatrixShape, Target, keys};
-use seeddelta::{BaseType, Choice, Delta, PartSpec, SeedDeltaCodec};
+use codec::Codec;
+use format::seeddelta::{BaseType, PartSpec};
+use format::{MatrixId, MatrixShape, Role, keys};
+use seeddelta::{Choice, Delta, SeedDeltaCodec};
 
 /// Other parameters for some tensors, as typed: `LAYERS[:TARGETS]=BASE@K`.
 #[derive(Clone, Debug)]
@@ -14,14 +16,14 @@ pub struct Override {
     text: String,
     /// Layers.
     pub layers: LayerList,
-    targets: Option<Vec<Target>>,
+    roles: Option<Vec<Role>>,
     choice: Choice,
 }
 
 impl Override {
-    fn fits(&self, tensor: FfnTensor) -> bool {
-        let target = |targets: &Vec<Target>| targets.contains(&tensor.target);
-        self.layers.contains(tensor.layer) && self.targets.as_ref().is_none_or(target)
+    fn fits(&self, tensor: MatrixId) -> bool {
+        let role = |roles: &Vec<Role>| roles.contains(&tensor.role);
+        self.layers.contains(tensor.layer) && self.roles.as_ref().is_none_or(role)
     }
 }
 
@@ -38,18 +40,18 @@ impl FromStr for Override {
         let form = "write LAYERS[:TARGETS]=BASE@K, for instance 0,4-6:gate,up=circulant@64";
         let (where_, what) = text.split_once('=').ok_or(form)?;
         let (base, k) = what.rsplit_once('@').ok_or(form)?;
-        let (layers, targets) = match where_.split_once(':') {
+        let (layers, roles) = match where_.split_once(':') {
             None => (where_, None),
-            Some((layers, targets)) => {
-                let targets: Result<_, String> = targets.split(',').map(str::parse).collect();
-                (layers, Some(targets?))
+            Some((layers, roles)) => {
+                let roles: Result<_, String> = roles.split(',').map(str::parse).collect();
+                (layers, Some(roles?))
             }
         };
         let choice = Choice {
             base: base.parse().map_err(|e| format!("{e}"))?,
             delta_k: k.parse().map_err(|_| format!("'{k}' is no number of residuals"))?,
         };
-        Ok(Self { text: text.to_owned(), layers: layers.parse()?, targets, choice })
+        Ok(Self { text: text.to_owned(), layers: layers.parse()?, roles, choice })
     }
 }
 
@@ -59,7 +61,7 @@ pub enum Choices {
     /// The same for all, but for overrides.
     Flags(Choice, Vec<Override>),
     /// One by one.
-    Policy(BTreeMap<FfnTensor, Choice>),
+    Policy(BTreeMap<MatrixId, Choice>),
 }
 
 /// SeedDelta with parameters for each tensor.
@@ -74,7 +76,7 @@ pub struct SeedDeltaMethod {
 }
 
 impl SeedDeltaMethod {
-    fn parameters(&self, tensor: FfnTensor) -> SeedDeltaCodec {
+    fn parameters(&self, tensor: MatrixId) -> SeedDeltaCodec {
         let choice = match &self.choices {
             Choices::Flags(all, overrides) => {
                 overrides.iter().rev().find(|o| o.fits(tensor)).map_or(all, |o| &o.choice)
@@ -95,7 +97,7 @@ impl Method for SeedDeltaMethod {
         keys::SEEDDELTA
     }
 
-    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec> {
+    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
         Box::new(self.parameters(tensor))
     }
 
@@ -107,7 +109,7 @@ impl Method for SeedDeltaMethod {
     }
 
     /// Each part of the base with its size (1 where it has none), and K.
-    fn settings(&self, tensor: FfnTensor, _shape: MatrixShape) -> Settings {
+    fn settings(&self, tensor: MatrixId, _shape: MatrixShape) -> Settings {
         let parameters = self.parameters(tensor);
         let part = |part: &PartSpec| match part {
             PartSpec::Identity => ("identity", 1),
@@ -137,7 +139,7 @@ impl Method for SeedDeltaMethod {
                 set("--override", texts.join(" "));
             }
             Choices::Policy(tensors) => {
-                let text = |(t, c): (&FfnTensor, &Choice)| format!("{t}={}@{}", c.base, c.delta_k);
+                let text = |(t, c): (&MatrixId, &Choice)| format!("{t}={}@{}", c.base, c.delta_k);
                 set("--policy", tensors.iter().map(text).collect::<Vec<_>>().join(" "));
             }
         }
@@ -147,12 +149,12 @@ impl Method for SeedDeltaMethod {
 
 #[cfg(test)]
 mod tests {
-    use seeddelta::BaseSpec;
+    use format::seeddelta::BaseSpec;
 
     use super::*;
 
-    fn tensor(layer: usize, target: Target) -> FfnTensor {
-        FfnTensor { layer, target }
+    fn tensor(layer: usize, role: Role) -> MatrixId {
+        MatrixId { layer, role }
     }
 
     #[test]
@@ -162,14 +164,14 @@ mod tests {
         let overrides = overrides.map(|o| o.parse().unwrap()).into();
         let choices = Choices::Flags(all, overrides);
         let method = SeedDeltaMethod { choices, base_type: BaseType::F16, row_scale: false };
-        let text = |layer, target| {
-            let p = method.parameters(tensor(layer, target));
+        let text = |layer, role| {
+            let p = method.parameters(tensor(layer, role));
             format!("{} {:?}", p.base, p.delta)
         };
-        assert_eq!(text(1, Target::Gate), "lowrank:4+diagonal Coo { k: 16 }");
-        assert_eq!(text(1, Target::Up), "circulant None");
-        assert_eq!(text(3, Target::Up), "none Coo { k: 8 }");
-        let settings = method.settings(tensor(0, Target::Up), MatrixShape::new(8, 8));
+        assert_eq!(text(1, Role::Gate), "lowrank:4+diagonal Coo { k: 16 }");
+        assert_eq!(text(1, Role::Up), "circulant None");
+        assert_eq!(text(3, Role::Up), "none Coo { k: 8 }");
+        let settings = method.settings(tensor(0, Role::Up), MatrixShape::new(8, 8));
         assert_eq!(format!("{settings:?}"), r#"{"K": 16, "diagonal": 1, "lowrank": 4}"#);
     }
 

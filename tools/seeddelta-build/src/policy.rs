@@ -5,14 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use builder::{Error, by_tensor};
-use codec::FfnTensor;
+use format::MatrixId;
 use seeddelta::Choice;
 
 /// Reads the policy at `path`. Whether the model has the tensors is not known here.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Selection`] naming the file and what is wrong in it.
-pub fn read(path: &Path) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
+pub fn read(path: &Path) -> Result<BTreeMap<MatrixId, Choice>, Error> {
     let text = fs::read(path).map_err(|cause| Error::Io {
         path: path.to_owned(),
         action: "read",
@@ -28,7 +28,7 @@ pub fn read(path: &Path) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<BTreeMap<FfnTensor, Choice>, String> {
+    fn parse(text: &str) -> Result<BTreeMap<MatrixId, Choice>, String> {
         by_tensor::policy(text.as_bytes())
     }
 

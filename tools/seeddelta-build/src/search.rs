@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use builder::{Error, Existing, by_tensor, files, prepare};
-use codec::FfnTensor;
+use format::MatrixId;
 use seeddelta::Choice;
 use seeddelta_lab::auto::{self, SINGLE_K};
 use seeddelta_lab::bench::{Bench, Setup};
@@ -16,7 +16,7 @@ use crate::policy;
 
 /// The policy for `cli`: the one that an earlier run left beside the output where `--resume` is given, else a
 /// new one, which is left there for it.
-pub fn policy(cli: &Cli) -> Result<BTreeMap<FfnTensor, Choice>, Error> {
+pub fn policy(cli: &Cli) -> Result<BTreeMap<MatrixId, Choice>, Error> {
     if let Some(path) = kept(cli) {
         return policy::read(&path);
     }

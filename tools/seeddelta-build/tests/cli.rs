@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
-use codec::{FfnTensor, Target, keys};
+use format::{MatrixId, Role, keys};
 use ggml::gguf::GgufFile;
 use predicates::prelude::*;
 use tempfile::TempDir;
@@ -46,7 +46,7 @@ impl Fixture {
     }
 }
 
-const UP: FfnTensor = FfnTensor { layer: 1, target: Target::Up };
+const UP: MatrixId = MatrixId { layer: 1, role: Role::Up };
 
 #[test]
 fn selected_matrices_are_replaced_and_down_is_left_alone() {

@@ -6,9 +6,10 @@ use std::sync::LazyLock;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap_complete::Shell;
+use format::Scheme;
+use format::sections::MAX_SECTIONS;
 use ggml::Type;
-use statecells::sections::MAX_SECTIONS;
-use statecells::{GlobalParams, Scheme};
+use statecells::GlobalParams;
 
 /// Version of the program and of the llama.cpp whose ggml it measures.
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
@@ -23,15 +24,18 @@ whatever else the machine does meets all alike; medians over the rounds are comp
 graph on ggml's own thread pool. The coded matrix runs in it as in the patched llama.cpp: by the same \
 functions of the hook, called by the same threads, with every step that a token costs (rounding guard and \
 projection, or building the tables) in the time. A type that llama.cpp repacks at load for this machine \
-is measured in both layouts, and compared in the faster one. STATECELLS_ISA (scalar, avx2, avx512, neon) \
-chooses the instructions of our kernels.
+is measured in both layouts, and compared in the faster one. The line below the table says which instructions \
+and which product of ours ran. STATECELLS_ISA (scalar, avx2, avxvnni, avx512, avx512vbmi, avx512vnni, neon, \
+neondot) chooses the instructions, STATECELLS_BATCH (lookup, decode) the product of scheme sections for all \
+batches. With one token a plain sum over as many bytes, by as many threads, runs in turns with the others: \
+what memory delivers, and the share of it that our matrix is read with.
 
 Weights, codes and inputs are random: the speed does not depend on them.
 
 Examples:
-  One token and 64 tokens at 3 bits per weight:
+  One token, and batches of up to 512, at 3 bits per weight:
     statecells-bench --rows 4096 --cols 4096
-    statecells-bench --rows 4096 --cols 4096 --batch 64
+    statecells-bench --rows 4096 --cols 4096 --batch 1,8,16,32,64,512
   A global dictionary at the size of a 24B model's ffn_gate:
     statecells-bench --rows 32768 --cols 5120 --scheme sign+row_scale --dict-M 4096 --dict-k 32
 
@@ -49,9 +53,15 @@ pub struct Cli {
     #[arg(long, value_name = "N", required_unless_present = "completions", value_parser = count())]
     pub cols: Option<u32>,
 
-    /// Columns of activations multiplied at once: tokens
-    #[arg(long, value_name = "TOKENS", default_value_t = 1, value_parser = count())]
-    pub batch: u32,
+    /// Columns of activations multiplied at once: tokens; a list such as 1,8,64 is measured one after the other
+    #[arg(
+        long,
+        value_name = "TOKENS",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = count()
+    )]
+    pub batch: Vec<u32>,
 
     /// Threads that work on each product
     #[arg(
@@ -103,7 +113,7 @@ pub struct Cli {
     #[arg(long, value_name = "MIB")]
     pub cold_mib: Option<u32>,
 
-    /// Also write the results as JSON
+    /// Also write the results as JSON; several batches as an array
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use codec::{CodecError, MatrixShape, SidecarSpec};
+use format::{CodecError, MatrixShape, Scheme, SidecarSpec};
 use ggml::Type;
-use statecells::{GlobalParams, Scheme, SectionsParams};
+use statecells::{GlobalParams, SectionsParams};
 
 use crate::cli::Cli;
 use crate::machine;
@@ -19,8 +19,8 @@ const CACHE_FACTOR: usize = 4;
 pub struct Config {
     /// Shape of the matrix.
     pub shape: MatrixShape,
-    /// Columns multiplied at once.
-    pub n_tokens: usize,
+    /// Columns multiplied at once, one measurement each.
+    pub batches: Vec<usize>,
     /// Threads.
     pub n_threads: usize,
     /// Our matrix.
@@ -123,7 +123,7 @@ impl Config {
         let cold_bytes = cli.cold_mib.map_or(CACHE_FACTOR * machine::last_level_cache_bytes(), mib);
         Ok(Self {
             shape,
-            n_tokens: cli.batch as usize,
+            batches: cli.batch.iter().map(|&n| n as usize).collect(),
             n_threads: usize::from(cli.threads),
             coded,
             against,

@@ -69,15 +69,20 @@ fn check_memory(config: &Config) -> Result<()> {
         config.n_copies(n_bytes).checked_mul(n_bytes)
     };
     let sidecars = config.coded.sidecars(config.shape)?;
-    let mut sizes = sidecars.iter().map(codec::SidecarSpec::n_bytes);
+    let mut sizes = sidecars.iter().map(format::SidecarSpec::n_bytes);
     let mut needed = filled(sizes.try_fold(0usize, |sum, n| sum.checked_add(n?)));
+    if config.batches.contains(&1) {
+        // What the plain sum reads has the size of ours.
+        needed = needed.and_then(|n| n.checked_mul(2));
+    }
     for &ty in &config.against {
         let n_layouts = if Weight::is_packed(ty, config.shape) { 2 } else { 1 };
         let one = filled(ty.tensor_bytes(&[config.shape.d_in, config.shape.d_out]));
         let all = one.and_then(|n| n.checked_mul(n_layouts));
         needed = needed.zip(all).and_then(|(a, b)| a.checked_add(b));
     }
-    let values = config.n_tokens.checked_mul(config.shape.d_in.max(config.shape.d_out));
+    let n_tokens = config.batches.iter().copied().max().unwrap_or(1);
+    let values = n_tokens.checked_mul(config.shape.d_in.max(config.shape.d_out));
     let vectors = values.and_then(|n| n.checked_mul(4 * size_of::<f32>()));
     needed = needed.zip(vectors).and_then(|(a, b)| a.checked_add(b));
     let Some(available) = machine::available_bytes() else { return Ok(()) };

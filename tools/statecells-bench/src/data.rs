@@ -1,6 +1,6 @@
 //! Random matrices and inputs. The seeds are fixed: two runs measure the same numbers.
 
-use codec::{ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
+use format::{ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
 use ggml::{Type, TypeError};
 use half::f16;
 use rand::{RngExt, SeedableRng, seq::index};
@@ -33,7 +33,7 @@ pub fn sidecars(specs: &[SidecarSpec], shape: MatrixShape) -> Vec<Sidecar> {
     for spec in specs {
         let sidecar = match spec.element_type {
             ElementType::I16 => {
-                let dict = find_sidecar(&done, statecells::global::DICT);
+                let dict = find_sidecar(&done, format::global::DICT);
                 signed_codes(spec, dict.map_or(1, |dict| dict.spec.dims[1]), &mut rng)
             }
             ElementType::I32 => positions(spec, shape, &mut rng),

@@ -7,6 +7,7 @@ mod contenders;
 mod data;
 mod machine;
 mod measure;
+mod read;
 mod report;
 
 use std::process::ExitCode;
@@ -17,6 +18,8 @@ use ggml::product::ThreadPool;
 
 use crate::cli::Cli;
 use crate::config::Config;
+use crate::read::Reading;
+use crate::report::Report;
 
 /// The program's name, as it starts messages and records.
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -43,12 +46,22 @@ fn run(config: &Config) -> Result<()> {
         builder::files::check_writable(folder).map_err(|e| anyhow!("--json: {e}"))?;
     }
     let contenders = contenders::prepare(config)?;
-    let x = data::gaussian(config.shape.d_in * config.n_tokens);
     let pool = ThreadPool::new(config.n_threads)?;
-    let seconds = measure::measure(&pool, &contenders, &x, config.rounds)?;
-    let report = report::Report::new(config, &contenders, &seconds);
-    if let Some(path) = &config.json {
-        report.write(path)?;
+    let mut reports = Vec::new();
+    for &n_tokens in &config.batches {
+        let x = data::gaussian(config.shape.d_in * n_tokens);
+        // With more tokens a product is not limited by memory.
+        let reading = (n_tokens == 1).then(|| {
+            Reading::new(contenders[0].n_bytes() * contenders[0].copies.len(), config.n_threads)
+        });
+        let seconds = measure::measure(&pool, &contenders, &x, config.rounds, reading.as_ref())?;
+        let report = Report::new(config, n_tokens, &contenders, &seconds);
+        builder::table::print_line(&report.table())?;
+        reports.push(report);
+        // After each batch: what is measured is not lost if a later one fails.
+        if let Some(path) = &config.json {
+            report::write(&reports, path)?;
+        }
     }
-    Ok(builder::table::print_line(&report.table())?)
+    Ok(())
 }

@@ -8,20 +8,32 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use crate::contenders::Contender;
+use crate::read::Reading;
 
-/// Seconds for one product, for every contender and round: `seconds[contender][round]`.
+/// What was measured, for every round.
+#[derive(Debug)]
+pub struct Seconds {
+    /// For one product, `contenders[contender][round]`.
+    pub contenders: Vec<Vec<f64>>,
+    /// For a plain sum over all copies of ours; empty if there was none.
+    pub reading: Vec<f64>,
+}
+
+/// Measures every contender, and `reading` between them.
 pub fn measure(
     pool: &ThreadPool,
     contenders: &[Contender],
     x: &[f32],
     rounds: usize,
-) -> Result<Vec<Vec<f64>>> {
+    reading: Option<&Reading>,
+) -> Result<Seconds> {
     let mut products = Vec::new();
     for contender in contenders {
         let made = Products::new(pool, &contender.copies, x);
         products.push(made.with_context(|| contender.name.to_owned())?);
     }
     let mut seconds = vec![Vec::with_capacity(rounds); contenders.len()];
+    let mut read = Vec::new();
     // Drawn between the passes only; hidden where stderr is no terminal.
     let style = ProgressStyle::with_template("round {pos}/{len} [{elapsed}, ~{eta} left]");
     let bar = ProgressBar::new(rounds as u64).with_style(style.expect("a valid template"));
@@ -35,10 +47,18 @@ pub fn measure(
                 seconds[contender].push(elapsed / contenders[contender].copies.len() as f64);
             }
         }
+        if let Some(reading) = reading {
+            let start = Instant::now();
+            reading.run();
+            let elapsed = start.elapsed().as_secs_f64();
+            if round > 0 {
+                read.push(elapsed);
+            }
+        }
         bar.set_position(round as u64);
     }
     bar.finish_and_clear();
-    Ok(seconds)
+    Ok(Seconds { contenders: seconds, reading: read })
 }
 
 /// A sample's median and spread.

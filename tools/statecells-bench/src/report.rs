@@ -7,10 +7,12 @@ use anyhow::{Result, anyhow};
 use builder::table::{Align, Table};
 use serde::Serialize;
 
-use crate::config::Config;
+use statecells_kernels::{Dispatch, Isa};
+
+use crate::config::{Coded, Config};
 use crate::contenders::Contender;
 use crate::machine;
-use crate::measure::Spread;
+use crate::measure::{Seconds, Spread};
 
 /// Version of the JSON's layout.
 const REPORT_VERSION: u32 = 1;
@@ -26,6 +28,12 @@ pub struct Report {
     processor: Option<String>,
     /// Instruction set of our kernels.
     isa: String,
+    /// Which product of scheme sections ran, `lookup` or `decode`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<&'static str>,
+    /// What memory delivers, for one token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<Read>,
     arguments: BTreeMap<&'static str, serde_json::Value>,
     /// Median time of a type over ours: above 1, ours is faster.
     ratio: BTreeMap<&'static str, f64>,
@@ -38,6 +46,15 @@ pub struct Report {
     /// ggml's name for the memory of the faster layout.
     memory: BTreeMap<&'static str, &'static str>,
     contenders: Vec<Entry>,
+}
+
+/// A plain sum over as many bytes as our copies have.
+#[derive(Debug, Serialize)]
+struct Read {
+    milliseconds: Spread,
+    gb_per_s: f64,
+    /// Bytes of our matrix per second over these.
+    share: f64,
 }
 
 /// One contender.
@@ -63,18 +80,32 @@ struct Entry {
 }
 
 impl Report {
-    /// What `seconds[contender][round]` say; the first contender is ours.
-    pub fn new(config: &Config, contenders: &[Contender], seconds: &[Vec<f64>]) -> Self {
+    /// What the times for `n_tokens` tokens say; the first contender is ours.
+    pub fn new(
+        config: &Config,
+        n_tokens: usize,
+        contenders: &[Contender],
+        seconds: &Seconds,
+    ) -> Self {
+        let n_multiplied = config.shape.n_weights() as f64 * n_tokens as f64;
+        let times = &seconds.contenders;
         let mut entries: Vec<Entry> = contenders
             .iter()
-            .zip(seconds)
-            .map(|(contender, own)| entry(config, contender, own, &seconds[0]))
+            .zip(times)
+            .map(|(contender, own)| entry(config, n_multiplied, contender, own, &times[0]))
             .collect();
         let medians: Vec<_> = entries.iter().map(|e| (e.name, e.milliseconds.median)).collect();
         for entry in &mut entries {
             let same = medians.iter().filter(|(name, _)| *name == entry.name);
             entry.fastest = same.into_iter().all(|(_, ms)| *ms >= entry.milliseconds.median);
         }
+        let dispatch = Dispatch::from_env();
+        let n_sections = match &config.coded {
+            Coded::Sections(params) => Some(params.sections),
+            Coded::Global(_) => None,
+        };
+        let route = |(dispatch, n): (Dispatch, usize)| dispatch.route(n, n_tokens).name();
+        let read = read(&contenders[0], &entries[0], &seconds.reading);
         let fastest = || entries.iter().filter(|e| e.fastest);
         let types = || fastest().filter(|e| !e.coded);
         Self {
@@ -83,9 +114,10 @@ impl Report {
             version: env!("CARGO_PKG_VERSION"),
             llama_cpp: ggml::LLAMA_CPP_VERSION,
             processor: machine::processor(),
-            isa: statecells_kernels::Isa::from_env()
-                .map_or_else(|e| e.to_string(), |isa| isa.name().to_owned()),
-            arguments: arguments(config),
+            isa: Isa::from_env().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned()),
+            route: dispatch.ok().zip(n_sections).map(route),
+            read,
+            arguments: arguments(config, n_tokens),
             ratio: types().map(|e| (e.name, e.ratio)).collect(),
             ratio_spread: types().map(|e| (e.name, e.ratio_spread)).collect(),
             gweights_per_s: fastest().map(|e| (e.name, e.gweights_per_s)).collect(),
@@ -93,14 +125,6 @@ impl Report {
             memory: types().map(|e| (e.name, e.memory)).collect(),
             contenders: entries,
         }
-    }
-
-    /// Writes the JSON file; under its name appears all of it or nothing.
-    pub fn write(&self, path: &Path) -> Result<()> {
-        let mut json = serde_json::to_vec_pretty(self)?;
-        json.push(b'\n');
-        // The message holds its cause already.
-        builder::files::write_atomically(path, &json).map_err(|e| anyhow!("{e}"))
     }
 
     /// The table for stdout.
@@ -131,13 +155,65 @@ impl Report {
                 format!("{:.2}{mark}", e.ratio),
             ]);
         }
+        if let (Some(read), Some(ours)) = (&self.read, self.contenders.first()) {
+            let ms = read.milliseconds;
+            table.row(vec![
+                "plain read".to_owned(),
+                String::new(),
+                String::new(),
+                ours.copies.to_string(),
+                format!("{:.3}", ms.median),
+                format!("{:.3}-{:.3}", ms.q1, ms.q3),
+                String::new(),
+                format!("{:.1}", read.gb_per_s),
+                String::new(),
+            ]);
+        }
         let note =
             "ratio: median time over ours (above 1: ours is faster); * the type's faster layout";
-        format!("{}\n{note}", table.render_for_stdout())
+        format!("{}\n{note}\n{}", table.render_for_stdout(), self.form())
+    }
+
+    /// How ours ran.
+    fn form(&self) -> String {
+        let tokens = self.arguments["batch"].as_u64().unwrap_or_default();
+        let by = self.route.map_or(String::new(), |route| format!(", by {route}"));
+        let share = self.read.as_ref().map_or(String::new(), |read| {
+            format!(", at {:.0} % of a plain read's bytes per second", 100.0 * read.share)
+        });
+        format!("ours: {tokens} tokens with {}{by}{share}", self.isa)
     }
 }
 
-fn entry(config: &Config, contender: &Contender, own: &[f64], ours: &[f64]) -> Entry {
+/// Writes the JSON file: one report, or an array of several. Under its name appears all of it or nothing.
+pub fn write(reports: &[Report], path: &Path) -> Result<()> {
+    let mut json = match reports {
+        [one] => serde_json::to_vec_pretty(one)?,
+        all => serde_json::to_vec_pretty(all)?,
+    };
+    json.push(b'\n');
+    // The message holds its cause already.
+    builder::files::write_atomically(path, &json).map_err(|e| anyhow!("{e}"))
+}
+
+/// Times of one copy, as for the contenders.
+fn read(ours: &Contender, entry: &Entry, seconds: &[f64]) -> Option<Read> {
+    if seconds.is_empty() {
+        return None;
+    }
+    let n_copies = ours.copies.len() as f64;
+    let milliseconds = Spread::of(seconds.iter().map(|s| s * 1e3 / n_copies));
+    let gb_per_s = ours.n_bytes() as f64 / milliseconds.median / 1e6;
+    Some(Read { milliseconds, gb_per_s, share: entry.gb_per_s / gb_per_s })
+}
+
+fn entry(
+    config: &Config,
+    n_multiplied: f64,
+    contender: &Contender,
+    own: &[f64],
+    ours: &[f64],
+) -> Entry {
     let n_weights = config.shape.n_weights() as f64;
     let n_bytes = contender.n_bytes();
     let median = Spread::of(own.iter().copied()).median;
@@ -149,7 +225,7 @@ fn entry(config: &Config, contender: &Contender, own: &[f64], ours: &[f64]) -> E
         bytes: n_bytes,
         copies: contender.copies.len(),
         milliseconds: Spread::of(own.iter().map(|s| s * 1e3)),
-        gweights_per_s: n_weights * config.n_tokens as f64 / median / 1e9,
+        gweights_per_s: n_multiplied / median / 1e9,
         gb_per_s: n_bytes as f64 / median / 1e9,
         ratio: median / Spread::of(ours.iter().copied()).median,
         fastest: false,
@@ -158,12 +234,12 @@ fn entry(config: &Config, contender: &Contender, own: &[f64], ours: &[f64]) -> E
 }
 
 /// The order, so that the run can be repeated.
-fn arguments(config: &Config) -> BTreeMap<&'static str, serde_json::Value> {
+fn arguments(config: &Config, n_tokens: usize) -> BTreeMap<&'static str, serde_json::Value> {
     let against: Vec<_> = config.against.iter().map(|ty| ty.name()).collect();
     let mut arguments = BTreeMap::from([
         ("rows", config.shape.d_out.into()),
         ("cols", config.shape.d_in.into()),
-        ("batch", config.n_tokens.into()),
+        ("batch", n_tokens.into()),
         ("threads", config.n_threads.into()),
         ("scheme", config.coded.scheme().into()),
         ("against", against.into()),

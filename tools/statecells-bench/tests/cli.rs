@@ -114,6 +114,37 @@ fn ratios_are_ggml_times_over_ours() {
 }
 
 #[test]
+fn batches_of_a_list_are_measured_one_after_the_other() {
+    let reports = run(&["--batch", "1,9", "--against", "q4_0"]);
+    for (report, n_tokens) in reports.as_array().unwrap().iter().zip([1, 9]) {
+        assert_eq!(report["arguments"]["batch"], n_tokens);
+        check_figures(report, 64.0 * 256.0, f64::from(n_tokens));
+        assert!(["lookup", "decode"].contains(&report["route"].as_str().unwrap()));
+        // Memory limits one token only.
+        assert_eq!(report["read"].is_object(), n_tokens == 1);
+    }
+    let read = &reports[0]["read"];
+    let ours = &reports[0]["contenders"][0];
+    let gb = number(&ours["bytes"]) / number(&read["milliseconds"]["median"]) / 1e6;
+    assert!(close(number(&read["gb_per_s"]), gb));
+    assert!(close(number(&read["share"]), number(&ours["gb_per_s"]) / gb));
+}
+
+#[test]
+fn the_form_that_ran_is_named_and_can_be_chosen() {
+    let flags = [&TINY[..], &["--cold-mib", "0", "--against", "q4_0"]].concat();
+    let lookup = bench(&flags).env("STATECELLS_BATCH", "lookup").assert().success();
+    lookup.stdout(contains("by lookup").and(contains("plain read")));
+    let scalar = [("STATECELLS_ISA", "scalar"), ("STATECELLS_BATCH", "decode")];
+    let decode = bench(&flags).envs(scalar).assert().success();
+    decode.stdout(contains("with scalar, by decode"));
+    let global = [&flags[..], &["--scheme", "sign"]].concat();
+    bench(&global).assert().success().stdout(contains(", by ").not());
+    let wrong = bench(&flags).env("STATECELLS_BATCH", "dense").assert().code(1);
+    wrong.stderr(contains("STATECELLS_BATCH: 'dense' is not available"));
+}
+
+#[test]
 fn sizes_are_those_of_the_files() {
     let flags = ["--scheme", "sign+row_scale", "--dict-M", "64", "--dict-k", "4"];
     let report = run(&[&flags[..], &["--against", "q5_K"]].concat());
@@ -171,11 +202,12 @@ fn repacked_layouts_are_measured_beside_plain_ones() {
 #[test]
 fn wrong_usage_names_the_flag() {
     let shape = ["--rows", "64", "--cols", "256"];
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["--against", "q9_z"], "q5_K"),
         (&["--against", "i32"], "--against"),
         (&["--scheme", "signs"], "sign+row_scale"),
         (&["--batch", "0"], "--batch"),
+        (&["--batch", "1,,8"], "--batch"),
         (&["--threads", "0"], "--threads"),
         (&["--rounds", "0"], "--rounds"),
         (&["--scheme", "sign", "--dict-k", "65"], "--dict-k"),

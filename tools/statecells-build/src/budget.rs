@@ -7,7 +7,7 @@ use std::sync::Arc;
 use builder::{Allocation, Encoding, Error, Plan, Survey, by_tensor};
 use codec::functional::token_error;
 use codec::metrics::ratio;
-use codec::{CodecError, FfnTensor};
+use format::{CodecError, MatrixId};
 use statecells::sections::{
     Choice, Probe, SHARED_SECTIONS, SectionsParams, Shrink, allocate, errors_by_sections,
 };
@@ -26,7 +26,7 @@ pub enum Budget {
 /// Factors of the errors of single tensors (`--sensitivity`).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Sensitivity {
-    factors: BTreeMap<FfnTensor, f64>,
+    factors: BTreeMap<MatrixId, f64>,
     /// SHA-256 of the file; `None` if there is none.
     pub sha256: Option<String>,
 }
@@ -157,7 +157,7 @@ fn choices(
         if fits || sections == *SHARED_SECTIONS.end() {
             let params = SectionsParams { sections, ..params.clone() };
             let sidecars = params.sidecars(encoding.item.shape)?;
-            let n_bytes = codec::n_bytes(&sidecars).unwrap_or(usize::MAX) as u64;
+            let n_bytes = format::n_bytes(&sidecars).unwrap_or(usize::MAX) as u64;
             let cost = if error.is_finite() { weight * error } else { 0.0 };
             all.push(Choice { sections, n_bytes, cost });
         }
@@ -185,7 +185,7 @@ impl Sensitivity {
         Ok(Self { factors, sha256: sha256.ok() })
     }
 
-    fn of(&self, tensor: FfnTensor) -> f64 {
+    fn of(&self, tensor: MatrixId) -> f64 {
         self.factors.get(&tensor).copied().unwrap_or(1.0)
     }
 }

@@ -6,9 +6,9 @@ use builder::flags::DenseChoice;
 use builder::{BuildOptions, Error, Job, Method, Selection, Shaping, prepare};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
-use codec::Target;
+use format::{Role, Scheme};
+use statecells::GlobalParams;
 use statecells::sections::SectionsParams;
-use statecells::{GlobalParams, Scheme};
 use tuning::TuneParams;
 
 use crate::NAME;
@@ -41,7 +41,7 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.seed)?,
         selection: Selection {
             layers: cli.selection.layers,
-            targets: cli.selection.targets,
+            roles: cli.selection.roles,
             ..Selection::default()
         },
         imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
@@ -145,13 +145,13 @@ fn scheme(flags: &SchemeFlags) -> Scheme {
     }
 }
 
-/// Parameters for each target.
-fn params(flags: &SchemeFlags, dict: &Dict) -> BTreeMap<Target, GlobalParams> {
-    let of_target = |target| {
-        let (m, k) = match target {
-            Target::Gate => (dict.dict_m_gate, dict.dict_k_gate),
-            Target::Up => (dict.dict_m_up, dict.dict_k_up),
-            Target::Down => (dict.dict_m_down, dict.dict_k_down),
+/// Parameters for each role.
+fn params(flags: &SchemeFlags, dict: &Dict) -> BTreeMap<Role, GlobalParams> {
+    let of_target = |role| {
+        let (m, k) = match role {
+            Role::Gate => (dict.dict_m_gate, dict.dict_k_gate),
+            Role::Up => (dict.dict_m_up, dict.dict_k_up),
+            Role::Down => (dict.dict_m_down, dict.dict_k_down),
         };
         let params = GlobalParams {
             scheme: scheme(flags),
@@ -165,9 +165,9 @@ fn params(flags: &SchemeFlags, dict: &Dict) -> BTreeMap<Target, GlobalParams> {
             anti_hebb: dict.anti_hebb,
             encoder: flags.encoder,
         };
-        (target, params)
+        (role, params)
     };
-    Target::ALL.into_iter().map(of_target).collect()
+    Role::ALL.into_iter().map(of_target).collect()
 }
 
 #[cfg(test)]

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 
 use builder::{Method, PlanItem, Settings};
-use codec::{
-    Codec, CodecError, EncodeContext, FfnTensor, MatrixShape, Sidecar, SidecarSpec, Target, keys,
-};
+use codec::{Codec, EncodeContext};
+use format::{CodecError, MatrixId, MatrixShape, Role, Scheme, Sidecar, SidecarSpec, keys};
 use ggml::gguf::Value;
-use statecells::{GlobalCodec, GlobalParams, Scheme, complete_row_scale};
+use statecells::{GlobalCodec, GlobalParams, complete_row_scale};
 
-/// Global dictionaries with parameters for each target.
+/// Global dictionaries with parameters for each role.
 #[derive(Debug)]
 pub struct GlobalMethod {
     scheme: Scheme,
-    params: BTreeMap<Target, GlobalParams>,
+    params: BTreeMap<Role, GlobalParams>,
 }
 
 /// Names of the parameters in reports.
@@ -21,19 +20,19 @@ const M: &str = "M";
 const K: &str = "k";
 
 impl GlobalMethod {
-    /// The method with `params` for every target, all of `scheme`.
+    /// The method with `params` for every role, all of `scheme`.
     #[must_use]
-    pub fn new(scheme: Scheme, params: BTreeMap<Target, GlobalParams>) -> Self {
+    pub fn new(scheme: Scheme, params: BTreeMap<Role, GlobalParams>) -> Self {
         Self { scheme, params }
     }
 
-    fn params(&self, tensor: FfnTensor) -> &GlobalParams {
-        &self.params[&tensor.target]
+    fn params(&self, tensor: MatrixId) -> &GlobalParams {
+        &self.params[&tensor.role]
     }
 
-    /// Parameters that do not depend on the target.
+    /// Parameters that do not depend on the role.
     fn common(&self) -> &GlobalParams {
-        &self.params[&Target::Up]
+        self.params.values().next().expect("every role has its parameters")
     }
 }
 
@@ -42,7 +41,7 @@ impl Method for GlobalMethod {
         self.scheme.as_str()
     }
 
-    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec> {
+    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
         Box::new(GlobalCodec::new(self.params(tensor).clone()))
     }
 
@@ -50,7 +49,7 @@ impl Method for GlobalMethod {
         "use a smaller --dict-M or --dict-k".to_owned()
     }
 
-    fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings {
+    fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings {
         let params = self.params(tensor);
         let values = [(M, params.n_atoms(shape)), (K, params.k)];
         values.map(|(name, value)| (name.to_owned(), value as u64)).into()
@@ -70,10 +69,10 @@ impl Method for GlobalMethod {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        for (target, params) in &self.params {
+        for (role, params) in &self.params {
             let m = params.m.map_or_else(|| "auto".to_owned(), |m| m.to_string());
-            arguments.insert(format!("--dict-M-{target}"), m);
-            arguments.insert(format!("--dict-k-{target}"), params.k.to_string());
+            arguments.insert(format!("--dict-M-{role}"), m);
+            arguments.insert(format!("--dict-k-{role}"), params.k.to_string());
         }
         arguments
     }
@@ -87,7 +86,7 @@ impl Method for GlobalMethod {
 
     fn complete(
         &self,
-        _tensor: FfnTensor,
+        _tensor: MatrixId,
         weights: &[f32],
         shape: MatrixShape,
         mut sidecars: Vec<Sidecar>,

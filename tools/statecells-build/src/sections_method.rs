@@ -8,13 +8,12 @@ use builder::{
     Settings, Source, Survey, Tunable, Tuned, bits_per_weight,
 };
 use calibration::{CalibratedInput, Calibration, Fitted};
-use codec::{
-    Codec, CodecError, EncodeContext, FfnTensor, MatMul, MatrixShape, Sidecar, SidecarSpec,
-};
+use codec::{Codec, EncodeContext, MatMul};
+use format::sections::MAX_SECTIONS;
+use format::{CodecError, MatrixId, MatrixShape, Scheme, Sidecar, SidecarSpec};
 use ggml::gguf::Value;
-use statecells::Scheme;
 use statecells::sections::{
-    HeldOut, MAX_SECTIONS, Moment, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink,
+    HeldOut, Moment, Probe, SectionsCodec, SectionsParams, Shrink, choose_shrink,
 };
 
 use ::tuning::TuneParams;
@@ -78,13 +77,13 @@ impl SectionsMethod {
         Self { steps, ..self }
     }
 
-    fn params_for(&self, tensor: FfnTensor) -> SectionsParams {
+    fn params_for(&self, tensor: MatrixId) -> SectionsParams {
         let allocated = self.allocation.0.get(&tensor).map(|s| *s as usize);
         let sections = allocated.unwrap_or(self.params.sections);
         SectionsParams { sections, ..self.params.clone() }
     }
 
-    fn codec_for(&self, tensor: FfnTensor) -> SectionsCodec {
+    fn codec_for(&self, tensor: MatrixId) -> SectionsCodec {
         SectionsCodec::new(self.params_for(tensor))
     }
 }
@@ -140,7 +139,7 @@ impl Method for SectionsMethod {
         Scheme::Sections.as_str()
     }
 
-    fn codec(&self, tensor: FfnTensor) -> Box<dyn Codec> {
+    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
         Box::new(self.codec_for(tensor))
     }
 
@@ -177,7 +176,7 @@ impl Method for SectionsMethod {
         let n_weights: u64 = items.iter().map(|i| i.shape.n_weights() as u64).sum();
         let bytes = |sections: usize| {
             let params = SectionsParams { sections, ..self.params.clone() };
-            let of = |i: &&PlanItem| codec::n_bytes(&params.sidecars(i.shape).ok()?);
+            let of = |i: &&PlanItem| format::n_bytes(&params.sidecars(i.shape).ok()?);
             items.iter().map(of).sum::<Option<usize>>()
         };
         let is_small = |s: &usize| bytes(*s).is_some_and(|n| (n as u64) < source);
@@ -191,7 +190,7 @@ impl Method for SectionsMethod {
         }
     }
 
-    fn settings(&self, tensor: FfnTensor, shape: MatrixShape) -> Settings {
+    fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings {
         let sections = self.params_for(tensor).sections;
         let mut settings = Settings::from([("S".to_owned(), sections as u64)]);
         if self.params.outlier_share > 0.0 {
@@ -240,7 +239,7 @@ impl Method for SectionsMethod {
     /// Never called: no file of other parameters grows into one of these.
     fn complete(
         &self,
-        _tensor: FfnTensor,
+        _tensor: MatrixId,
         _weights: &[f32],
         _shape: MatrixShape,
         _sidecars: Vec<Sidecar>,
@@ -254,7 +253,7 @@ impl Method for SectionsMethod {
         &self,
         source: &Source,
         calibration: Option<&Calibration>,
-        tensors: &[FfnTensor],
+        tensors: &[MatrixId],
     ) -> Result<(), Error> {
         match calibration {
             Some(calibration) => tuning::check(&self.steps, (source, calibration), tensors),
@@ -304,7 +303,7 @@ impl Method for SectionsMethod {
         &self,
         source: &Source,
         calibration: &Calibration,
-        tensors: BTreeMap<FfnTensor, Tunable>,
+        tensors: BTreeMap<MatrixId, Tunable>,
         watch: (&Reporter, &Interrupt),
     ) -> Result<Tuned, Error> {
         let params = self.steps.tune.expect("only asked if it tunes");

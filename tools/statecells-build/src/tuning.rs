@@ -12,7 +12,8 @@ use builder::{
 };
 use calibration::{Calibration, PassageKind, Sampling, passage_kind};
 use clap::ValueEnum;
-use codec::{FfnTensor, Progress, Target};
+use codec::Progress;
+use format::{InputRole, MatrixId, Role};
 use ggml::MulMat;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -47,7 +48,7 @@ fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
 pub fn check(
     steps: &ModelSteps,
     (source, calibration): (&Source, &Calibration),
-    tensors: &[FfnTensor],
+    tensors: &[MatrixId],
 ) -> Result<(), Error> {
     let n_tokens = calibration.record().tokens.len();
     let flags = [(SEQUENTIAL, steps.sequential.is_some()), (TUNE, steps.tune.is_some())];
@@ -113,7 +114,7 @@ pub fn tune(
     params: TuneParams,
     seed: u64,
     (source, calibration): (&Source, &Calibration),
-    tensors: BTreeMap<FfnTensor, Tunable>,
+    tensors: BTreeMap<MatrixId, Tunable>,
     (reporter, interrupt): (&Reporter, &Interrupt),
 ) -> Result<Tuned, Error> {
     let (mut fitted, mut held_out) = (Vec::new(), Vec::new());
@@ -126,7 +127,7 @@ pub fn tune(
     fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     held_out.truncate(MEASURED_CONTEXTS);
     let codec_error =
-        |tensor: FfnTensor| move |cause| Error::Codec { tensor: tensor.weight(), cause };
+        |tensor: MatrixId| move |cause| Error::Codec { tensor: tensor.weight(), cause };
     let mut parts = BTreeMap::new();
     for (tensor, tunable) in &tensors {
         let read = SectionsParts::read(&tunable.sidecars, tunable.shape);
@@ -252,10 +253,10 @@ impl<'a> Sequential<'a> {
     fn layer(&self, layer: usize, decoded: &mut Decoded<'_>) -> Result<LayerFfn, Error> {
         let source = Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL))?;
         let mut coded = None;
-        for target in Target::ALL {
-            if let Some(dense) = decoded(FfnTensor { layer, target })? {
+        for role in Role::ALL {
+            if let Some(dense) = decoded(MatrixId { layer, role })? {
                 let ffn: &mut FfnWeights = coded.get_or_insert_with(|| source.clone());
-                ffn.replace(target, dense).map_err(failed(SEQUENTIAL))?;
+                ffn.replace(role, dense).map_err(failed(SEQUENTIAL))?;
             }
         }
         Ok(LayerFfn { source, coded })
@@ -263,17 +264,17 @@ impl<'a> Sequential<'a> {
 }
 
 impl Recapture for Sequential<'_> {
-    /// Where each layer is a group, its down is one of its own: it can make up for errors of gate and up.
-    fn group(&self, tensor: FfnTensor) -> usize {
+    /// Where each layer is a group, each of its inputs is one of its own: down can make up for errors of gate and up.
+    fn group(&self, tensor: MatrixId) -> usize {
         match self.params.every {
-            1 => 2 * tensor.layer + usize::from(tensor.target == Target::Down),
+            1 => InputRole::ALL.len() * tensor.layer + tensor.role.input() as usize,
             every => tensor.layer / every,
         }
     }
 
     fn inputs(
         &mut self,
-        tensors: &[FfnTensor],
+        tensors: &[MatrixId],
         decoded: &mut Decoded<'_>,
     ) -> Result<Recaptured, Error> {
         let stop = || self.interrupt.is_set();

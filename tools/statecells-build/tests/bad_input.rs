@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use codec::{FfnTensor, Target};
 use common::{Fixture, fails, stderr, succeeds};
+use format::{MatrixId, Role};
 use ggml::Type;
 use ggml::gguf::{GgufWriter, WriteError};
 use test_models::{Model, write_imatrix};
@@ -220,9 +220,8 @@ fn rejects_a_file_that_is_coded_already() {
 }
 
 fn imatrix_entries(n_layers: usize, d_in: usize) -> Vec<(String, Vec<f32>)> {
-    let tensors =
-        (0..n_layers).flat_map(|layer| Target::ALL.map(|target| FfnTensor { layer, target }));
-    let d_in = |t: &FfnTensor| if t.target == Target::Down { 3 * d_in } else { d_in };
+    let tensors = (0..n_layers).flat_map(|layer| Role::ALL.map(|role| MatrixId { layer, role }));
+    let d_in = |t: &MatrixId| if t.role == Role::Down { 3 * d_in } else { d_in };
     tensors.map(|t| (t.weight(), vec![1.0; d_in(&t)])).collect()
 }
 

@@ -6,9 +6,9 @@ use std::fs;
 
 use builder::Source;
 use builder::report::{ActivationErrors, BuildReport};
-use codec::Target;
 use common::calibration::{Made, write_calibration};
 use common::{Fixture, fails, stdout, succeeds};
+use format::Role;
 use ggml::gguf::GgufFile;
 use test_models::{Model, write_imatrix};
 
@@ -107,7 +107,7 @@ fn global_dictionaries_use_the_mean_squares() {
     let fixture = calibrated(Made::default());
     let mut entries = Vec::new();
     let calibration = calibration::Calibration::open(&fixture.path("calib.gguf")).unwrap();
-    for tensor in Source::open(&fixture.path("model.gguf")).unwrap().ffn_tensors() {
+    for tensor in Source::open(&fixture.path("model.gguf")).unwrap().matrices() {
         let mean_squares = calibration.input(tensor).unwrap().mean_squares();
         entries.push((tensor.weight(), mean_squares));
     }
@@ -230,7 +230,7 @@ fn a_layer_is_coded_alike_whatever_is_coded_with_it() {
     let fixture = calibrated(Made::default());
     build(&fixture, "all.gguf", "--calib calib.gguf");
     build(&fixture, "up.gguf", "--calib calib.gguf --layers 1 --targets up");
-    let stem = codec::FfnTensor { layer: 1, target: Target::Up }.stem() + ".";
+    let stem = format::MatrixId { layer: 1, role: Role::Up }.stem() + ".";
     let of = |name| -> Vec<_> {
         let all = sidecars(&fixture, name).into_iter();
         all.filter(|(name, _)| name.starts_with(&stem)).collect()

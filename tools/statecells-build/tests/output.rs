@@ -4,14 +4,15 @@ mod common;
 
 use builder::report::{BuildReport, Origin};
 use builder::table::bytes;
-use codec::{Codec, FfnTensor, Sidecar, Target, keys};
+use codec::Codec;
 use common::{Fixture, QUICK, fails, stderr, stdout, succeeds};
+use format::{MatrixId, Role, Sidecar, keys};
 use ggml::Type;
 use ggml::gguf::GgufFile;
 use statecells::{GlobalCodec, GlobalParams};
 use test_models::{Model, write_imatrix};
 
-const GATE: FfnTensor = FfnTensor { layer: 0, target: Target::Gate };
+const GATE: MatrixId = MatrixId { layer: 0, role: Role::Gate };
 
 fn open(fixture: &Fixture, name: &str) -> GgufFile {
     GgufFile::open(&fixture.path(name)).unwrap()
@@ -233,9 +234,9 @@ fn the_report_adds_up() {
 fn an_imatrix_weighs_learning_and_the_recorded_gap() {
     let fixture = Fixture::small();
     let entries: Vec<(String, Vec<f32>)> = (0..2)
-        .flat_map(|layer| Target::ALL.map(|target| FfnTensor { layer, target }))
+        .flat_map(|layer| Role::ALL.map(|role| MatrixId { layer, role }))
         .map(|tensor| {
-            let n = if tensor.target == Target::Down { 192 } else { 64 };
+            let n = if tensor.role == Role::Down { 192 } else { 64 };
             let mean_squares = (0..n).map(|i| if i % 4 == 0 { 50.0 } else { 0.1 }).collect();
             (tensor.weight(), mean_squares)
         })

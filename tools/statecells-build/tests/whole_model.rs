@@ -293,7 +293,7 @@ fn another_kind_of_machine_is_told_of_and_recorded() {
     }
     let file = GgufFile::open(&fixture.path("out.gguf")).unwrap();
     let record: builder::Record =
-        serde_json::from_str(&file.string(codec::keys::RECORD).unwrap().unwrap()).unwrap();
+        serde_json::from_str(&file.string(format::keys::RECORD).unwrap().unwrap()).unwrap();
     assert!(record.machines.len() == 2 && record.machines.contains(&own));
     // On one machine nothing is said.
     killed_at(&fixture, "same.gguf", flags, "tuning step 2 of 4000");

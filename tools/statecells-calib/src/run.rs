@@ -11,8 +11,9 @@ use builder::flags::n_threads;
 use builder::progress::{Eta, duration};
 use builder::{Interrupt, Reporter, Selection, Source, explain_bus_errors, files, prepare};
 use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Timing};
-use calibration::{CalibratedInput, CalibrationError, FfnInput, PassageKind, Record, TextSketch};
+use calibration::{CalibratedInput, CalibrationError, PassageKind, Record, TextSketch};
 use codec::Progress;
+use format::InputId;
 use ggml::llama::{Backend, Model, ModelParams, Token};
 
 use crate::NAME;
@@ -55,7 +56,7 @@ pub fn run(cli: &Cli) -> Result<()> {
 struct Start {
     source: Source,
     /// Lengths of the inputs to watch; none if the model is not to be run.
-    lengths: BTreeMap<FfnInput, usize>,
+    lengths: BTreeMap<InputId, usize>,
     model: Model,
 }
 
@@ -142,7 +143,7 @@ struct Run<'a> {
 /// What was seen, and how long it took; nothing if the model was not run.
 #[derive(Default)]
 struct Seen {
-    inputs: BTreeMap<FfnInput, CalibratedInput>,
+    inputs: BTreeMap<InputId, CalibratedInput>,
     times: Option<(Timing, PlainTime)>,
 }
 
@@ -153,7 +154,7 @@ fn contexts(plan: &Plan, tokens: &[Token], bos: Option<Token>) -> Vec<Token> {
 }
 
 /// The inputs to watch, those of the selected layers that text runs through, and their lengths; none if the model is not to be run.
-fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
+fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<InputId, usize>> {
     if cli.tokens_only {
         return Ok(BTreeMap::new());
     }
@@ -166,7 +167,7 @@ fn inputs(cli: &Cli, source: &Source) -> Result<BTreeMap<FfnInput, usize>> {
     let mut inputs = BTreeMap::new();
     for tensor in selected {
         let d = source.shape(tensor).d_in;
-        if *inputs.entry(FfnInput::of(tensor)).or_insert(d) != d {
+        if *inputs.entry(tensor.input()).or_insert(d) != d {
             bail!(
                 "{}: gate and up of layer {} have inputs of different lengths: this model cannot be calibrated",
                 cli.model().display(),
@@ -197,7 +198,7 @@ fn warn_if_short(cli: &Cli, plan: &Plan, reporter: &Reporter) {
 }
 
 /// Checks that the file system of the output takes it and has room for it.
-fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
+fn check_room(cli: &Cli, inputs: &BTreeMap<InputId, usize>) -> Result<()> {
     let planned =
         |&d| calibration::planned_bytes(d, cli.max_h_dim, cli.max_samples, cli.max_holdout);
     // The tokens, and what is about them.
@@ -208,7 +209,7 @@ fn check_room(cli: &Cli, inputs: &BTreeMap<FfnInput, usize>) -> Result<()> {
 
 impl Run<'_> {
     /// Runs the model and collects what its inputs of these `lengths` see.
-    fn watch(&self, lengths: &BTreeMap<FfnInput, usize>, n_threads: usize) -> Result<Seen> {
+    fn watch(&self, lengths: &BTreeMap<InputId, usize>, n_threads: usize) -> Result<Seen> {
         let (cli, plan) = (self.cli, self.plan);
         let params = CaptureParams {
             inputs: lengths,
@@ -272,7 +273,7 @@ fn is_line(done: usize, total: usize) -> bool {
 fn write(
     output: &Path,
     record: &Record,
-    inputs: &BTreeMap<FfnInput, CalibratedInput>,
+    inputs: &BTreeMap<InputId, CalibratedInput>,
     interrupt: &Interrupt,
 ) -> Result<()> {
     let temporary = Temporary(files::temporary(output));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin;
 use calibration::{Calibration, ModelId, TextSketch};
-use codec::{FfnTensor, Target};
+use format::{MatrixId, Role};
 use predicates::prelude::*;
 use tempfile::TempDir;
 
@@ -86,8 +86,8 @@ fn prose(n_lines: usize) -> String {
     (0..n_lines).map(|i| format!("Line {i} of a text that nobody will read.\n")).collect()
 }
 
-fn up(layer: usize) -> FfnTensor {
-    FfnTensor { layer, target: Target::Up }
+fn up(layer: usize) -> MatrixId {
+    MatrixId { layer, role: Role::Up }
 }
 
 #[test]
@@ -100,9 +100,9 @@ fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
         .stdout(predicate::str::contains("fitted").and(predicate::str::contains("GFLOP")));
     let calibration = setup.open();
     for layer in 0..2 {
-        for target in Target::ALL {
-            let input = calibration.input(FfnTensor { layer, target }).unwrap();
-            assert_eq!(input.d(), if target == Target::Down { 192 } else { 64 });
+        for role in Role::ALL {
+            let input = calibration.input(MatrixId { layer, role }).unwrap();
+            assert_eq!(input.d(), if role == Role::Down { 192 } else { 64 });
             assert!(input.second_moment().is_some() && input.holdout_moment().is_some());
         }
     }
@@ -171,7 +171,7 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
         .success();
     let calibration = setup.open();
     assert!(!calibration.covers(up(0)) && calibration.covers(up(1)));
-    let down = calibration.input(FfnTensor { layer: 1, target: Target::Down }).unwrap();
+    let down = calibration.input(MatrixId { layer: 1, role: Role::Down }).unwrap();
     assert_eq!(down.fitted_samples().unwrap().len(), 40);
     assert_eq!(calibration.record().texts.len(), 2);
     // The same lines as conversations, whatever the file is called.

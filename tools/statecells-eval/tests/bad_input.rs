@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
 use builder::files::write_atomically;
-use codec::{FfnTensor, Target, keys};
+use format::{MatrixId, Role, keys};
 use ggml::gguf::{GgufFile, GgufWriter};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -43,7 +43,7 @@ impl Fixture {
 
     /// A dense file that is marked as coded: enough for the checks, which read metadata.
     fn write_coded(&self, name: &str, model: &Model) {
-        let up = FfnTensor { layer: 0, target: Target::Up };
+        let up = MatrixId { layer: 0, role: Role::Up };
         let mark = |writer: &mut GgufWriter| writer.set(&keys::tensor_scheme(up), "sections");
         model.write_with(&self.path(name), mark, |_, _| {}).unwrap();
     }

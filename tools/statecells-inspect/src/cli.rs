@@ -8,7 +8,7 @@ use builder::LayerList;
 use builder::inspect::KvTypes;
 use clap::Parser;
 use clap_complete::Shell;
-use codec::Target;
+use format::Role;
 use ggml::Type;
 
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
@@ -45,8 +45,8 @@ pub struct Cli {
     pub layers: Option<LayerList>,
 
     /// Matrices to list: gate, up, down [default: all]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub targets: Option<Vec<Target>>,
+    #[arg(long = "targets", value_name = "LIST", value_delimiter = ',')]
+    pub roles: Option<Vec<Role>>,
 
     /// Context for the KV cache [default: the longest that the model is made for]
     #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u64).range(1..))]

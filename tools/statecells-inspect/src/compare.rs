@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use builder::inspect::{FfnReport, Inspection};
 use builder::table::{Align, Table, bytes};
-use codec::FfnTensor;
+use format::MatrixId;
 use serde::Serialize;
 
 use crate::show;
@@ -41,7 +41,7 @@ fn table(file: &Inspection, other: &Inspection) -> Table {
         ("A saves", Align::Right),
     ]);
     let (a, b) = (by_tensor(file), by_tensor(other));
-    let tensors: BTreeSet<FfnTensor> = a.keys().chain(b.keys()).copied().collect();
+    let tensors: BTreeSet<MatrixId> = a.keys().chain(b.keys()).copied().collect();
     for tensor in tensors {
         let (a, b) = (a.get(&tensor).copied(), b.get(&tensor).copied());
         let mut cells = vec![tensor.to_string()];
@@ -72,7 +72,7 @@ fn table(file: &Inspection, other: &Inspection) -> Table {
     table
 }
 
-fn by_tensor(file: &Inspection) -> BTreeMap<FfnTensor, &FfnReport> {
+fn by_tensor(file: &Inspection) -> BTreeMap<MatrixId, &FfnReport> {
     file.tensors.iter().map(|t| (t.tensor(), t)).collect()
 }
 

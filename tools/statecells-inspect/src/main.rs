@@ -40,11 +40,8 @@ fn main() -> ExitCode {
 
 /// What the user asked to see.
 fn text(cli: &Cli) -> Result<String, Error> {
-    let selection = Selection {
-        layers: cli.layers.clone(),
-        targets: cli.targets.clone(),
-        ..Selection::default()
-    };
+    let selection =
+        Selection { layers: cli.layers.clone(), roles: cli.roles.clone(), ..Selection::default() };
     let types = KvTypes { keys: cli.ctk, values: cli.ctv };
     let inspect = |path: &Path| Inspection::new(path, &selection, cli.ctx, types);
     let file = inspect(cli.file.as_deref().expect("clap demands it"))?;

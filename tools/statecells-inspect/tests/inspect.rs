@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 use builder::inspect::Inspection;
-use codec::{FfnTensor, Target, keys};
+use format::{MatrixId, Role, keys};
 use ggml::Type;
 use ggml::gguf::{GgufWriter, WriteError};
 use test_models::{Model, write_imatrix};
@@ -68,7 +68,7 @@ impl Fixture {
 
     /// `coded.gguf`: one matrix of each kind.
     fn write_coded(&self) {
-        let [up, down] = [Target::Up, Target::Down].map(|target| FfnTensor { layer: 0, target });
+        let [up, down] = [Role::Up, Role::Down].map(|role| MatrixId { layer: 0, role });
         let metadata = |w: &mut GgufWriter| {
             w.set("general.architecture", "llama")?;
             w.set("llama.block_count", 1u32)?;
@@ -146,7 +146,7 @@ fn a_coded_file_is_listed_with_its_scheme_and_gap() {
 #[test]
 fn a_file_by_seeddelta_is_listed_with_its_parts() {
     let fixture = Fixture::new();
-    let [gate, up, down] = Target::ALL.map(|target| FfnTensor { layer: 0, target });
+    let [gate, up, down] = Role::ALL.map(|role| MatrixId { layer: 0, role });
     let metadata = |w: &mut GgufWriter| {
         w.set("general.architecture", "llama")?;
         w.set("llama.feed_forward_length", 100u32)?;

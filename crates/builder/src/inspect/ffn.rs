@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, MatrixShape, Target, keys};
+use format::{MatrixId, MatrixShape, keys};
 use ggml::gguf::{Array, GgufFile, TensorInfo, Value};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 use schemars::JsonSchema;
@@ -17,12 +17,13 @@ const DENSE_PARTS: [&str; 4] = ["weight", "bias", "scale", "input_scale"];
 /// One FFN matrix of a file.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FfnReport {
-    /// `blk.<layer>.ffn_<target>`.
+    /// `blk.<layer>.ffn_<role>`.
     pub name: String,
     /// Layer, from 0.
     pub layer: usize,
     /// `gate`, `up` or `down`.
-    pub target: String,
+    #[serde(rename = "target")]
+    pub role: String,
     /// Scheme, as `statecells.<tensor>.scheme` names it; `null` if the matrix is dense only.
     pub scheme: Option<String>,
     /// Type of the dense weight, by ggml's name; `null` if there is none.
@@ -51,11 +52,11 @@ impl FfnReport {
     /// Which matrix it is.
     ///
     /// # Panics
-    /// If `target` is none, which only happens to values made by hand.
+    /// If `role` is none, which only happens to values made by hand.
     #[must_use]
-    pub fn tensor(&self) -> FfnTensor {
-        let target = self.target.parse().expect("made from a target");
-        FfnTensor { layer: self.layer, target }
+    pub fn tensor(&self) -> MatrixId {
+        let role = self.role.parse().expect("made from a role");
+        MatrixId { layer: self.layer, role }
     }
 
     /// Number of weights; 0 without a shape.
@@ -71,11 +72,11 @@ impl FfnReport {
     }
 }
 
-/// All FFN matrices of `file` that have a dense weight or are coded, by layer and target.
+/// All FFN matrices of `file` that have a dense weight or are coded, by layer and role.
 pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport> {
-    let mut parts: BTreeMap<FfnTensor, BTreeMap<&str, &TensorInfo>> = BTreeMap::new();
+    let mut parts: BTreeMap<MatrixId, BTreeMap<&str, &TensorInfo>> = BTreeMap::new();
     for info in file.tensors() {
-        if let Some((tensor, part)) = FfnTensor::parse(info.name()) {
+        if let Some((tensor, part)) = MatrixId::parse(info.name()) {
             parts.entry(tensor).or_default().insert(part, info);
         }
     }
@@ -86,7 +87,7 @@ pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport>
     parts.retain(|tensor, parts| parts.contains_key("weight") || schemes.contains_key(tensor));
     let n_layer = parts.keys().map(|t| t.layer + 1).max().unwrap_or(0);
     let hparams = Hparams { file, architecture, n_layer };
-    let report = |(tensor, parts): (&FfnTensor, &BTreeMap<&str, &TensorInfo>)| {
+    let report = |(tensor, parts): (&MatrixId, &BTreeMap<&str, &TensorInfo>)| {
         report(&hparams, *tensor, schemes.remove(tensor), parts)
     };
     parts.iter().map(report).collect()
@@ -112,7 +113,7 @@ impl Hparams<'_> {
 
 fn report(
     hparams: &Hparams<'_>,
-    tensor: FfnTensor,
+    tensor: MatrixId,
     scheme: Option<String>,
     parts: &BTreeMap<&str, &TensorInfo>,
 ) -> FfnReport {
@@ -123,7 +124,7 @@ fn report(
     let bytes = sidecars + dense.map_or(0, |d| d.n_bytes() as u64);
     let shape = shape(hparams, tensor, parts).filter(|s| s.checked_n_weights() > Some(0));
     let q5_k_m = shape.map(|shape| FfnMatrix {
-        target: tensor.target,
+        role: tensor.role,
         layer: tensor.layer,
         n_layer: hparams.n_layer(),
         shape,
@@ -132,7 +133,7 @@ fn report(
     FfnReport {
         name: tensor.stem(),
         layer: tensor.layer,
-        target: tensor.target.to_string(),
+        role: tensor.role.to_string(),
         scheme,
         dense_type: dense.map(|d| d.ty().to_string()),
         d_in: shape.map(|s| s.d_in),
@@ -151,7 +152,7 @@ fn report(
 /// are padded, from the metadata.
 fn shape(
     hparams: &Hparams<'_>,
-    tensor: FfnTensor,
+    tensor: MatrixId,
     parts: &BTreeMap<&str, &TensorInfo>,
 ) -> Option<MatrixShape> {
     if let Some(dense) = parts.get("weight") {
@@ -162,10 +163,8 @@ fn shape(
     }
     let n_embd = hparams.number("embedding_length", tensor.layer);
     let n_ff = hparams.number("feed_forward_length", tensor.layer);
-    let (d_in, d_out) = match tensor.target {
-        Target::Gate | Target::Up => (n_embd, n_ff),
-        Target::Down => (n_ff, n_embd),
-    };
+    let role = tensor.role;
+    let (d_in, d_out) = (role.d_in().pick(n_embd, n_ff), role.d_out().pick(n_embd, n_ff));
     let rows = parts.get("row_scale").map(|r| r.n_elements());
     // GGUF drops a last dimension of 1.
     let columns = |part: &str| parts.get(part)?.matrix_shape().map(|s| s.d_out);

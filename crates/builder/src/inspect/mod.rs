@@ -5,7 +5,7 @@ mod memory;
 
 use std::path::Path;
 
-use codec::{FfnTensor, keys};
+use format::{MatrixId, keys};
 use ggml::gguf::GgufFile;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ pub struct Inspection {
     pub n_mtp_layers: usize,
     /// What coded files say about themselves; `null` for plain ones.
     pub coding: Option<Coding>,
-    /// FFN matrices by layer and target, those selected.
+    /// FFN matrices by layer and role, those selected.
     pub tensors: Vec<FfnReport>,
     /// Sums.
     pub totals: InspectionTotals,
@@ -153,10 +153,10 @@ fn select(
     selection: &Selection,
     n_layers: usize,
 ) -> Result<Vec<FfnReport>, Error> {
-    if selection.layers.is_none() && selection.targets.is_none() {
+    if selection.layers.is_none() && selection.roles.is_none() {
         return Ok(all);
     }
-    let available: Vec<FfnTensor> = all.iter().map(FfnReport::tensor).collect();
+    let available: Vec<MatrixId> = all.iter().map(FfnReport::tensor).collect();
     let wanted = selection.resolve(&available, n_layers)?;
     Ok(all.into_iter().filter(|t| wanted.contains(&t.tensor())).collect())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use calibration::Calibration;
-use codec::FfnTensor;
+use format::MatrixId;
 
 use super::Job;
 use super::start::Start;
@@ -28,7 +28,7 @@ pub(super) struct Session<'a> {
     /// Takes the place of the job's method once a budget has been shared out.
     pub(super) allocated: Option<Box<dyn Method>>,
     pub(super) plan: Plan,
-    importance: Option<BTreeMap<FfnTensor, Importance>>,
+    importance: Option<BTreeMap<MatrixId, Importance>>,
     calibration: Option<Calibration>,
     record: Record,
     pub(super) reporter: Reporter,
@@ -158,7 +158,7 @@ impl<'a> Session<'a> {
         &self,
         build: &Build<'_>,
         work: &mut WorkFolder,
-    ) -> Result<BTreeMap<FfnTensor, Finished>, Error> {
+    ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let existing = self.existing.as_ref();
         let mut finished = build.encode_all(work, existing)?;
         if finished.values().all(|f| f.origin == Origin::Output) {
@@ -197,7 +197,7 @@ impl<'a> Session<'a> {
     fn report(
         &self,
         build: &Build<'_>,
-        finished: &BTreeMap<FfnTensor, Finished>,
+        finished: &BTreeMap<MatrixId, Finished>,
     ) -> Result<(), Error> {
         let n_bytes = std::fs::metadata(self.output).map_err(io(self.output, "read"))?.len();
         let file = |path: &Path, bytes, sha256| FileReport {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
-use codec::FfnTensor;
+use format::MatrixId;
 
 use super::Job;
 use crate::{
@@ -18,7 +18,7 @@ pub(super) struct Start {
     /// Takes the place of the job's method once a budget has been shared out.
     pub(super) allocated: Option<Box<dyn Method>>,
     pub(super) plan: Plan,
-    pub(super) importance: Option<BTreeMap<FfnTensor, Importance>>,
+    pub(super) importance: Option<BTreeMap<MatrixId, Importance>>,
     pub(super) calibration: Option<Calibration>,
     /// The input's hash is still missing.
     pub(super) record: Option<Record>,
@@ -33,7 +33,7 @@ struct Earlier {
     path: PathBuf,
     output: Option<ExistingOutput>,
     /// Checkpoints of the work folder.
-    checkpoints: Vec<FfnTensor>,
+    checkpoints: Vec<MatrixId>,
     /// Record of the work folder, if it has checkpoints.
     work: Option<Record>,
 }
@@ -53,10 +53,10 @@ impl Start {
         if let Some(output) = output {
             WorkFolder::check(&WorkFolder::path_for(output, job.kind))?;
         }
-        let available: Vec<FfnTensor> = source.ffn_tensors().collect();
-        let mut tensors: BTreeSet<FfnTensor> = source.select(&job.selection)?.into_iter().collect();
+        let available: Vec<MatrixId> = source.matrices().collect();
+        let mut tensors: BTreeSet<MatrixId> = source.select(&job.selection)?.into_iter().collect();
         tensors.extend(earlier.tensors().filter(|t| available.contains(t)));
-        let tensors: Vec<FfnTensor> = tensors.into_iter().collect();
+        let tensors: Vec<MatrixId> = tensors.into_iter().collect();
         let calibration = job.calibration(source, &tensors)?;
         job.method.check(source, calibration.as_ref(), &tensors)?;
         earlier.check_growth(&tensors, &*job.method)?;
@@ -127,13 +127,13 @@ impl Earlier {
     }
 
     /// Finished tensors.
-    fn tensors(&self) -> impl Iterator<Item = FfnTensor> {
+    fn tensors(&self) -> impl Iterator<Item = MatrixId> {
         let in_output = self.output.iter().flat_map(ExistingOutput::tensors);
         in_output.chain(self.checkpoints.iter().copied())
     }
 
     /// What a budget was shared out to, of which exactly `tensors` must have got their share.
-    fn allocation(&self, job: &Job, tensors: &[FfnTensor]) -> Result<Option<Allocation>, Error> {
+    fn allocation(&self, job: &Job, tensors: &[MatrixId]) -> Result<Option<Allocation>, Error> {
         let recorded = self.output.as_ref().map(ExistingOutput::record).or(self.work.as_ref());
         let allocation = Allocation::of(recorded.filter(|_| job.method.has_budget()));
         if let Some(allocation) = &allocation {
@@ -143,9 +143,9 @@ impl Earlier {
     }
 
     /// Checks that what is finished may grow to `tensors` where single tensors depend on others.
-    fn check_growth(&self, tensors: &[FfnTensor], method: &dyn Method) -> Result<(), Error> {
+    fn check_growth(&self, tensors: &[MatrixId], method: &dyn Method) -> Result<(), Error> {
         if let Some(output) = self.output.as_ref().filter(|_| method.tunes()) {
-            let known: BTreeSet<FfnTensor> = output.tensors().collect();
+            let known: BTreeSet<MatrixId> = output.tensors().collect();
             if tensors.iter().any(|t| !known.contains(t)) {
                 return Err(Error::tuned_as_a_whole(&self.path));
             }
@@ -155,12 +155,12 @@ impl Earlier {
 
     /// Checks that each of `tensors` was known of when those behind it were finished: they were fitted to the model with
     /// all that comes before them.
-    fn check_order(&self, tensors: &[FfnTensor]) -> Result<(), Error> {
+    fn check_order(&self, tensors: &[MatrixId]) -> Result<(), Error> {
         let Some(last) = self.tensors().max() else { return Ok(()) };
         // Work folders of earlier versions do not tell.
         let planned = self.work.as_ref().map(|r| &r.planned).filter(|p| !p.is_empty());
         let in_output = |t| self.output.iter().any(|o| o.tensors().any(|known| known == t));
-        let was_known = |t: FfnTensor| {
+        let was_known = |t: MatrixId| {
             let in_folder = match planned {
                 Some(planned) => planned.contains(&t.stem()),
                 None => self.work.is_some(),

@@ -1,10 +1,10 @@
 use codec::metrics::Metrics;
-use codec::{ElementType, Target};
+use format::{ElementType, Role};
 
 use super::*;
 use crate::{ErrorMetrics, RECORD_VERSION, StoredSpec, TuningReport};
 
-const TENSOR: FfnTensor = FfnTensor { layer: 3, target: Target::Up };
+const TENSOR: MatrixId = MatrixId { layer: 3, role: Role::Up };
 
 fn sidecars() -> Vec<Sidecar> {
     vec![
@@ -146,7 +146,7 @@ fn other_sidecars_than_planned_are_refused() {
 fn commits_wait_for_the_given_number_of_tensors() {
     let fixture = Fixture::new();
     let mut folder = WorkFolder::open(&fixture.path(), Existing::Refuse, 2).unwrap();
-    let tensor = |layer| FfnTensor { layer, ..TENSOR };
+    let tensor = |layer| MatrixId { layer, ..TENSOR };
     for (layer, visible) in [(0, 0), (1, 2), (2, 2)] {
         folder.save(tensor(layer), &result(), &sidecars()).unwrap();
         assert_eq!(folder.finished(Stage::Coded).unwrap().len(), visible);

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use codec::{FfnTensor, Target};
+use format::{InputId, MatrixId};
 use ggml::MulMat;
 use ggml::llama::{Computed, Node, Observer};
 
 use super::{CaptureError, CaptureParams};
-use crate::{CalibratedInput, FfnInput, GrowingInput, MomentScratch, PassageKind, Sampling};
+use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
 
 /// Sums up the inputs of the products with FFN weights.
 pub struct Collector<'a> {
-    inputs: BTreeMap<FfnInput, Growing>,
+    inputs: BTreeMap<InputId, Growing>,
     sampling: Sampling,
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
@@ -21,7 +21,7 @@ pub struct Collector<'a> {
     scratch: MomentScratch,
     rows: Vec<f32>,
     /// Names of the inputs of gate and up in this batch, to see that they are the same.
-    shared: BTreeMap<usize, String>,
+    shared: BTreeMap<InputId, String>,
     stop: &'a (dyn Fn() -> bool + Sync),
     pub(super) error: Option<CaptureError>,
     pub(super) spent: Duration,
@@ -78,7 +78,7 @@ impl<'a> Collector<'a> {
         }
     }
 
-    pub(super) fn take(&mut self) -> BTreeMap<FfnInput, CalibratedInput> {
+    pub(super) fn take(&mut self) -> BTreeMap<InputId, CalibratedInput> {
         std::mem::take(&mut self.inputs)
             .into_iter()
             .map(|(input, i)| (input, i.data.finish()))
@@ -86,28 +86,28 @@ impl<'a> Collector<'a> {
     }
 
     /// The FFN weight that `node` multiplies, if it is one whose input is wanted.
-    fn weight(&self, node: Node<'_>) -> Option<FfnTensor> {
+    fn weight(&self, node: Node<'_>) -> Option<MatrixId> {
         if node.op() != "MUL_MAT" {
             return None;
         }
-        let (tensor, suffix) = FfnTensor::parse(node.source(0)?.name())?;
-        (suffix == "weight" && self.inputs.contains_key(&FfnInput::of(tensor))).then_some(tensor)
+        let (tensor, suffix) = MatrixId::parse(node.source(0)?.name())?;
+        (suffix == "weight" && self.inputs.contains_key(&tensor.input())).then_some(tensor)
     }
 
-    /// Whether gate and up have had the same input so far in this batch.
-    fn check_shared(&mut self, tensor: FfnTensor, node: Node<'_>) {
+    /// Whether the matrices of a site have had the same input so far in this batch.
+    fn check_shared(&mut self, tensor: MatrixId, node: Node<'_>) {
         let name = node.source(1).map_or("", Node::name);
-        let first = self.shared.entry(tensor.layer).or_insert_with(|| name.to_owned());
+        let first = self.shared.entry(tensor.input()).or_insert_with(|| name.to_owned());
         if *first != name {
-            let reason = format!("gate and up have different inputs ({first} and {name})");
-            let input = FfnInput::of(tensor).stem();
+            let reason = format!("its matrices have different inputs ({first} and {name})");
+            let input = tensor.input().stem();
             self.error.get_or_insert(CaptureError::Graph { input, reason });
         }
     }
 
     fn add(&mut self, node: Computed<'_>) -> Result<(), CaptureError> {
         let Some(tensor) = self.weight(*node) else { return Ok(()) };
-        let input = FfnInput::of(tensor);
+        let input = tensor.input();
         let state = self.inputs.get_mut(&input).expect("checked by weight");
         let d = state.data.d();
         self.rows.clear();
@@ -134,16 +134,10 @@ impl<'a> Collector<'a> {
 impl Observer for Collector<'_> {
     fn wants(&mut self, node: Node<'_>) -> bool {
         match self.weight(node) {
-            // The same input as up's.
-            Some(tensor) if tensor.target == Target::Gate => {
-                self.check_shared(tensor, node);
-                false
-            }
+            // Matrices that read one input have one observation, at the last of them.
             Some(tensor) => {
-                if tensor.target == Target::Up {
-                    self.check_shared(tensor, node);
-                }
-                true
+                self.check_shared(tensor, node);
+                tensor.role.input().readers().last() == Some(tensor.role)
             }
             None => false,
         }

@@ -8,7 +8,8 @@ use ggml::llama::{Context, ContextParams, LlamaError, Model, Observer, Outputs, 
 
 use super::CaptureError;
 use super::collector::Collector;
-use crate::{CalibratedInput, FfnInput, PassageKind};
+use crate::{CalibratedInput, PassageKind};
+use format::InputId;
 
 /// Logits of a batch take at most so many bytes: all tokens are outputs, since the last layer sees no others.
 const MAX_LOGIT_BYTES: usize = 128 << 20;
@@ -23,7 +24,7 @@ const MIN_BATCH: usize = 32;
 #[derive(Clone, Copy)]
 pub struct CaptureParams<'a> {
     /// Inputs to collect and their lengths.
-    pub inputs: &'a BTreeMap<FfnInput, usize>,
+    pub inputs: &'a BTreeMap<InputId, usize>,
     /// Largest input whose second moment is formed; longer ones are sampled.
     pub max_moment_dim: usize,
     /// Tokens per context, BOS included.
@@ -140,7 +141,7 @@ impl<'m, 'a> Capture<'m, 'a> {
 
     /// Everything collected.
     #[must_use]
-    pub fn finish(mut self) -> BTreeMap<FfnInput, CalibratedInput> {
+    pub fn finish(mut self) -> BTreeMap<InputId, CalibratedInput> {
         self.context.observer_mut().take()
     }
 }

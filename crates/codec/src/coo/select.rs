@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use crate::{CodecError, MatrixShape, check_finite};
+use crate::check_finite;
+use format::{CodecError, MatrixShape};
 
 /// What entries are chosen by. Scores are not negative, so their bits order as the numbers do.
 pub(super) struct Score<'a> {

@@ -8,7 +8,7 @@ use report::plot::{Axis, Chart, Series, svg_file};
 
 use super::pictures::{KINDS, megabytes};
 use crate::comparison::{Comparison, Entry};
-use crate::report::Role;
+use crate::report::FileKind;
 use crate::summary::estimate;
 
 /// Width of a picture that stands alone, in pixels.
@@ -80,7 +80,7 @@ fn body(comparison: &Comparison) -> Markup {
     let mut table = Table::new(&COLUMNS);
     for entry in &comparison.entries {
         let cells = cells(entry);
-        if entry.role == Role::Statecells { table.marked(cells) } else { table.row(cells) }
+        if entry.kind == FileKind::Statecells { table.marked(cells) } else { table.row(cells) }
     }
     html! {
         (figure(&divergence(comparison), "divergence by FFN bytes", "Mean Kullback-Leibler divergence from the base over bytes of the FFN: lower is closer."))
@@ -102,8 +102,8 @@ fn divergence(comparison: &Comparison) -> Chart {
 
 fn chart(comparison: &Comparison, y: Axis, of: impl Fn(&Entry) -> Option<f64>) -> Chart {
     let mut chart = Chart::new(Axis::new("bytes of the FFN").format(megabytes), y);
-    for (name, role, whole) in KINDS {
-        let entries = comparison.entries.iter().filter(|e| (e.role, e.whole) == (role, whole));
+    for (name, kind, whole) in KINDS {
+        let entries = comparison.entries.iter().filter(|e| (e.kind, e.whole) == (kind, whole));
         let points: Vec<((f64, f64), String)> =
             entries.filter_map(|e| Some(((e.ffn_bytes as f64, of(e)?), e.label.clone()))).collect();
         if !points.is_empty() {
@@ -119,9 +119,9 @@ mod tests {
     use crate::stats::Estimate;
 
     fn comparison() -> Comparison {
-        let entry = |label: &str, role, ffn_bytes, kl| Entry {
+        let entry = |label: &str, kind, ffn_bytes, kl| Entry {
             label: label.to_owned(),
-            role,
+            kind,
             whole: false,
             ffn_bytes,
             bits_per_weight: 3.0,
@@ -129,9 +129,9 @@ mod tests {
             divergence: (kl > 0.0).then_some(Estimate { value: kl, error: None }),
         };
         let entries = vec![
-            entry("coded <7>", Role::Statecells, 10_000_000, 0.05),
-            entry("Q4_0 FFN", Role::Requantized, 20_000_000, 0.1),
-            entry("base", Role::Base, 30_000_000, 0.0),
+            entry("coded <7>", FileKind::Statecells, 10_000_000, 0.05),
+            entry("Q4_0 FFN", FileKind::Requantized, 20_000_000, 0.1),
+            entry("base", FileKind::Base, 30_000_000, 0.0),
         ];
         Comparison { base: "m.gguf".to_owned(), chunks: (4, 512), entries }
     }

@@ -1,20 +1,20 @@
 //! Pictures of an evaluation.
 
-use codec::Target;
+use format::Role;
 use report::plot::{Axis, Bar, Bars, Chart, Part, Series, Texture};
 
 use super::speed_of;
-use crate::report::{EvaluationReport, FileReport, Role};
+use crate::report::{EvaluationReport, FileKind, FileReport};
 
 /// Perplexities further apart than this are shown on a logarithmic scale.
 const FAR_APART: f64 = 3.0;
 
-/// Kinds of files that pictures tell apart: name, role, and whether more than the FFN was requantized.
-pub(super) const KINDS: [(&str, Role, bool); 4] = [
-    ("base", Role::Base, false),
-    ("StateCells", Role::Statecells, false),
-    ("FFN requantized", Role::Requantized, false),
-    ("whole file requantized", Role::Requantized, true),
+/// Kinds of files that pictures tell apart: name, kind, and whether more than the FFN was requantized.
+pub(super) const KINDS: [(&str, FileKind, bool); 4] = [
+    ("base", FileKind::Base, false),
+    ("StateCells", FileKind::Statecells, false),
+    ("FFN requantized", FileKind::Requantized, false),
+    ("whole file requantized", FileKind::Requantized, true),
 ];
 
 pub(super) fn megabytes(bytes: f64) -> String {
@@ -49,8 +49,8 @@ pub(super) fn perplexity_by_bytes(report: &EvaluationReport) -> Option<Chart> {
     let y = Axis::new("perplexity");
     let y = if high > FAR_APART * low { y.logarithmic() } else { y };
     let mut chart = Chart::new(Axis::new("bytes of the FFN").format(megabytes), y);
-    for (name, role, whole) in KINDS {
-        let of = points.iter().filter(|(_, _, f)| (f.role, f.is_whole()) == (role, whole));
+    for (name, kind, whole) in KINDS {
+        let of = points.iter().filter(|(_, _, f)| (f.kind, f.is_whole()) == (kind, whole));
         let of = of.map(|(x, y, f)| ((*x, *y), f.label.clone()));
         chart = chart.with(Series::points(name, of.collect()));
     }
@@ -72,7 +72,7 @@ pub(super) fn by_chunk(report: &EvaluationReport) -> Option<Chart> {
     any.then_some(chart)
 }
 
-/// One line per target over the layers.
+/// One line per role over the layers.
 fn by_layer(
     report: &EvaluationReport,
     y: Axis,
@@ -80,9 +80,9 @@ fn by_layer(
 ) -> Option<Chart> {
     let mut chart = Chart::new(Axis::new("layer").whole(), y);
     let mut any = false;
-    for target in Target::ALL {
-        let name = target.to_string();
-        let tensors = report.tensors.iter().filter(|t| t.target == name);
+    for role in Role::ALL {
+        let name = role.to_string();
+        let tensors = report.tensors.iter().filter(|t| t.role == name);
         let points: Vec<(f64, f64)> =
             tensors.filter_map(|t| Some((t.layer as f64, of(t)?))).collect();
         if !points.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use codec::{FfnTensor, keys};
+use format::{MatrixId, keys};
 
 use super::{GgufFile, Value};
 
@@ -12,7 +12,7 @@ const UNKNOWN: &str = "unknown";
 impl GgufFile {
     /// Scheme of `tensor`; `None` if it is dense.
     #[must_use]
-    pub fn scheme(&self, tensor: FfnTensor) -> Option<String> {
+    pub fn scheme(&self, tensor: MatrixId) -> Option<String> {
         Some(match self.value(&keys::tensor_scheme(tensor))? {
             Value::String(scheme) => scheme,
             _ => UNKNOWN.to_owned(),
@@ -21,9 +21,9 @@ impl GgufFile {
 
     /// Schemes of all coded FFN matrices.
     #[must_use]
-    pub fn schemes(&self) -> BTreeMap<FfnTensor, String> {
+    pub fn schemes(&self) -> BTreeMap<MatrixId, String> {
         let tensors = self.coded_tensors().into_iter();
-        let ffn = tensors.filter_map(|name| Some(FfnTensor::parse(&format!("{name}.weight"))?.0));
+        let ffn = tensors.filter_map(|name| MatrixId::of_stem(&name));
         ffn.filter_map(|tensor| Some((tensor, self.scheme(tensor)?))).collect()
     }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use codec::MatrixShape;
+use format::MatrixShape;
 use memmap2::{Mmap, UncheckedAdvice};
 
 use super::context::Context;

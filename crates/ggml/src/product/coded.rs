@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use codec::{MatrixShape, Sidecar};
+use format::{MatrixShape, Sidecar};
 use ggml_sys as sys;
 use statecells_hook as hook;
 

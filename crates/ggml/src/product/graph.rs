@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use codec::MatrixShape;
+use format::MatrixShape;
 use ggml_sys as sys;
 
 use super::memory::{Buffer, MemoryKind, Resident};

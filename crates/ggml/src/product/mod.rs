@@ -13,7 +13,7 @@ mod pool;
 mod tests;
 mod weight;
 
-use codec::MatrixShape;
+use format::MatrixShape;
 
 use crate::{Type, TypeError};
 

@@ -124,7 +124,7 @@ fn what_ggml_would_abort_on_is_refused() {
 
 #[cfg(feature = "hook")]
 mod coded {
-    use codec::{ElementType, Sidecar, SidecarSpec};
+    use format::{ElementType, Sidecar, SidecarSpec};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Dense weights in memory.
 
-use codec::MatrixShape;
+use format::MatrixShape;
 use ggml_sys as sys;
 
 use super::memory::{MemoryKind, Resident};

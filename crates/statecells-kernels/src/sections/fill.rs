@@ -3,8 +3,9 @@
 
 use std::mem::MaybeUninit;
 
+use super::bundles::Stretch;
 use super::shape::{ATOMS, BIAS, BLOCK, MAX_GROUP_PLANES, PAIR_BYTES, TableEntry, TableLayout};
-use super::tables::{Stretch, TableOutput};
+use super::tables::TableOutput;
 use crate::Columns;
 use crate::simd::Floats;
 
@@ -79,18 +80,18 @@ struct Waiting {
 unsafe fn fill<A: Form>(dict: &Dict, x: Columns<'_>, out: &mut TableOutput<'_>) {
     let layout = out.layout();
     let parts = layout.entry.parts();
-    let group_inputs = layout.group_pairs * 2 / dict.len() * BLOCK;
+    let group_inputs = layout.grid.group_units * 2 / dict.len() * BLOCK;
     let mut buffers: [Buffer; 2] = [[const { MaybeUninit::uninit() }; MAX_GROUP_PLANES]; 2];
     let [first, second] = &mut buffers;
-    let mut projections = zeroed(first, layout.group_pairs * 2);
-    let mut former = zeroed(second, layout.group_pairs * 2);
+    let mut projections = zeroed(first, layout.grid.group_units * 2);
+    let mut former = zeroed(second, layout.grid.group_units * 2);
     for index in out.bundles() {
         let mut stretch = out.stretch(index);
         let width = stretch.bundle.width;
         let mut waiting: Option<Waiting> = None;
         for group in stretch.groups.clone() {
-            let pairs = layout.pairs(group);
-            let pairs_before = pairs.start - layout.pairs(stretch.groups.start).start;
+            let pairs = layout.grid.units(group);
+            let pairs_before = pairs.start - layout.grid.units(stretch.groups.start).start;
             for column in (0..width).step_by(parts) {
                 let token = x.token((stretch.bundle.first + column) / parts);
                 let begin = group * group_inputs;
@@ -165,7 +166,7 @@ unsafe fn finish<A: Form>(
         stretch.scales[waiting.scales_at + 4 * part..][..4].copy_from_slice(&scale.to_ne_bytes());
     }
     let bytes = (waiting.planes / 2 - 1) * width * PAIR_BYTES + parts * PAIR_BYTES;
-    let entries = &mut stretch.entries[waiting.entries_at..][..bytes];
+    let entries = &mut stretch.units[waiting.entries_at..][..bytes];
     if scale > 0.0 {
         let (values, factor) = (&projections[..waiting.planes], limit / waiting.top);
         // SAFETY: the caller's promise.

@@ -1,10 +1,12 @@
 //! The lookup: integer sums of table entries, 32 or 64 rows at a time.
 #![allow(clippy::needless_range_loop)] // one index runs over several arrays
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
+use super::bundles::Bundle;
 use super::matrix::SectionMatrix;
-use super::shape::{ATOMS, BIAS, BUNDLE, Bundle, PAIR_BYTES, TableLayout};
+use super::shape::{ATOMS, BIAS, PAIR_BYTES};
 use super::tables::Tables;
 use crate::common::finite_f16;
 use crate::simd::Lookup;
@@ -20,15 +22,15 @@ const AHEAD_BYTES: usize = 1024;
 
 /// The definition: reference for the fast forms.
 pub(super) fn scalar(matrix: &SectionMatrix<'_>, tables: Tables<'_>, y: &mut Output<'_>) {
-    let n_columns = tables.n_columns();
+    let (grid, n_columns) = (tables.layout().grid, tables.n_columns());
     let parts = n_columns / tables.n_tokens().max(1);
     for column in (0..n_columns).step_by(parts.max(1)) {
-        let bundle = TableLayout::bundle(n_columns, column / BUNDLE);
+        let bundle = grid.bundle(n_columns, column / grid.width);
         let rows = y.rows();
         for (out, r) in y.token_rows(column / parts, rows.clone()).iter_mut().zip(rows) {
             let mut total = 0.0f32;
-            for g in 0..tables.layout().n_groups {
-                for column in column % BUNDLE..column % BUNDLE + parts {
+            for g in 0..grid.n_groups {
+                for column in column - bundle.first..column - bundle.first + parts {
                     let sum = group_sum(matrix, tables, bundle, g, column, r);
                     total = tables.scale(bundle, g, column).mul_add(sum as f32, total);
                 }
@@ -47,9 +49,9 @@ fn group_sum(
     column: usize,
     r: usize,
 ) -> i32 {
-    let pairs = tables.layout().pairs(g);
+    let pairs = tables.layout().grid.units(g);
     let entries = tables.entries(bundle, pairs.clone());
-    let tile = r / ROW_TILE * tables.layout().n_pairs;
+    let tile = r / ROW_TILE * tables.layout().grid.n_units;
     let mut sum = 0;
     for (i, pair) in pairs.enumerate() {
         let code = usize::from(matrix.codes[(tile + pair) * PAIR_BYTES + r % ROW_TILE]);
@@ -61,7 +63,7 @@ fn group_sum(
 }
 
 macro_rules! compiled {
-    ($name:ident, $set:path, $arch:literal, $features:literal) => {
+    ($name:ident, $set:ty, $arch:literal, $features:literal) => {
         /// # Safety
         /// The machine has the instructions.
         #[cfg(target_arch = $arch)]
@@ -73,45 +75,97 @@ macro_rules! compiled {
     };
 }
 
-compiled!(avx2, crate::simd::avx2::Avx2, "x86_64", "avx2,fma");
-compiled!(avx512, crate::simd::avx512::Avx512, "x86_64", "avx512f,avx512bw,avx512vl,avx2,fma");
-compiled!(neon, crate::simd::neon::Neon, "aarch64", "neon");
+/// A way to look up all rows of a thread in the tables of one bundle.
+///
+/// # Safety
+/// The machine has the instructions, and the panel's tables are laid out for its matrix.
+pub(super) trait Form {
+    /// Tiles that a vector of sums spans.
+    const TILES: usize;
+    unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>);
+}
+
+/// Lookups of one section at a time in vectors of rows.
+struct Shuffles<L>(PhantomData<L>);
+
+compiled!(avx2, Shuffles<crate::simd::avx2::Avx2>, "x86_64", "avx2,fma");
+compiled!(
+    avx512,
+    Shuffles<crate::simd::avx512::Avx512>,
+    "x86_64",
+    "avx512f,avx512bw,avx512vl,avx2,fma"
+);
+compiled!(
+    avx512_vbmi,
+    super::lookup_vbmi::Vbmi,
+    "x86_64",
+    "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma"
+);
+compiled!(neon, Shuffles<crate::simd::neon::Neon>, "aarch64", "neon");
 
 /// Some groups of one bundle: what all tiles of a pass have in common.
-struct Panel<'a> {
-    matrix: &'a SectionMatrix<'a>,
-    tables: Tables<'a>,
-    bundle: Bundle,
-    groups: Range<usize>,
+pub(super) struct Panel<'a> {
+    pub matrix: &'a SectionMatrix<'a>,
+    pub tables: Tables<'a>,
+    pub bundle: Bundle,
+    pub groups: Range<usize>,
+}
+
+impl Panel<'_> {
+    /// Bytes of a tile's codes.
+    pub(super) fn tile_bytes(&self) -> usize {
+        self.tables.layout().grid.n_units * PAIR_BYTES
+    }
+
+    /// How many bytes ahead of the codes of `pair` to prefetch for strips of `n_tiles` tiles: past the end of
+    /// the panel these streams go on with other tiles.
+    pub(super) fn ahead(&self, pair: usize, n_tiles: usize) -> usize {
+        let grid = self.tables.layout().grid;
+        let end = grid.units(self.groups.end - 1).end * PAIR_BYTES;
+        if pair * PAIR_BYTES + AHEAD_BYTES < end {
+            return AHEAD_BYTES;
+        }
+        let panel_bytes = end - grid.units(self.groups.start).start * PAIR_BYTES;
+        AHEAD_BYTES + n_tiles * self.tile_bytes() - panel_bytes
+    }
 }
 
 /// Totals of a vector's rows for one token.
-type Totals = [f32; 2 * ROW_TILE];
+pub(super) type Totals = [f32; 2 * ROW_TILE];
 
 /// # Safety
-/// The machine has the instructions of `L`, and `tables` are laid out for the matrix.
+/// The machine has the instructions of `F`, and `tables` are laid out for the matrix.
 #[inline(always)]
-unsafe fn product<L: Lookup>(matrix: &SectionMatrix<'_>, tables: Tables<'_>, y: &mut Output<'_>) {
-    let layout = *tables.layout();
-    let n_columns = tables.n_columns();
-    let n_bundles = n_columns.div_ceil(BUNDLE);
+unsafe fn product<F: Form>(matrix: &SectionMatrix<'_>, tables: Tables<'_>, y: &mut Output<'_>) {
+    let (grid, n_columns) = (tables.layout().grid, tables.n_columns());
+    let n_bundles = grid.n_bundles(n_columns);
     let panel_groups =
-        if n_bundles > 1 { (PANEL_PAIRS / layout.group_pairs).max(1) } else { layout.n_groups };
+        if n_bundles > 1 { (PANEL_PAIRS / grid.group_units).max(1) } else { grid.n_groups };
     // All columns pass over a panel of codes before the next panel: it comes from memory once.
-    for begin in (0..layout.n_groups).step_by(panel_groups) {
-        let groups = begin..layout.n_groups.min(begin + panel_groups);
+    for begin in (0..grid.n_groups).step_by(panel_groups) {
+        let groups = begin..grid.n_groups.min(begin + panel_groups);
         for index in 0..n_bundles {
-            let bundle = TableLayout::bundle(n_columns, index);
+            let bundle = grid.bundle(n_columns, index);
             let panel = Panel { matrix, tables, bundle, groups: groups.clone() };
-            // SAFETY: the caller's promise. Tiles side by side share the loads of tables; as many as
-            // leave sums, indexes and tables in registers.
-            unsafe {
-                match bundle.width {
-                    1 => strips::<L, 1, 4>(&panel, y),
-                    2 => strips::<L, 2, 2>(&panel, y),
-                    3 => strips::<L, 3, 1>(&panel, y),
-                    _ => strips::<L, 4, 1>(&panel, y),
-                }
+            // SAFETY: the caller's promise.
+            unsafe { F::bundle(&panel, y) };
+        }
+    }
+}
+
+impl<L: Lookup> Form for Shuffles<L> {
+    const TILES: usize = L::TILES;
+
+    #[inline(always)]
+    unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>) {
+        // SAFETY: the caller's promise. Tiles side by side share the loads of tables; as many as leave
+        // sums, indexes and tables in registers.
+        unsafe {
+            match panel.bundle.width {
+                1 => strips::<L, 1, 4>(panel, y),
+                2 => strips::<L, 2, 2>(panel, y),
+                3 => strips::<L, 3, 1>(panel, y),
+                _ => strips::<L, 4, 1>(panel, y),
             }
         }
     }
@@ -149,13 +203,12 @@ unsafe fn strip<L: Lookup, const C: usize, const N: usize>(
     y: &mut Output<'_>,
 ) {
     let (tables, layout) = (panel.tables, panel.tables.layout());
-    let tile_bytes = layout.n_pairs * PAIR_BYTES;
-    let panel_end = layout.pairs(panel.groups.end - 1).end * PAIR_BYTES;
+    let tile_bytes = panel.tile_bytes();
     let mut totals = [[[0.0; 2 * ROW_TILE]; C]; N];
     if panel.groups.start > 0 {
-        load_totals::<L, C, N>(panel, first, n_tiles, y, &mut totals);
+        load_totals::<Shuffles<L>, C, N>(panel, first, n_tiles, y, &mut totals);
     }
-    // SAFETY: the instructions are the caller's promise. Codes are n_pairs * PAIR_BYTES per tile (the
+    // SAFETY: the instructions are the caller's promise. Codes are n_units * PAIR_BYTES per tile (the
     // matrix was checked, and the layout is for it); of tiles that do not exist the last one that does
     // is read again. Entries of a bundle are `C` times 32 bytes per pair.
     unsafe {
@@ -167,16 +220,10 @@ unsafe fn strip<L: Lookup, const C: usize, const N: usize>(
             }
         }
         for g in panel.groups.clone() {
-            let pairs = layout.pairs(g);
+            let pairs = layout.grid.units(g);
             let mut sums = [[L::sums(2 * pairs.len()); C]; N];
             let mut entries = tables.entries(panel.bundle, pairs.clone()).as_ptr();
-            // Past the end of the panel these streams go on with other tiles.
-            let ahead = if pairs.start * PAIR_BYTES + AHEAD_BYTES < panel_end {
-                AHEAD_BYTES
-            } else {
-                let panel_bytes = panel_end - layout.pairs(panel.groups.start).start * PAIR_BYTES;
-                AHEAD_BYTES + N * L::TILES * tile_bytes - panel_bytes
-            };
+            let ahead = panel.ahead(pairs.start, N * L::TILES);
             for at in pairs.map(|pair| pair * PAIR_BYTES) {
                 let mut index = [[L::table(entries); 2]; N];
                 for n in 0..N {
@@ -207,19 +254,19 @@ unsafe fn strip<L: Lookup, const C: usize, const N: usize>(
             }
         }
     }
-    store_totals::<L, C, N>(panel, first, n_tiles, y, &totals);
+    store_totals::<Shuffles<L>, C, N>(panel, first, n_tiles, y, &totals);
 }
 
 /// The rows of one tile and where they are in the totals: [vector], [row in vector].
 #[inline(always)]
-fn tile_rows<L: Lookup>(first: usize, i: usize, y: &Output<'_>) -> (Range<usize>, usize, usize) {
+fn tile_rows<F: Form>(first: usize, i: usize, y: &Output<'_>) -> (Range<usize>, usize, usize) {
     let begin = (first + i) * ROW_TILE;
-    (begin..y.rows().end.min(begin + ROW_TILE), i / L::TILES, i % L::TILES * ROW_TILE)
+    (begin..y.rows().end.min(begin + ROW_TILE), i / F::TILES, i % F::TILES * ROW_TILE)
 }
 
 /// Fetches the totals of the panels before this one.
 #[inline(always)]
-fn load_totals<L: Lookup, const C: usize, const N: usize>(
+pub(super) fn load_totals<F: Form, const C: usize, const N: usize>(
     panel: &Panel<'_>,
     first: usize,
     n_tiles: usize,
@@ -228,7 +275,7 @@ fn load_totals<L: Lookup, const C: usize, const N: usize>(
 ) {
     let parts = panel.tables.layout().entry.parts();
     for i in 0..n_tiles {
-        let (rows, n, at) = tile_rows::<L>(first, i, y);
+        let (rows, n, at) = tile_rows::<F>(first, i, y);
         for j in 0..C / parts {
             let from = y.token_rows(panel.bundle.first / parts + j, rows.clone());
             totals[n][j][at..at + from.len()].copy_from_slice(from);
@@ -238,7 +285,7 @@ fn load_totals<L: Lookup, const C: usize, const N: usize>(
 
 /// Writes totals, after the last panel times the scales of the rows.
 #[inline(always)]
-fn store_totals<L: Lookup, const C: usize, const N: usize>(
+pub(super) fn store_totals<F: Form, const C: usize, const N: usize>(
     panel: &Panel<'_>,
     first: usize,
     n_tiles: usize,
@@ -246,9 +293,9 @@ fn store_totals<L: Lookup, const C: usize, const N: usize>(
     totals: &[[Totals; C]; N],
 ) {
     let parts = panel.tables.layout().entry.parts();
-    let last = panel.groups.end == panel.tables.layout().n_groups;
+    let last = panel.groups.end == panel.tables.layout().grid.n_groups;
     for i in 0..n_tiles {
-        let (rows, n, at) = tile_rows::<L>(first, i, y);
+        let (rows, n, at) = tile_rows::<F>(first, i, y);
         let scales = &panel.matrix.row_scale[rows.clone()];
         for j in 0..C / parts {
             let to = y.token_rows(panel.bundle.first / parts + j, rows.clone());

@@ -9,12 +9,21 @@
 //! The inner sum is an exact integer sum, the outer one runs over the groups in order by fused
 //! multiply-add. All forms give the same bits, for one token and for many.
 
+mod bundles;
+mod decode;
+mod decoder;
 mod fill;
+mod inputs;
 mod lookup;
+#[cfg(target_arch = "x86_64")]
+mod lookup_vbmi;
 mod matrix;
 mod shape;
 mod tables;
 
+pub use decoder::Decoder;
+pub(crate) use decoder::{AtomBytes, FINE};
+pub use inputs::{InputLayout, InputOutput, Inputs};
 pub use matrix::SectionMatrix;
 pub(crate) use shape::BIAS;
 pub use shape::{ATOMS, BLOCK, MAX_SECTIONS, PAIR_BYTES, SectionShape, TableEntry, TableLayout};

@@ -1,23 +1,17 @@
-//! Sizes and positions of the `sections` code: the one place where its layout is computed.
+//! Checked sizes of what a product of the `sections` code reads and prepares.
 
+use format::MatrixShape;
+use format::sections::SectionsLayout;
+pub use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
+
+use super::bundles::Grid;
 use crate::{KernelError, ROW_TILE};
 
-/// Inputs per block, the length of an atom.
-pub const BLOCK: usize = 8;
-/// Atoms per section: what four bits can name, and what one byte shuffle can look up.
-pub const ATOMS: usize = 16;
-/// Most sections of a dictionary.
-pub const MAX_SECTIONS: usize = 16;
 /// Bytes of a tile's codes for a pair of planes: one byte per row.
 pub const PAIR_BYTES: usize = ROW_TILE;
 
-/// Shape of a matrix coded in sections.
-///
-/// A *plane* is one section of one block: plane `block * n_sections + section` says for every row
-/// which atom of the section the row uses in the block. Codes lie in tiles of 32 rows; a tile holds
-/// its planes two by two: byte i of a pair is row `32 * tile + i`, the low nibble the even plane, the
-/// high nibble the odd one. If the number of planes is odd, the last high nibbles are not used and
-/// may hold anything; so may the nibbles of rows from `d_out` up to the end of the last tile.
+/// Shape of a matrix coded in sections; where its codes lie says [`SectionsLayout`]. Nibbles of padded rows, and of the
+/// odd plane that is missing where the number of planes is odd, are not used and may hold anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SectionShape {
     /// Number of inputs; the last block is filled up with zero inputs.
@@ -32,13 +26,18 @@ impl SectionShape {
     /// Blocks of a row.
     #[must_use]
     pub fn n_blocks(self) -> usize {
-        self.d_in.div_ceil(BLOCK)
+        self.layout().n_blocks()
+    }
+
+    fn layout(self) -> SectionsLayout {
+        let shape = MatrixShape::new(self.d_in, self.d_out);
+        SectionsLayout { shape, sections: self.n_sections }
     }
 
     /// Tiles of 32 rows.
     #[must_use]
     pub fn n_tiles(self) -> usize {
-        self.d_out.div_ceil(ROW_TILE)
+        self.layout().n_tiles()
     }
 
     /// Bytes of one tile's codes.
@@ -100,38 +99,23 @@ impl TableEntry {
 /// Where the entries and scales of lookup tables lie. The layout is private to this crate; callers
 /// need its size.
 ///
-/// A token has one column of tables per part of an entry. Four columns at a time form a *bundle*
-/// (the last one may be narrower): pair of planes by pair of planes, the tables of all its columns
-/// lie side by side, 32 bytes each, so that the lookup of four columns walks one stream. The
-/// scales of the bundle, [column, group], follow. Entries are stored plus `BIAS`.
+/// A token has one column of tables per part of an entry. Four columns at a time form a bundle: pair
+/// of planes by pair of planes, the tables of all its columns lie side by side, 32 bytes each, and the
+/// scales (F32) of the bundle, [column, group], follow. Entries are stored plus `BIAS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableLayout {
     pub(crate) d_in: usize,
     pub(crate) n_sections: usize,
     pub(crate) entry: TableEntry,
-    /// Pairs of planes.
-    pub(crate) n_pairs: usize,
-    /// Pairs of planes in each group but perhaps the last.
-    pub(crate) group_pairs: usize,
-    pub(crate) n_groups: usize,
-    /// Bytes of one column with its scales.
-    pub(crate) column_bytes: usize,
+    /// A unit is the table of a pair of planes: the even plane's 16 entries, then the odd plane's.
+    pub(crate) grid: Grid,
 }
 
 /// What is added to an entry, so that the bytes are unsigned: sums of unsigned bytes can be split into
 /// even and odd rows without unpacking.
 pub(crate) const BIAS: i32 = 128;
 /// Most columns of a bundle.
-pub(crate) const BUNDLE: usize = 4;
-
-/// Some columns whose tables lie side by side.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bundle {
-    /// First column.
-    pub first: usize,
-    /// Columns: 1..=BUNDLE.
-    pub width: usize,
-}
+const BUNDLE: usize = 4;
 
 impl TableLayout {
     /// Layout of the tables for matrices of `d_in` inputs and `n_sections` sections.
@@ -158,49 +142,20 @@ impl TableLayout {
         }
         let n_pairs = n_planes(d_in, n_sections)?.div_ceil(2);
         let group_pairs = group_blocks * n_sections / 2;
-        let n_groups = n_pairs.div_ceil(group_pairs);
-        let bytes = n_pairs * PAIR_BYTES + n_groups * size_of::<f32>();
-        let column_bytes = bytes.next_multiple_of(PAIR_BYTES);
-        Ok(Self { d_in, n_sections, entry, n_pairs, group_pairs, n_groups, column_bytes })
+        let grid = Grid::new(BUNDLE, (n_pairs, PAIR_BYTES), group_pairs, size_of::<f32>());
+        Ok(Self { d_in, n_sections, entry, grid })
     }
 
     /// Bytes of one token's tables: an I8 tensor [bytes_per_token, n_tokens] holds the tables of
     /// `n_tokens` tokens (interleaved, not token after token).
     #[must_use]
     pub fn bytes_per_token(&self) -> usize {
-        self.column_bytes * self.entry.parts()
+        self.grid.column_bytes * self.entry.parts()
     }
 
     /// Columns of `n_tokens` tokens, if their tables fit into memory.
     pub(crate) fn n_columns(&self, n_tokens: usize) -> Result<usize, KernelError> {
-        let reason = "too many tokens";
-        let n_bytes = self.bytes_per_token().checked_mul(n_tokens);
-        n_bytes
-            .filter(|&n| n <= isize::MAX as usize)
-            .map(|_| n_tokens * self.entry.parts())
-            .ok_or(KernelError::Dimension { what: "n_tokens", value: n_tokens, reason })
-    }
-
-    /// The bundles of `n_columns` columns.
-    pub(crate) fn bundle(n_columns: usize, index: usize) -> Bundle {
-        let first = index * BUNDLE;
-        Bundle { first, width: BUNDLE.min(n_columns - first) }
-    }
-
-    /// The pairs of planes of group `g`.
-    pub(crate) fn pairs(&self, g: usize) -> std::ops::Range<usize> {
-        g * self.group_pairs..self.n_pairs.min((g + 1) * self.group_pairs)
-    }
-
-    /// First byte of the table of a bundle's first column for `pair`: the even plane's 16 entries,
-    /// then the odd plane's. The next column follows, and after the last one the next pair.
-    pub(crate) fn entries_at(&self, bundle: Bundle, pair: usize) -> usize {
-        bundle.first * self.column_bytes + pair * PAIR_BYTES * bundle.width
-    }
-
-    /// First byte of the scales (F32) of a bundle's columns for group `g`.
-    pub(crate) fn scales_at(&self, bundle: Bundle, g: usize) -> usize {
-        self.entries_at(bundle, self.n_pairs) + g * bundle.width * size_of::<f32>()
+        self.grid.check(n_tokens.checked_mul(self.entry.parts()), n_tokens)
     }
 }
 

@@ -6,13 +6,13 @@
 //! if all projections are below 2^-100, and NaN if one is not finite, which makes the token's
 //! results NaN as the dense product would.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 
 use half::f16;
 
+use super::bundles::{Bundle, BundleOutput, Stretch};
 use super::fill;
-use super::shape::{ATOMS, BLOCK, BUNDLE, Bundle, TableLayout};
+use super::shape::{ATOMS, BLOCK, TableLayout};
 use crate::error::check_len;
 use crate::isa::Level;
 use crate::{Columns, Isa, KernelError, Part};
@@ -26,12 +26,35 @@ pub enum Atoms<'a> {
     F32(&'a [f32]),
 }
 
+/// A dictionary turned around, `[section][position][atom]`: what 16 atoms have at a position lies side by side.
+pub(super) type Turned = Vec<[[f32; ATOMS]; BLOCK]>;
+
+impl Atoms<'_> {
+    /// The atoms in F32, turned around.
+    pub(super) fn turned(self, n_sections: usize) -> Result<Turned, KernelError> {
+        let values: Vec<f32> = match self {
+            Atoms::F16(dict) => dict.iter().map(|v| v.to_f32()).collect(),
+            Atoms::F32(dict) => dict.to_vec(),
+        };
+        check_len("dict", BLOCK * ATOMS * n_sections, values.len())?;
+        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
+            return Err(KernelError::NonFinite { what: "dict", index, value: values[index] });
+        }
+        let mut atoms = vec![[[0.0; ATOMS]; BLOCK]; n_sections];
+        for (i, &value) in values.iter().enumerate() {
+            let (section, atom, j) = (i / (BLOCK * ATOMS), i / BLOCK % ATOMS, i % BLOCK);
+            atoms[section][j][atom] = value;
+        }
+        Ok(atoms)
+    }
+}
+
 /// Makes the lookup tables for the matrices coded over one dictionary.
 #[derive(Clone, Debug)]
 pub struct TableBuilder {
     layout: TableLayout,
-    /// The dictionary turned around, `atoms[section][j][atom]`, so that 16 projections grow side by side.
-    atoms: Vec<[[f32; ATOMS]; BLOCK]>,
+    /// Turned around, so that 16 projections grow side by side.
+    atoms: Turned,
 }
 
 impl TableBuilder {
@@ -43,19 +66,7 @@ impl TableBuilder {
     /// # Errors
     /// [`KernelError`] if the length does not fit or an atom is not finite.
     pub fn new(layout: TableLayout, dict: Atoms<'_>) -> Result<Self, KernelError> {
-        let values: Vec<f32> = match dict {
-            Atoms::F16(dict) => dict.iter().map(|v| v.to_f32()).collect(),
-            Atoms::F32(dict) => dict.to_vec(),
-        };
-        check_len("dict", BLOCK * ATOMS * layout.n_sections, values.len())?;
-        if let Some(index) = values.iter().position(|v| !v.is_finite()) {
-            return Err(KernelError::NonFinite { what: "dict", index, value: values[index] });
-        }
-        let mut atoms = vec![[[0.0; ATOMS]; BLOCK]; layout.n_sections];
-        for (i, &value) in values.iter().enumerate() {
-            let (section, atom, j) = (i / (BLOCK * ATOMS), i / BLOCK % ATOMS, i % BLOCK);
-            atoms[section][j][atom] = value;
-        }
+        let atoms = dict.turned(layout.n_sections)?;
         Ok(Self { layout, atoms })
     }
 
@@ -105,15 +116,10 @@ impl TableBuilder {
 /// The tables of some tokens, of which one thread writes its share.
 #[derive(Debug)]
 pub struct TableOutput<'a> {
-    data: *mut u8,
     layout: TableLayout,
     n_tokens: usize,
-    part: Part,
-    borrowed: PhantomData<&'a mut [u8]>,
+    columns: BundleOutput<'a>,
 }
-
-// SAFETY: as for `Output`: nobody else holds the pieces of this part.
-unsafe impl Send for TableOutput<'_> {}
 
 impl<'a> TableOutput<'a> {
     /// One `TableOutput` for each of `nth` threads.
@@ -126,18 +132,9 @@ impl<'a> TableOutput<'a> {
         n_tokens: usize,
         nth: usize,
     ) -> Result<Vec<Self>, KernelError> {
-        layout.n_columns(n_tokens)?;
-        check_len("tables", layout.bytes_per_token() * n_tokens, data.len())?;
-        Part::new(0, nth)?;
-        let data = data.as_mut_ptr();
-        (0..nth)
-            .map(|ith| {
-                let part = Part::new(ith, nth)?;
-                // SAFETY: the length was checked just above, `data` is borrowed mutably for 'a, and
-                // this is the only `TableOutput` made for `part`.
-                unsafe { Self::from_raw(data, layout, n_tokens, part) }
-            })
-            .collect()
+        let n_columns = layout.n_columns(n_tokens)?;
+        let parts = BundleOutput::split("tables", data, layout.grid, n_columns, nth)?.into_iter();
+        Ok(parts.map(|columns| Self { layout: *layout, n_tokens, columns }).collect())
     }
 
     /// The share of `part`, for a thread of a foreign pool.
@@ -155,8 +152,10 @@ impl<'a> TableOutput<'a> {
         n_tokens: usize,
         part: Part,
     ) -> Result<Self, KernelError> {
-        layout.n_columns(n_tokens)?;
-        Ok(Self { data, layout: *layout, n_tokens, part, borrowed: PhantomData })
+        let n_columns = layout.n_columns(n_tokens)?;
+        // SAFETY: the caller's promise; the columns were just checked to fit.
+        let columns = unsafe { BundleOutput::from_raw(data, layout.grid, n_columns, part) };
+        Ok(Self { layout: *layout, n_tokens, columns })
     }
 
     /// The layout.
@@ -164,18 +163,9 @@ impl<'a> TableOutput<'a> {
         self.layout
     }
 
-    /// The groups this thread writes, numbered through bundle after bundle.
-    fn groups(&self) -> Range<usize> {
-        self.part.of(self.n_columns().div_ceil(BUNDLE) * self.layout.n_groups)
-    }
-
     /// The bundles of which this thread writes some groups.
     pub(crate) fn bundles(&self) -> Range<usize> {
-        let groups = self.groups();
-        if groups.is_empty() {
-            return 0..0;
-        }
-        groups.start / self.layout.n_groups..groups.end.div_ceil(self.layout.n_groups)
+        self.columns.bundles()
     }
 
     /// This thread's groups of bundle `index`.
@@ -183,40 +173,8 @@ impl<'a> TableOutput<'a> {
     /// # Panics
     /// If it has none.
     pub(crate) fn stretch(&mut self, index: usize) -> Stretch<'_> {
-        let (own, before) = (self.groups(), index * self.layout.n_groups);
-        let begin = own.start.max(before);
-        let end = own.end.min(before + self.layout.n_groups);
-        assert!(begin < end, "no group of bundle {index} is in {own:?}");
-        let bundle = TableLayout::bundle(self.n_columns(), index);
-        let groups = begin - before..end - before;
-        let entries = self.layout.entries_at(bundle, self.layout.pairs(groups.start).start);
-        let entries_end = self.layout.entries_at(bundle, self.layout.pairs(groups.end - 1).end);
-        let scales = self.layout.scales_at(bundle, groups.start);
-        let scales_end = self.layout.scales_at(bundle, groups.end);
-        // SAFETY: both ranges lie in the bundle's bytes (the layout's arithmetic, with a bundle and
-        // groups that exist), do not overlap, and belong to these groups alone, which are ours.
-        let (entries, scales) = unsafe {
-            (
-                std::slice::from_raw_parts_mut(self.data.add(entries), entries_end - entries),
-                std::slice::from_raw_parts_mut(self.data.add(scales), scales_end - scales),
-            )
-        };
-        Stretch { bundle, groups, entries, scales }
+        self.columns.stretch(index)
     }
-
-    fn n_columns(&self) -> usize {
-        self.n_tokens * self.layout.entry.parts()
-    }
-}
-
-/// The tables of some groups of blocks for one bundle of columns.
-pub(crate) struct Stretch<'a> {
-    pub bundle: Bundle,
-    pub groups: Range<usize>,
-    /// [even plane 16 | odd plane 16, column, pair]
-    pub entries: &'a mut [u8],
-    /// F32 in native byte order, [column, group]
-    pub scales: &'a mut [u8],
 }
 
 /// The finished tables of some tokens.
@@ -256,13 +214,13 @@ impl<'a> Tables<'a> {
 
     /// Entries of `pairs` for a bundle: [even plane 16 | odd plane 16, column, pair].
     pub(crate) fn entries(&self, bundle: Bundle, pairs: Range<usize>) -> &'a [u8] {
-        let begin = self.layout.entries_at(bundle, pairs.start);
-        &self.data[begin..self.layout.entries_at(bundle, pairs.end)]
+        let grid = &self.layout.grid;
+        &self.data[grid.units_at(bundle, pairs.start)..grid.units_at(bundle, pairs.end)]
     }
 
     /// Scale of a bundle's column in group `g`.
     pub(crate) fn scale(&self, bundle: Bundle, g: usize, column: usize) -> f32 {
-        let at = self.layout.scales_at(bundle, g) + column * size_of::<f32>();
+        let at = self.layout.grid.scales_at(bundle, g) + column * size_of::<f32>();
         f32::from_ne_bytes(self.data[at..][..4].try_into().expect("four bytes"))
     }
 }

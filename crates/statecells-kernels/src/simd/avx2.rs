@@ -2,8 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{Floats, Lookup};
-use crate::sections::BIAS;
+use std::ops::Range;
+
+use super::{Bytes, Dot, Floats, Lookup, decode_lanes};
+use crate::sections::{AtomBytes, BIAS};
 
 /// Name of the instruction set.
 #[derive(Clone, Copy)]
@@ -192,5 +194,176 @@ unsafe fn add_scaled(sums: __m128i, scale: __m256, total: *mut f32) {
     unsafe {
         let sums = _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(sums));
         _mm256_storeu_ps(total, _mm256_fmadd_ps(scale, sums, _mm256_loadu_ps(total)));
+    }
+}
+
+impl Bytes for Avx2 {
+    #[inline(always)]
+    unsafe fn splat_bytes(value: u8) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_set1_epi8(value as i8) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_bytes(a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_add_epi8(a, b) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_words(bytes: [__m256i; 4], out: [*mut u8; 2]) {
+        // SAFETY: see the trait.
+        unsafe {
+            let [a, b, c, d] = bytes;
+            let (ab, cd) = (_mm256_unpacklo_epi8(a, b), _mm256_unpacklo_epi8(c, d));
+            let (ab_up, cd_up) = (_mm256_unpackhi_epi8(a, b), _mm256_unpackhi_epi8(c, d));
+            // Of rows 0..16 in the lower halves and of rows 16..32 in the upper ones, four each.
+            let fours = [
+                _mm256_unpacklo_epi16(ab, cd),
+                _mm256_unpackhi_epi16(ab, cd),
+                _mm256_unpacklo_epi16(ab_up, cd_up),
+                _mm256_unpackhi_epi16(ab_up, cd_up),
+            ];
+            for i in [0, 2] {
+                let low = _mm256_permute2x128_si256::<0x20>(fours[i], fours[i + 1]);
+                let high = _mm256_permute2x128_si256::<0x31>(fours[i], fours[i + 1]);
+                _mm256_storeu_si256(out[0].add(16 * i).cast(), low);
+                _mm256_storeu_si256(out[1].add(16 * i).cast(), high);
+            }
+        }
+    }
+}
+
+/// AVX2 alone: products of magnitudes with the inputs' signs turned, since sums of two products of an
+/// unsigned byte and a signed one do not fit into 16 bits if both are whole bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Signs;
+
+impl Dot for Signs {
+    const LANES: usize = 8;
+    const BIAS: i32 = 0;
+    type Sums = __m256i;
+    type Words = __m256i;
+
+    #[inline(always)]
+    unsafe fn sums(value: i32) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { Vnni::sums(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { Vnni::weights(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { Vnni::inputs(from) }
+    }
+
+    /// Magnitudes are at most 127, so that the sum of two products is at most 32258.
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe {
+            let signed = _mm256_sign_epi8(inputs, weights);
+            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
+            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn weight(weights: __m256i, i: usize) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe {
+            let up = _mm256_sllv_epi32(weights, _mm256_set1_epi32(24 - 8 * i as i32));
+            _mm256_srai_epi32::<24>(up)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: __m256i, scale: f32, total: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe { Vnni::add_scaled(sums, scale, total) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(
+        atoms: &[AtomBytes],
+        codes: *const u8,
+        blocks: Range<usize>,
+        out: [*mut u8; 2],
+        word_bytes: usize,
+    ) {
+        // SAFETY: see the trait.
+        unsafe { decode_lanes::<Avx2>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
+    }
+}
+
+/// AVX2 with the dot products of AVX-VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Vnni;
+
+impl Dot for Vnni {
+    const LANES: usize = 8;
+    const BIAS: i32 = 128;
+    type Sums = __m256i;
+    type Words = __m256i;
+
+    #[inline(always)]
+    unsafe fn sums(value: i32) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_loadu_si256(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe { _mm256_dpbusd_avx_epi32(sums, weights, inputs) }
+    }
+
+    #[inline(always)]
+    unsafe fn weight(weights: __m256i, i: usize) -> __m256i {
+        // SAFETY: see the trait.
+        unsafe {
+            let byte = _mm256_srlv_epi32(weights, _mm256_set1_epi32(8 * i as i32));
+            let byte = _mm256_and_si256(byte, _mm256_set1_epi32(255));
+            _mm256_sub_epi32(byte, _mm256_set1_epi32(Self::BIAS))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: __m256i, scale: f32, total: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe {
+            let (scale, sums) = (_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums));
+            _mm256_storeu_ps(total, _mm256_fmadd_ps(scale, sums, _mm256_loadu_ps(total)));
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(
+        atoms: &[AtomBytes],
+        codes: *const u8,
+        blocks: Range<usize>,
+        out: [*mut u8; 2],
+        word_bytes: usize,
+    ) {
+        // SAFETY: see the trait.
+        unsafe { decode_lanes::<Avx2>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
     }
 }

@@ -1,11 +1,12 @@
-//! AVX-512 F, BW and VL. The byte shuffle looks up 16 entries in each 128-bit lane, as on AVX2, so a
-//! vector spans two tiles; VBMI's 64-entry shuffle would need four sections per table and has no use
-//! for 4-bit codes.
+//! AVX-512 F, BW and VL, and the dot products of VNNI. The byte shuffle looks up 16 entries in each
+//! 128-bit lane, as on AVX2, so a vector spans two tiles.
 
 use std::arch::x86_64::*;
 
-use super::{Floats, Lookup};
-use crate::sections::BIAS;
+use std::ops::Range;
+
+use super::{Dot, Floats, HALF_STEP, Lookup};
+use crate::sections::{AtomBytes, BIAS, PAIR_BYTES};
 
 /// Name of the instruction set.
 #[derive(Clone, Copy)]
@@ -190,5 +191,105 @@ unsafe fn add_scaled(sums: __m256i, scale: __m512, total: *mut f32) {
     unsafe {
         let sums = _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(sums));
         _mm512_storeu_ps(total, _mm512_fmadd_ps(scale, sums, _mm512_loadu_ps(total)));
+    }
+}
+
+/// AVX-512 with VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Vnni;
+
+impl Dot for Vnni {
+    const LANES: usize = 16;
+    const BIAS: i32 = 128;
+    type Sums = __m512i;
+    type Words = __m512i;
+
+    #[inline(always)]
+    unsafe fn sums(value: i32) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_set1_epi32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_loadu_si512(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_set1_epi32(from.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn dot(sums: __m512i, weights: __m512i, inputs: __m512i) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe { _mm512_dpbusd_epi32(sums, weights, inputs) }
+    }
+
+    #[inline(always)]
+    unsafe fn weight(weights: __m512i, i: usize) -> __m512i {
+        // SAFETY: see the trait.
+        unsafe {
+            let byte = _mm512_srlv_epi32(weights, _mm512_set1_epi32(8 * i as i32));
+            let byte = _mm512_and_si512(byte, _mm512_set1_epi32(255));
+            _mm512_sub_epi32(byte, _mm512_set1_epi32(Self::BIAS))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: __m512i, scale: f32, total: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe {
+            let (scale, sums) = (_mm512_set1_ps(scale), _mm512_cvtepi32_ps(sums));
+            _mm512_storeu_ps(total, _mm512_fmadd_ps(scale, sums, _mm512_loadu_ps(total)));
+        }
+    }
+
+    /// The 16 atoms' bytes for half a block are a vector of 32-bit words: one shuffle gives four bytes of
+    /// 16 rows, in the order that the product wants.
+    #[inline(always)]
+    unsafe fn decode(
+        atoms: &[AtomBytes],
+        codes: *const u8,
+        blocks: Range<usize>,
+        out: [*mut u8; 2],
+        word_bytes: usize,
+    ) {
+        // SAFETY: see the trait; planes are those of the blocks, two in 32 bytes.
+        unsafe {
+            let mut at = 0;
+            for block in blocks {
+                for (rows, out) in out.into_iter().enumerate() {
+                    let mut coarse = [_mm512_set1_epi8(Self::BIAS as i8); 2];
+                    let mut rest = [_mm512_set1_epi8(HALF_STEP as i8); 2];
+                    for (plane, section) in (block * atoms.len()..).zip(atoms) {
+                        let codes = codes.add(plane / 2 * PAIR_BYTES + 16 * rows);
+                        let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
+                        // The shuffle looks at the lowest four bits only.
+                        let nibble = _mm512_set1_epi32((plane % 2 * 4) as i32);
+                        let index = _mm512_srlv_epi32(codes, nibble);
+                        for half in 0..2 {
+                            let [a, b] = &section.words[half];
+                            let a = _mm512_loadu_si512(a.as_ptr().cast());
+                            let b = _mm512_loadu_si512(b.as_ptr().cast());
+                            let a = _mm512_permutexvar_epi32(index, a);
+                            let b = _mm512_permutexvar_epi32(index, b);
+                            coarse[half] = _mm512_add_epi8(coarse[half], a);
+                            rest[half] = _mm512_add_epi8(rest[half], b);
+                        }
+                    }
+                    for half in 0..2 {
+                        // The rest is in sixteenths.
+                        let up = _mm512_srli_epi16::<4>(rest[half]);
+                        let up = _mm512_and_si512(up, _mm512_set1_epi8(15));
+                        let bytes = _mm512_add_epi8(coarse[half], up);
+                        _mm512_storeu_si512(out.add(at + half * word_bytes).cast(), bytes);
+                    }
+                }
+                at += 2 * word_bytes;
+            }
+        }
     }
 }

@@ -5,12 +5,21 @@
 //! each of them would be a call: they are `inline(always)`, and the loops take no closures and call no
 //! generic library functions on the way, which would not inherit the instructions.
 
+use std::ops::Range;
+
+use crate::sections::{AtomBytes, FINE, PAIR_BYTES};
+
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+
+/// What rounds a sum of atoms to the nearest step.
+const HALF_STEP: u8 = FINE as u8 / 2;
+// The high nibble of a byte is its sixteenth.
+const _: () = assert!(FINE == 16);
 
 /// Vectors of floats.
 ///
@@ -69,4 +78,96 @@ pub(crate) trait Lookup: Copy {
     unsafe fn flush(sums: Self::Sums, scale: f32, total: *mut f32);
     /// Asks for the cache line at `at`, which need not be a valid address.
     unsafe fn prefetch(at: *const u8);
+}
+
+/// Bytes of 32 rows at a time, for decoders that look up one position of a block after the other.
+///
+/// # Safety
+/// As for [`Floats`].
+pub(crate) trait Bytes: Lookup {
+    unsafe fn splat_bytes(value: u8) -> Self::Bytes;
+    /// Modulo 256.
+    unsafe fn add_bytes(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Row by row the four bytes of four positions: 64 bytes of the first 16 rows, then of the others.
+    unsafe fn store_words(bytes: [Self::Bytes; 4], out: [*mut u8; 2]);
+}
+
+/// Products of bytes, summed four by four, for vectors of rows.
+///
+/// # Safety
+/// As for [`Floats`].
+pub(crate) trait Dot: Copy {
+    /// Rows of a vector: 4, 8 or 16.
+    const LANES: usize;
+    /// What is added to weights, so that they are unsigned; 0 where the instructions take signed ones.
+    const BIAS: i32;
+    /// A 32-bit sum per row.
+    type Sums: Copy;
+    /// Four bytes per row, or the same four for all rows.
+    type Words: Copy;
+
+    /// All sums set to `value`.
+    unsafe fn sums(value: i32) -> Self::Sums;
+    /// Four weights of each row.
+    unsafe fn weights(from: *const u8) -> Self::Words;
+    /// Four inputs, which all rows multiply with.
+    unsafe fn inputs(from: *const u8) -> Self::Words;
+    /// Adds the four products of each row, exactly.
+    unsafe fn dot(sums: Self::Sums, weights: Self::Words, inputs: Self::Words) -> Self::Sums;
+    /// Each row's weight number `i` of four, as a sum.
+    unsafe fn weight(weights: Self::Words, i: usize) -> Self::Sums;
+    /// `total[row] += scale * sums[row]`, rounded once.
+    unsafe fn add_scaled(sums: Self::Sums, scale: f32, total: *mut f32);
+    /// Decodes `blocks` of a tile, whose codes are at `codes`. The two words of a block are `word_bytes` apart,
+    /// as are those of the next block; each has 64 bytes for the first 16 rows and 64 for the others, at
+    /// `out` for the first block.
+    unsafe fn decode(
+        atoms: &[AtomBytes],
+        codes: *const u8,
+        blocks: Range<usize>,
+        out: [*mut u8; 2],
+        word_bytes: usize,
+    );
+}
+
+/// [`Dot::decode`] one position after the other.
+///
+/// # Safety
+/// As for [`Dot::decode`], for a machine with the instructions of `L`.
+#[inline(always)]
+unsafe fn decode_lanes<L: Bytes>(
+    atoms: &[AtomBytes],
+    codes: *const u8,
+    blocks: Range<usize>,
+    out: [*mut u8; 2],
+    word_bytes: usize,
+    bias: u8,
+) {
+    // SAFETY: the caller's promise; planes are those of the blocks, two in 32 bytes.
+    unsafe {
+        let mut at = 0;
+        for block in blocks {
+            for half in 0..2 {
+                let mut coarse = [L::splat_bytes(bias); 4];
+                let mut rest = [L::splat_bytes(HALF_STEP); 4];
+                for (plane, section) in (block * atoms.len()..).zip(atoms) {
+                    let codes = codes.add(plane / 2 * PAIR_BYTES);
+                    let both = L::codes(codes, codes);
+                    let index = if plane.is_multiple_of(2) { L::low(both) } else { L::high(both) };
+                    for q in 0..4 {
+                        let [a, b] = &section.lanes[4 * half + q];
+                        coarse[q] =
+                            L::add_bytes(coarse[q], L::look_up(L::table(a.as_ptr()), index));
+                        rest[q] = L::add_bytes(rest[q], L::look_up(L::table(b.as_ptr()), index));
+                    }
+                }
+                for q in 0..4 {
+                    // The rest is in sixteenths.
+                    coarse[q] = L::add_bytes(coarse[q], L::high(rest[q]));
+                }
+                L::store_words(coarse, [out[0].add(at), out[1].add(at)]);
+                at += word_bytes;
+            }
+        }
+    }
 }

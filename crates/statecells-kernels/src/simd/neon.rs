@@ -2,8 +2,10 @@
 
 use std::arch::aarch64::*;
 
-use super::{Floats, Lookup};
-use crate::sections::BIAS;
+use std::ops::Range;
+
+use super::{Bytes, Dot, Floats, Lookup, decode_lanes};
+use crate::sections::{AtomBytes, BIAS};
 
 /// Name of the instruction set.
 #[derive(Clone, Copy)]
@@ -175,4 +177,100 @@ unsafe fn round16(values: *const f32, factor: f32) -> (int16x8_t, int16x8_t) {
 unsafe fn store_bytes(out: *mut u8, bytes: int8x16_t) {
     // SAFETY: the callers' promises, for 16 bytes.
     unsafe { vst1q_u8(out, veorq_u8(vreinterpretq_u8_s8(bytes), vdupq_n_u8(0x80))) }
+}
+
+impl Bytes for Neon {
+    #[inline(always)]
+    unsafe fn splat_bytes(value: u8) -> Self::Bytes {
+        // SAFETY: see the trait.
+        unsafe { [vdupq_n_u8(value); 2] }
+    }
+
+    #[inline(always)]
+    unsafe fn add_bytes(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes {
+        // SAFETY: see the trait.
+        unsafe { [vaddq_u8(a[0], b[0]), vaddq_u8(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn store_words(bytes: [Self::Bytes; 4], out: [*mut u8; 2]) {
+        // SAFETY: see the trait.
+        unsafe {
+            let [a, b, c, d] = bytes;
+            vst4q_u8(out[0], uint8x16x4_t(a[0], b[0], c[0], d[0]));
+            vst4q_u8(out[1], uint8x16x4_t(a[1], b[1], c[1], d[1]));
+        }
+    }
+}
+
+/// NEON with dot products (`dotprod`).
+#[derive(Clone, Copy)]
+pub(crate) struct DotProduct;
+
+impl Dot for DotProduct {
+    const LANES: usize = 4;
+    const BIAS: i32 = 0;
+    type Sums = int32x4_t;
+    type Words = int8x16_t;
+
+    #[inline(always)]
+    unsafe fn sums(value: i32) -> int32x4_t {
+        // SAFETY: see the trait.
+        unsafe { vdupq_n_s32(value) }
+    }
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> int8x16_t {
+        // SAFETY: see the trait.
+        unsafe { vld1q_s8(from.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> int8x16_t {
+        // SAFETY: see the trait.
+        unsafe { vreinterpretq_s8_s32(vdupq_n_s32(from.cast::<i32>().read_unaligned())) }
+    }
+
+    /// There is no stable intrinsic.
+    #[inline(always)]
+    unsafe fn dot(mut sums: int32x4_t, weights: int8x16_t, inputs: int8x16_t) -> int32x4_t {
+        // SAFETY: see the trait; the instruction touches these registers only.
+        unsafe {
+            std::arch::asm!(
+                "sdot {sums:v}.4s, {weights:v}.16b, {inputs:v}.16b",
+                sums = inout(vreg) sums,
+                weights = in(vreg) weights,
+                inputs = in(vreg) inputs,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn weight(weights: int8x16_t, i: usize) -> int32x4_t {
+        // SAFETY: see the trait.
+        unsafe {
+            let up = vdupq_n_s32(24 - 8 * i as i32);
+            vshrq_n_s32::<24>(vshlq_s32(vreinterpretq_s32_s8(weights), up))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_scaled(sums: int32x4_t, scale: f32, total: *mut f32) {
+        // SAFETY: see the trait.
+        unsafe { vst1q_f32(total, vfmaq_n_f32(vld1q_f32(total), vcvtq_f32_s32(sums), scale)) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode(
+        atoms: &[AtomBytes],
+        codes: *const u8,
+        blocks: Range<usize>,
+        out: [*mut u8; 2],
+        word_bytes: usize,
+    ) {
+        // SAFETY: see the trait.
+        unsafe { decode_lanes::<Neon>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
+    }
 }

@@ -1,17 +1,18 @@
 //! From a matrix and learned atoms to sidecar tensors.
 
-use codec::coo::f16_clamped;
-use codec::{CodecError, EncodeContext, MatrixShape, Sidecar, check_finite};
+use codec::{EncodeContext, check_finite};
+use format::{CodecError, MatrixShape, Scheme, Sidecar, f16_clamped};
 use half::f16;
 use rayon::prelude::*;
 
 use super::fit::{Fitter, RowFit, Scratch, Selection};
 use super::gram::Gram;
 use super::samples::BATCH;
-use super::{CODES, DICT, GlobalParams, ROW_SCALE, VALS, learn};
+use super::{GlobalParams, learn};
+use crate::DictType;
 use crate::linalg::dot;
 use crate::metric::Metric;
-use crate::{DictType, Scheme};
+use format::global::{CODES, DICT, ROW_SCALE, VALS};
 
 /// Learns a dictionary for `weights` and encodes them.
 pub(super) fn learned(

@@ -6,9 +6,10 @@
 //! use, of the chosen atoms in their order, the prefix that fits best: a further sign may well do harm.
 
 use super::gram::Gram;
+use crate::Encoder;
 use crate::linalg::{GrowingCholesky, add_scaled, dot};
 use crate::metric::squared_norms;
-use crate::{Encoder, Scheme};
+use format::Scheme;
 
 /// How many atoms are chosen, how, and which coefficients they may have.
 #[derive(Clone, Copy, Debug)]

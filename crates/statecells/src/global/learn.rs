@@ -11,9 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use super::fit::{RowFit, Selection};
 use super::samples::Samples;
 use super::{GlobalParams, oja, refit};
+use crate::Encoder;
 use crate::linalg::normalize;
 use crate::metric::{Metric, squared_norms};
-use crate::{Encoder, Scheme};
+use format::Scheme;
 
 /// A dictionary in the making.
 struct Learner<'a> {

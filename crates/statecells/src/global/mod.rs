@@ -6,20 +6,21 @@
 
 mod encode;
 mod fit;
-mod format;
 mod gram;
 mod learn;
 mod oja;
 mod params;
+mod parts;
 mod refit;
 mod row_scale;
 mod samples;
 
-use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec};
+use codec::{Codec, EncodeContext};
+use format::{CodecError, MatrixShape, Sidecar, SidecarSpec};
 
-pub use format::{CODES, DICT, GlobalParts, ROW_SCALE, VALS};
-pub(crate) use format::{floats, malformed};
-pub use params::{GlobalParams, MAX_ATOMS, MIN_DEFAULT_ATOMS, default_n_atoms};
+pub use params::{GlobalParams, MIN_DEFAULT_ATOMS, default_n_atoms};
+pub use parts::GlobalParts;
+pub(crate) use parts::{floats, malformed};
 pub use row_scale::complete_row_scale;
 
 /// The codec of the global-dictionary schemes.

@@ -15,8 +15,9 @@ use super::GlobalParams;
 use super::fit::{Fitter, Selection};
 use super::gram::Gram;
 use super::samples::{BATCH, Samples};
+use crate::Encoder;
 use crate::linalg::{add_scaled, normalize};
-use crate::{Encoder, Scheme};
+use format::Scheme;
 
 /// What a row's winners, or an atom's wins, are: (atom or row of the batch, correlation).
 type Wins = Vec<(usize, f32)>;
@@ -121,7 +122,8 @@ impl Step<'_> {
 
 #[cfg(test)]
 mod tests {
-    use codec::{MatrixShape, ReferenceMatMul};
+    use codec::ReferenceMatMul;
+    use format::MatrixShape;
     use rand::SeedableRng;
 
     use super::*;

@@ -1,13 +1,10 @@
 //! Parameters of the global-dictionary schemes and their bounds.
 
-use codec::{CodecError, MatrixShape, SidecarSpec};
+use format::global::{CODES, DICT, MAX_ATOMS, ROW_SCALE, VALS};
+use format::{CodecError, ElementType, MatrixShape, Scheme, SidecarSpec};
 use serde::{Deserialize, Serialize};
 
-use super::format;
-use crate::{DictType, Encoder, Scheme};
-
-/// Largest number of atoms: codes are I16 and hold +-(atom + 1).
-pub const MAX_ATOMS: usize = i16::MAX as usize;
+use crate::{DictType, Encoder};
 
 /// Smallest default number of atoms.
 pub const MIN_DEFAULT_ATOMS: usize = 64;
@@ -114,19 +111,19 @@ impl GlobalParams {
         self.check(shape)?;
         let mut specs = vec![
             SidecarSpec::new(
-                format::DICT,
+                DICT,
                 self.dict_type.element_type(),
                 &[shape.d_in, self.n_atoms(shape)],
             ),
-            SidecarSpec::new(format::CODES, codec::ElementType::I16, &[self.k, shape.d_out]),
+            SidecarSpec::new(CODES, ElementType::I16, &[self.k, shape.d_out]),
         ];
         if self.scheme.has_vals() {
             let dims = [self.k, shape.d_out];
-            specs.push(SidecarSpec::new(format::VALS, codec::ElementType::F16, &dims));
+            specs.push(SidecarSpec::new(VALS, ElementType::F16, &dims));
         }
         if self.scheme.has_row_scale() {
             let dims = [shape.d_out];
-            specs.push(SidecarSpec::new(format::ROW_SCALE, codec::ElementType::F16, &dims));
+            specs.push(SidecarSpec::new(ROW_SCALE, ElementType::F16, &dims));
         }
         Ok(specs)
     }

@@ -1,11 +1,12 @@
 //! Row scales for an existing encoding that lacks them.
 
-use codec::coo::f16_clamped;
-use codec::{CodecError, MatrixShape, Sidecar, check_finite};
+use codec::check_finite;
+use format::{CodecError, MatrixShape, Sidecar, f16_clamped};
 use half::f16;
 use rayon::prelude::*;
 
-use super::{GlobalParts, ROW_SCALE};
+use super::GlobalParts;
+use format::global::ROW_SCALE;
 
 /// The least-squares scale of every row for the atoms, codes and coefficients in `sidecars`; a row scale
 /// already among them is ignored.

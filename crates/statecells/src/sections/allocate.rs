@@ -7,7 +7,8 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use codec::{CodecError, EncodeContext, MatrixShape};
+use codec::EncodeContext;
+use format::{CodecError, MatrixShape};
 
 use super::{Moment, Probe, SectionsCodec, SectionsParams};
 

@@ -5,7 +5,7 @@
 //! per dictionary and metric, so that a further section costs a path one addition of 16 numbers per
 //! section before it.
 
-use super::layout::{ATOMS, BLOCK, MAX_SECTIONS};
+use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
 
 /// Most partial sums that survive a section.
 pub(crate) const MAX_BEAM: usize = 64;
@@ -180,7 +180,7 @@ fn smallest(row: &[f32; ATOMS]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::layout::sum_atoms;
+    use super::super::parts::sum_atoms;
     use super::*;
     use crate::testing::uniform;
 

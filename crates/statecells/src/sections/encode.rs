@@ -1,18 +1,20 @@
 //! From a matrix to the sidecars of a sections code: learn, search, refit, in turn.
 
-use codec::coo::{Coo, f16_clamped};
-use codec::{CodecError, EncodeContext, MatrixShape, Sidecar};
+use codec::EncodeContext;
+use codec::coo::Coo;
+use format::{CodecError, MatrixShape, Sidecar, f16_clamped};
 use half::f16;
 use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::layout::{Atoms, BLOCK, SectionsLayout, SectionsParts};
 use super::metric::Metric;
+use super::parts::{Atoms, SectionsParts};
 use super::refit::Refit;
 use super::search::{Coded, Problem};
 use super::{SectionsParams, learn};
+use format::sections::{BLOCK, SectionsLayout};
 
 /// Where samples are cut off, in units of their row's scale, when outliers are corrected one by one.
 const CLIP: f32 = 4.0;

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::layout::{ATOMS, BLOCK, SectionsParts, sum_atoms};
+use super::parts::{SectionsParts, sum_atoms};
+use format::sections::{ATOMS, BLOCK};
 
 /// Rows whose contributions are summed before they meet others: fixed, so that sums do not depend on the number
 /// of threads.
@@ -70,9 +71,9 @@ impl SectionsParts {
 
 #[cfg(test)]
 mod tests {
-    use codec::MatrixShape;
+    use format::MatrixShape;
+    use format::sections::SectionsLayout;
 
-    use super::super::SectionsLayout;
     use super::*;
 
     /// The loss sum of dense * weight is linear in atoms and scales apart, so differences are exact.

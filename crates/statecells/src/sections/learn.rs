@@ -12,8 +12,9 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::beam::{Scratch, Tables, identity};
-use super::layout::{ATOMS, Atoms, BLOCK, sum_atoms};
+use super::parts::{Atoms, sum_atoms};
 use crate::linalg::{cholesky, solve_with};
+use format::sections::{ATOMS, BLOCK};
 
 /// Iterations of k-means per section: the joint steps do the rest.
 const KMEANS: usize = 6;

@@ -5,15 +5,18 @@
 //! it is what GPTQ (Frantar et al. 2022) gets from the Cholesky factor of H^-1, in the form that needs
 //! no inverse (LDLQ, Chee et al. 2023), by blocks of 8 columns instead of single ones.
 
-use codec::{CodecError, MatMul, MatrixShape};
+use codec::MatMul;
 use faer::Mat;
+use format::{CodecError, MatrixShape};
 use rayon::prelude::*;
 
 use super::beam::{BlockFactor, identity};
-use super::layout::BLOCK;
 use super::moment::Moment;
 use crate::linalg::cholesky;
+use format::sections::BLOCK;
 
+/// Rows of a factor that are written together.
+const FACTOR_ROWS: usize = 32;
 /// Smallest share of the mean importance that an input keeps.
 const IMPORTANCE_FLOOR: f32 = 1e-6;
 
@@ -272,8 +275,9 @@ impl Span {
 /// R of `moment + damping = R R^T`, row after row and padded to whole blocks; `None` if that is not positive
 /// definite. It is the Cholesky factor of the matrix with rows and columns reversed.
 fn upper_factor(moment: &[f32], d: usize, damping: f64) -> Option<Vec<f32>> {
+    // Column by column in memory; the moment is symmetric.
     let mut reversed = Mat::<f64>::from_fn(d, d, |i, j| {
-        let v = f64::from(moment[(d - 1 - i) * d + d - 1 - j]);
+        let v = f64::from(moment[(d - 1 - j) * d + d - 1 - i]);
         if i == j { v + damping } else { v }
     });
     if !cholesky(&mut reversed) {
@@ -281,11 +285,16 @@ fn upper_factor(moment: &[f32], d: usize, damping: f64) -> Option<Vec<f32>> {
     }
     let padded = d.div_ceil(BLOCK) * BLOCK;
     let mut factor = vec![0.0f32; padded * padded];
-    for i in 0..d {
-        for j in i..d {
-            factor[i * padded + j] = reversed[(d - 1 - i, d - 1 - j)] as f32;
+    let (reversed, band) = (&reversed, padded * FACTOR_ROWS);
+    factor.par_chunks_mut(band).enumerate().for_each(|(band, rows)| {
+        let first = band * FACTOR_ROWS;
+        // Rows of R lie across the columns in memory: some of them at a time use whole cache lines.
+        for j in first..d {
+            for i in first..(first + FACTOR_ROWS).min(j + 1) {
+                rows[(i - first) * padded + j] = reversed[(d - 1 - i, d - 1 - j)] as f32;
+            }
         }
-    }
+    });
     Some(factor)
 }
 

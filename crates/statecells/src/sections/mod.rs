@@ -2,7 +2,7 @@
 //!
 //! Row r stands for `row_scale[r] * sum over sections of atom[section][winner]`, block by block, plus
 //! corrections of single weights. A winner takes 4 bits, so a weight takes S / 2 bits; the layout of the
-//! codes is what the run time looks up as it is, see [`SectionsLayout`].
+//! codes is what the run time looks up as it is, see [`format::sections::SectionsLayout`].
 //!
 //! The winners of a block are found by a beam search. With a second moment H of the inputs the error of a
 //! finished block is made up for by the blocks to its right, and scales and atoms are refitted under H.
@@ -11,11 +11,11 @@ mod allocate;
 mod beam;
 mod encode;
 mod gradient;
-mod layout;
 mod learn;
 mod metric;
 mod moment;
 mod params;
+mod parts;
 mod probe;
 mod refit;
 mod retarget;
@@ -24,15 +24,14 @@ mod shrink;
 
 use std::sync::Arc;
 
-use codec::{Codec, CodecError, EncodeContext, MatrixShape, Sidecar, SidecarSpec, check_finite};
+use codec::{Codec, EncodeContext, check_finite};
+use format::{CodecError, MatrixShape, Sidecar, SidecarSpec};
 
 pub use allocate::{Choice, SHARED_SECTIONS, allocate, errors_by_sections};
 pub use gradient::PartsGradient;
-pub use layout::{
-    ATOMS, BLOCK, CODES, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, SectionsParts, TILE_ROWS,
-};
 pub use moment::Moment;
 pub use params::SectionsParams;
+pub use parts::{SectionsParts, pack, unpack};
 pub use probe::Probe;
 pub use retarget::{retarget, retarget_gain};
 pub use shrink::{HeldOut, Shrink, choose_shrink};
@@ -71,7 +70,7 @@ impl SectionsCodec {
 
 impl Codec for SectionsCodec {
     fn scheme(&self) -> &'static str {
-        crate::Scheme::Sections.as_str()
+        format::Scheme::Sections.as_str()
     }
 
     fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {

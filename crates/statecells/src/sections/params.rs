@@ -1,11 +1,12 @@
 //! Parameters of the `sections` scheme and their bounds.
 
-use codec::coo::{Layout as CooLayout, entries_for_share};
-use codec::{CodecError, ElementType, MatrixShape, SidecarSpec};
+use codec::coo::entries_for_share;
+use format::coo::Layout as CooLayout;
+use format::{CodecError, ElementType, MatrixShape, SidecarSpec};
 use serde::{Deserialize, Serialize};
 
 use super::beam::MAX_BEAM;
-use super::layout::{ATOMS, BLOCK, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout};
+use format::sections::{ATOMS, BLOCK, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout};
 
 /// Parameters of a sections code.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use codec::{Codec, CodecError, EncodeContext, MatrixShape};
+use codec::{Codec, EncodeContext};
+use format::{CodecError, MatrixShape};
 
-use super::layout::Atoms;
+use super::parts::Atoms;
 use super::{Moment, SectionsCodec, SectionsParams, encode};
 
 /// Rows at most.

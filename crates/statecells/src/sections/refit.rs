@@ -8,8 +8,9 @@
 use codec::MatMul;
 use rayon::prelude::*;
 
-use super::layout::{ATOMS, Atoms, BLOCK, sum_atoms};
+use super::parts::{Atoms, sum_atoms};
 use super::search::Problem;
+use format::sections::{ATOMS, BLOCK};
 
 /// Iterations: the error flattens out well before.
 const ITERATIONS: usize = 16;
@@ -191,8 +192,9 @@ fn to_atoms(flat: &[f64]) -> Atoms {
 
 #[cfg(test)]
 mod tests {
+    use codec::ReferenceMatMul;
     use codec::coo::Coo;
-    use codec::{MatrixShape, ReferenceMatMul};
+    use format::MatrixShape;
 
     use super::super::metric::Metric;
     use super::super::moment::Moment;

@@ -1,7 +1,8 @@
 //! What a matrix should be when earlier errors have changed its inputs.
 
-use codec::{MatMul, MatrixShape};
+use codec::MatMul;
 use faer::Mat;
+use format::MatrixShape;
 
 use crate::linalg::{cholesky, solve_with};
 

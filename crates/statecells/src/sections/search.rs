@@ -1,12 +1,14 @@
 //! One pass over the matrix: winners for every block, errors pushed on to the blocks to the right.
 
+use codec::MatMul;
 use codec::coo::Coo;
-use codec::{MatMul, MatrixShape};
+use format::MatrixShape;
 use rayon::prelude::*;
 
 use super::beam::{BlockFactor, Scratch, Tables, times};
-use super::layout::{Atoms, BLOCK, sum_atoms};
 use super::metric::Metric;
+use super::parts::{Atoms, sum_atoms};
+use format::sections::BLOCK;
 
 /// Blocks whose tables are in memory at the same time; errors reach the columns behind them together.
 const STRIPE: usize = 8;
@@ -97,7 +99,7 @@ impl<'a> Problem<'a> {
         beam: usize,
         progress: &dyn codec::Progress,
     ) -> Coded {
-        let sections = atoms.len() / super::layout::ATOMS;
+        let sections = atoms.len() / format::sections::ATOMS;
         let n_blocks = self.metric.n_blocks;
         let planes = n_blocks * sections;
         let mut winners = vec![0u8; planes * self.shape.d_out];

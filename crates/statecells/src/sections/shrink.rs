@@ -6,8 +6,9 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use codec::EncodeContext;
 use codec::functional::{functional_error, token_error};
-use codec::{CodecError, EncodeContext};
+use format::CodecError;
 
 use super::{Moment, Probe};
 
@@ -94,7 +95,8 @@ pub fn choose_shrink(
 
 #[cfg(test)]
 mod tests {
-    use codec::{MatrixShape, Progress, ReferenceMatMul};
+    use codec::{Progress, ReferenceMatMul};
+    use format::MatrixShape;
 
     use super::*;
     use crate::sections::SectionsParams;

@@ -1,7 +1,8 @@
 //! Matrices, contexts and products shared by the tests.
 #![allow(dead_code)] // every test program uses its own part
 
-use codec::{EncodeContext, MatMul, MatrixShape, ReferenceMatMul, Sidecar};
+use codec::{EncodeContext, MatMul, ReferenceMatMul};
+use format::{MatrixShape, Sidecar};
 
 /// Weights with a known seed: sums of a few hidden directions plus noise, as learned weights look.
 pub fn weights(shape: MatrixShape, seed: u64) -> Vec<f32> {

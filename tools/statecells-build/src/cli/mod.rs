@@ -9,8 +9,8 @@ use builder::LayerList;
 use builder::flags::{DenseFlags, FileFlags, RunFlags, not_negative, number, positive};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
-use codec::Target;
-use statecells::{DictType, Encoder, GlobalParams, Scheme};
+use format::{Role, Scheme};
+use statecells::{DictType, Encoder, GlobalParams};
 
 pub use sections::SectionsFlags;
 
@@ -171,8 +171,8 @@ pub struct SelectionFlags {
     pub layers: Option<LayerList>,
 
     /// Matrices: a list of gate, up, down [default: all that the model has]
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
-    pub targets: Option<Vec<Target>>,
+    #[arg(long = "targets", value_name = "LIST", value_delimiter = ',')]
+    pub roles: Option<Vec<Role>>,
 }
 
 /// Learning and encoding for the inputs that matter.

@@ -5,10 +5,10 @@ use std::fs;
 
 use builder::Source;
 use calibration::{
-    CalibratedInput, FfnInput, Fitted, InputKind, MomentScratch, Record, Samples, SecondMoment,
-    TextId, TextSketch,
+    CalibratedInput, Fitted, MomentScratch, Record, Samples, SecondMoment, TextId, TextSketch,
 };
 use codec::ReferenceMatMul;
+use format::{InputId, InputRole};
 
 use super::Fixture;
 
@@ -90,8 +90,8 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
     let model = Source::open(&path).unwrap().model_id(sha256).unwrap();
     let mut inputs = BTreeMap::new();
     for layer in 0..made.n_layers {
-        for (kind, d) in [(InputKind::GateUp, model.n_embd), (InputKind::Down, model.n_ff)] {
-            let (d, id) = (d as usize, 10 * layer as u64 + kind as u64);
+        for (role, d) in [(InputRole::FfnIn, model.n_embd), (InputRole::FfnDown, model.n_ff)] {
+            let (d, id) = (d as usize, 10 * layer as u64 + role as u64);
             let fitted = activations(d, made.n_fitted, id, made.seed);
             let held_out = activations(d, made.n_held_out, id, made.seed + 1000);
             let input = CalibratedInput {
@@ -103,7 +103,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
                 holdout_moment: (!made.samples_only).then(|| moment(d, &held_out)),
                 holdout: samples(d, &held_out),
             };
-            inputs.insert(FfnInput { layer, kind }, input);
+            inputs.insert(InputId { layer, role }, input);
         }
     }
     let record = Record {

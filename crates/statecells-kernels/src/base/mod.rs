@@ -1,47 +1,51 @@
-//! The product with a vector, without ever building W0.
+//! The product with the structured base of a `seeddelta` matrix, without ever building W0.
+
+mod circulant;
 
 use std::ops::Range;
 
-use codec::MatrixShape;
+use format::MatrixShape;
+use format::seeddelta::{Base, Part};
 
-use crate::SeedDelta;
-use crate::circulant::CirculantFft;
-use crate::part::Part;
+use circulant::CirculantFft;
 
-/// A [`SeedDelta`] that can be multiplied with vectors.
+/// A [`Base`] that can be multiplied with vectors.
 ///
 /// The product has two steps, so that threads can share it: what all rows need of the input
-/// ([`Self::prepare_low_rank`], [`Self::prepare_circulant`]), then any range of rows of the base
-/// ([`Self::base_rows`]). The delta is added to these. [`Self::apply`] does all of it.
-pub struct Operator {
-    model: SeedDelta,
+/// ([`Self::prepare_low_rank`], [`Self::prepare_circulant`]), then any range of rows
+/// ([`Self::rows`]). Costs O(d_in + d_out) for identity and diagonal, b times as much for blocks of b,
+/// O(k (d_in + d_out)) for rank k, O(n log n) for a circulant.
+pub struct BaseOperator {
+    base: Base,
     circulant: Option<CirculantFft>,
     rank: usize,
 }
 
-impl Operator {
-    pub(crate) fn new(model: SeedDelta) -> Self {
-        let circulant = model.parts().iter().find_map(|part| match part {
+impl BaseOperator {
+    /// Plans the FFT of a circulant once.
+    #[must_use]
+    pub fn new(base: Base) -> Self {
+        let circulant = base.parts.iter().find_map(|part| match part {
             Part::Circulant(c) => Some(CirculantFft::new(c)),
             _ => None,
         });
-        let rank = model.parts().iter().find_map(|part| match part {
+        let rank = base.parts.iter().find_map(|part| match part {
             Part::LowRank(p) => Some(p.rank),
             _ => None,
         });
-        Self { model, circulant, rank: rank.unwrap_or(0) }
+        Self { base, circulant, rank: rank.unwrap_or(0) }
     }
 
     /// Shape of the matrix.
     #[must_use]
     pub fn shape(&self) -> MatrixShape {
-        self.model.shape()
+        self.base.shape
     }
 
     /// Whether there is a base at all.
     #[must_use]
     pub fn has_base(&self) -> bool {
-        !self.model.parts().is_empty()
+        !self.base.parts.is_empty()
     }
 
     /// Rank of the low-rank part, 0 without one: numbers that [`Self::prepare_low_rank`] makes.
@@ -63,7 +67,7 @@ impl Operator {
     #[must_use]
     pub fn prepare_low_rank(&self, x: &[f32], j: usize) -> f32 {
         assert!(j < self.rank && x.len() == self.shape().d_in);
-        let low = self.model.parts().iter().find_map(|part| match part {
+        let low = self.base.parts.iter().find_map(|part| match part {
             Part::LowRank(p) => Some(p),
             _ => None,
         });
@@ -89,7 +93,7 @@ impl Operator {
     ///
     /// # Panics
     /// If a length does not fit.
-    pub fn base_rows(
+    pub fn rows(
         &self,
         rows: Range<usize>,
         x: &[f32],
@@ -101,10 +105,21 @@ impl Operator {
         assert!(rows.end <= shape.d_out && rows.len() == y.len() && x.len() == shape.d_in);
         assert_eq!((low_rank.len(), circulant.len()), (self.rank, self.n_circulant()));
         y.fill(0.0);
-        for part in self.model.parts() {
+        for part in &self.base.parts {
             match part {
-                Part::Identity(p) => p.add_product(rows.clone(), x, y),
-                Part::Diagonal(p) | Part::Block(p) => p.add_product(rows.clone(), x, y),
+                Part::Identity(p) => {
+                    for (row, y) in rows.clone().zip(&mut *y) {
+                        p.tiling.for_row(row, |columns, _| *y += p.scale * x[columns.start]);
+                    }
+                }
+                Part::Diagonal(p) | Part::Block(p) => {
+                    for (row, y) in rows.clone().zip(&mut *y) {
+                        p.tiling.for_row(row, |columns, start| {
+                            let values = &p.values[start..][..columns.len()];
+                            *y += x[columns].iter().zip(values).map(|(x, v)| x * v).sum::<f32>();
+                        });
+                    }
+                }
                 Part::LowRank(p) => {
                     let us = p.u[rows.start * p.rank..].chunks(p.rank);
                     y.iter_mut().zip(us).for_each(|(y, u)| *y += dot(u, low_rank));
@@ -114,24 +129,20 @@ impl Operator {
                 }
             }
         }
-        if let Some(scale) = self.model.row_scale() {
+        if let Some(scale) = &self.base.row_scale {
             y.iter_mut().zip(&scale[rows]).for_each(|(y, g)| *y *= g);
         }
     }
 
-    /// `y = W^ x`, with `x` `[d_in]` and `y` `[d_out]`.
-    ///
-    /// Costs O(d_in + d_out) for identity and diagonal, b times as much for blocks of b, O(k (d_in + d_out))
-    /// for rank k, O(n log n) for a circulant, and K per output for the delta.
+    /// `y = diag(row_scale) W0 x`, with `x` `[d_in]` and `y` `[d_out]`: both steps.
     ///
     /// # Panics
     /// If a length does not fit the shape.
-    pub fn apply(&self, x: &[f32], y: &mut [f32]) {
+    pub fn product(&self, x: &[f32], y: &mut [f32]) {
         let low_rank: Vec<f32> = (0..self.rank).map(|j| self.prepare_low_rank(x, j)).collect();
         let mut circulant = vec![0.0; self.n_circulant()];
         self.prepare_circulant(x, &mut circulant);
-        self.base_rows(0..self.shape().d_out, x, &low_rank, &circulant, y);
-        self.model.delta().add_product(x, y);
+        self.rows(0..self.shape().d_out, x, &low_rank, &circulant, y);
     }
 }
 

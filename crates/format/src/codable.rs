@@ -3,7 +3,7 @@
 //! A coded weight has no bytes that ggml could multiply with. So the table holds those weights only whose product llama.cpp
 //! computes by `build_lora_mm`, where the hook is.
 
-use crate::FfnTensor;
+use crate::MatrixId;
 
 /// A coded weight is a matrix `[d_in, d_out]`.
 const N_DIMS: usize = 2;
@@ -51,8 +51,8 @@ pub fn check_architecture(architecture: &str) -> Result<(), Uncodable> {
 ///
 /// # Errors
 /// [`Uncodable`].
-pub fn codable(architecture: &str, name: &str, n_dims: usize) -> Result<FfnTensor, Uncodable> {
-    let Some((tensor, "weight")) = FfnTensor::parse(name) else { return Err(Uncodable::Role) };
+pub fn codable(architecture: &str, name: &str, n_dims: usize) -> Result<MatrixId, Uncodable> {
+    let Some((tensor, "weight")) = MatrixId::parse(name) else { return Err(Uncodable::Role) };
     if n_dims != N_DIMS {
         return Err(Uncodable::Dimensions(n_dims));
     }
@@ -63,12 +63,12 @@ pub fn codable(architecture: &str, name: &str, n_dims: usize) -> Result<FfnTenso
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Target;
+    use crate::Role;
 
     #[test]
     fn matrices_of_the_ffn_may_be_coded() {
-        for target in Target::ALL {
-            let tensor = FfnTensor { layer: 3, target };
+        for role in Role::ALL {
+            let tensor = MatrixId { layer: 3, role };
             for architecture in ["llama", "deepseek", "jamba", "of-tomorrow"] {
                 assert_eq!(codable(architecture, &tensor.weight(), 2), Ok(tensor));
             }

@@ -1,6 +1,6 @@
-//! How corrections are laid out in tensors, and what is checked when they are read.
+//! How sparse corrections in coordinate form (COO) are laid out in tensors, and what is checked when they are read.
 
-use crate::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
+use crate::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec};
 
 /// Matrices with more weights than this have flat positions that do not fit I32.
 const MAX_FLAT_WEIGHTS: usize = 1 << 31;
@@ -71,48 +71,24 @@ impl Layout {
         ])
     }
 
-    pub(super) fn bad_idx(self, reason: impl Into<String>) -> CodecError {
+    /// The error for a tensor of indices that is not what the format says.
+    pub fn bad_idx(self, reason: impl Into<String>) -> CodecError {
         CodecError::Sidecar { suffix: self.idx_suffix(), reason: reason.into() }
     }
 }
 
-/// The sidecar that `spec` describes, its type, shape and data length checked.
-///
-/// Dimensions of 1 at the end do not count: GGUF readers drop or add them.
-///
-/// # Errors
-/// [`CodecError::Sidecar`] if it is missing or differs.
-pub fn checked_sidecar<'a>(
-    sidecars: &'a [Sidecar],
-    spec: &SidecarSpec,
-) -> Result<&'a Sidecar, CodecError> {
-    let bad = |reason| CodecError::Sidecar { suffix: spec.suffix, reason };
-    let found = find_sidecar(sidecars, spec.suffix).ok_or_else(|| bad(String::from("missing")))?;
-    if found.spec.element_type != spec.element_type {
-        let (is, must) = (found.spec.element_type, spec.element_type);
-        return Err(bad(format!("type is {is:?}, must be {must:?}")));
-    }
-    if without_ones(&found.spec.dims) != without_ones(&spec.dims) {
-        return Err(bad(format!("shape is {:?}, must be {:?}", found.spec.dims, spec.dims)));
-    }
-    if spec.n_bytes() != Some(found.data.len()) {
-        return Err(bad(format!("{} bytes of data do not fill {:?}", found.data.len(), spec.dims)));
-    }
-    Ok(found)
-}
-
-fn without_ones(dims: &[usize]) -> &[usize] {
-    let len = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
-    &dims[..len]
-}
-
-pub(super) fn integers(sidecar: &Sidecar) -> Vec<i32> {
+/// The indices of a tensor of I16 or I32; none of another type.
+#[must_use]
+pub fn integers(sidecar: &Sidecar) -> Vec<i32> {
     let narrow = || sidecar.to_i16().map(|v| v.into_iter().map(i32::from).collect());
     sidecar.to_i32().or_else(narrow).unwrap_or_default()
 }
 
 /// `indices` if they ascend strictly and lie below `end`; `first` is the number of the first entry.
-pub(super) fn ascending(
+///
+/// # Errors
+/// [`CodecError::Sidecar`] naming the first entry that breaks the order or the range.
+pub fn ascending(
     layout: Layout,
     indices: &[i32],
     first: usize,

@@ -1,17 +1,10 @@
-//! The stored form of a global dictionary: names, checks and the reader.
+//! A global dictionary and its codes as tensors, and the reader.
 
-use codec::coo::checked_sidecar;
-use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
+use format::global::{CODES, DICT, MAX_ATOMS, ROW_SCALE, VALS};
+use format::{
+    CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, checked_sidecar, find_sidecar,
+};
 use rayon::prelude::*;
-
-/// Suffix of the atoms, [d_in, M] F16 or F32; atom j is one contiguous vector.
-pub const DICT: &str = "dict";
-/// Suffix of the codes, [k, d_out] I16: +-(atom + 1), 0 is an empty slot.
-pub const CODES: &str = "codes";
-/// Suffix of the optional coefficients, [k, d_out] F16: coefficient = sign(code) * val.
-pub const VALS: &str = "vals";
-/// Suffix of the optional row scales, `[d_out]` F16.
-pub const ROW_SCALE: &str = "row_scale";
 
 /// A global dictionary and its codes, read from sidecars and checked.
 #[derive(Clone, Debug)]
@@ -47,8 +40,8 @@ impl GlobalParts {
             _ => Err(malformed(suffix, "missing".to_owned())),
         };
         let (m, k) = (dims(DICT)?.1, dims(CODES)?.0);
-        if !(1..=super::MAX_ATOMS).contains(&m) {
-            let reason = format!("has {m} atoms, must have 1 to {}", super::MAX_ATOMS);
+        if !(1..=MAX_ATOMS).contains(&m) {
+            let reason = format!("has {m} atoms, must have 1 to {}", MAX_ATOMS);
             return Err(malformed(DICT, reason));
         }
         let atoms = floats(sidecars, DICT, &[shape.d_in, m], true)?;

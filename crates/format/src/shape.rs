@@ -1,12 +1,11 @@
 //! The one convention for matrix shapes.
 
-use serde::{Deserialize, Serialize};
-
 /// Shape of a weight matrix in ggml order: `ne = [d_in, d_out]`, innermost dimension first.
 ///
 /// Row `r` (one output) is the contiguous slice `w[r * d_in .. (r + 1) * d_in]`, and
 /// `y[r] = sum_i w[r * d_in + i] * x[i]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct MatrixShape {
     /// Number of inputs, the length of a row.
     pub d_in: usize,

@@ -3,10 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use codec::{CodecError, ElementType, MatrixShape, SidecarSpec};
-use serde::{Deserialize, Serialize};
-
-use crate::tiles::Tiling;
+use super::{BASE_BLOCK, BASE_CIRC, BASE_DIAG, BASE_SCALE, BASE_U, BASE_V, Tiling};
+use crate::{CodecError, ElementType, MatrixShape, SidecarSpec, f16_clamped};
 
 /// A word on the command line that names no base or type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,8 +12,12 @@ use crate::tiles::Tiling;
 pub struct ParseError(String);
 
 /// Element type of the base's tensors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "lowercase")
+)]
 pub enum BaseType {
     /// 16-bit float; values beyond its range are clamped.
     #[default]
@@ -35,9 +37,10 @@ impl BaseType {
     }
 
     /// `value` as it is after storing.
-    pub(crate) fn round(self, value: f32) -> f32 {
+    #[must_use]
+    pub fn round(self, value: f32) -> f32 {
         match self {
-            Self::F16 => codec::coo::f16_clamped(value).to_f32(),
+            Self::F16 => f16_clamped(value).to_f32(),
             Self::F32 => value,
         }
     }
@@ -64,7 +67,7 @@ impl FromStr for BaseType {
     }
 }
 
-/// One structured part of a base, see the [crate's table](crate).
+/// One structured part of a base, see the crate that fits it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PartSpec {
     /// A multiple of the identity.
@@ -103,25 +106,27 @@ impl PartSpec {
         let spec =
             |suffix, dims: &[usize]| SidecarSpec::new(suffix, base_type.element_type(), dims);
         Ok(match self {
-            Self::Identity => vec![spec("base_scale", &[1])],
-            Self::Diagonal => vec![spec("base_diag", &[n])],
-            Self::Circulant => vec![spec("base_circ", &[n])],
+            Self::Identity => vec![spec(BASE_SCALE, &[1])],
+            Self::Diagonal => vec![spec(BASE_DIAG, &[n])],
+            Self::Circulant => vec![spec(BASE_CIRC, &[n])],
             Self::LowRank { rank } if rank == 0 || rank > d_in.min(d_out) => {
                 return Err(self.refuse(shape, format!("use a rank from 1 to {}", d_in.min(d_out))));
             }
             Self::LowRank { rank } => {
-                vec![spec("base_v", &[d_in, rank]), spec("base_u", &[rank, d_out])]
+                vec![spec(BASE_V, &[d_in, rank]), spec(BASE_U, &[rank, d_out])]
             }
             Self::Block { size } if size == 0 || size > n => {
                 return Err(self.refuse(shape, format!("use a block size from 1 to {n}")));
             }
             Self::Block { size } => {
-                vec![spec("base_block", &[size, size, Tiling::new(shape, size).n_tiles()])]
+                vec![spec(BASE_BLOCK, &[size, size, Tiling::new(shape, size).n_tiles()])]
             }
         })
     }
 
-    pub(crate) fn refuse(self, shape: MatrixShape, reason: impl Into<String>) -> CodecError {
+    /// The error for a part that does not fit `shape`.
+    #[must_use]
+    pub fn refuse(self, shape: MatrixShape, reason: impl Into<String>) -> CodecError {
         CodecError::Parameter {
             name: "--base",
             value: self.to_string(),
@@ -177,8 +182,12 @@ impl FromStr for PartSpec {
 }
 
 /// A base: nothing, one part or the sum of two parts of different kinds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(try_from = "String", into = "String")
+)]
 pub struct BaseSpec {
     parts: Vec<PartSpec>,
 }
@@ -196,7 +205,8 @@ impl BaseSpec {
         Self { parts: vec![part] }
     }
 
-    pub(crate) fn of(parts: Vec<PartSpec>) -> Self {
+    /// The sum of `parts`.
+    pub(super) fn of(parts: Vec<PartSpec>) -> Self {
         Self { parts }
     }
 

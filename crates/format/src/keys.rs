@@ -1,6 +1,6 @@
 //! GGUF metadata keys, one home for each.
 
-use crate::FfnTensor;
+use crate::MatrixId;
 
 /// BOOL: the file holds dictionary-coded tensors.
 pub const ENABLED: &str = "statecells.enabled";
@@ -34,7 +34,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// STRING `statecells.<tensor>.scheme`: how this tensor is coded.
 #[must_use]
-pub fn tensor_scheme(tensor: FfnTensor) -> String {
+pub fn tensor_scheme(tensor: MatrixId) -> String {
     format!("statecells.{tensor}.scheme")
 }
 
@@ -46,24 +46,24 @@ pub fn coded_tensor(key: &str) -> Option<&str> {
 
 /// FLOAT32 `statecells.<tensor>.gap`: its gap, see [`crate::metrics`].
 #[must_use]
-pub fn tensor_gap(tensor: FfnTensor) -> String {
+pub fn tensor_gap(tensor: MatrixId) -> String {
     format!("statecells.{tensor}.gap")
 }
 
 /// FLOAT32 `statecells.<tensor>.bpw`: bits per weight of all its sidecars.
 #[must_use]
-pub fn tensor_bpw(tensor: FfnTensor) -> String {
+pub fn tensor_bpw(tensor: MatrixId) -> String {
     format!("statecells.{tensor}.bpw")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Target;
+    use crate::Role;
 
     #[test]
     fn the_key_of_a_coded_tensor_names_it() {
-        let tensor = FfnTensor { layer: 3, target: Target::Up };
+        let tensor = MatrixId { layer: 3, role: Role::Up };
         assert_eq!(coded_tensor(&tensor_scheme(tensor)), Some("blk.3.ffn_up"));
         for key in [SCHEME, ENABLED, &tensor_gap(tensor), "general.scheme"] {
             assert_eq!(coded_tensor(key), None, "{key}");

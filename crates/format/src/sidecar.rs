@@ -1,10 +1,12 @@
 //! Sidecar tensors: what a codec writes into the GGUF in place of a dense matrix.
 
 use half::f16;
-use serde::{Deserialize, Serialize};
+
+use crate::CodecError;
 
 /// Element type of a sidecar tensor; the names are those of `ggml_type`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ElementType {
     /// 32-bit IEEE float, little endian.
     F32,
@@ -122,4 +124,64 @@ impl Sidecar {
 #[must_use]
 pub fn find_sidecar<'a>(sidecars: &'a [Sidecar], suffix: &str) -> Option<&'a Sidecar> {
     sidecars.iter().find(|s| s.spec.suffix == suffix)
+}
+
+/// Total size of `specs` in bytes, `None` on overflow.
+#[must_use]
+pub fn n_bytes(specs: &[SidecarSpec]) -> Option<usize> {
+    specs.iter().try_fold(0usize, |n, s| n.checked_add(s.n_bytes()?))
+}
+
+/// The sidecar that `spec` describes, its type, shape and data length checked.
+///
+/// Dimensions of 1 at the end do not count: GGUF readers drop or add them.
+///
+/// # Errors
+/// [`CodecError::Sidecar`] if it is missing or differs.
+pub fn checked_sidecar<'a>(
+    sidecars: &'a [Sidecar],
+    spec: &SidecarSpec,
+) -> Result<&'a Sidecar, CodecError> {
+    let bad = |reason| CodecError::Sidecar { suffix: spec.suffix, reason };
+    let found = find_sidecar(sidecars, spec.suffix).ok_or_else(|| bad(String::from("missing")))?;
+    if found.spec.element_type != spec.element_type {
+        let (is, must) = (found.spec.element_type, spec.element_type);
+        return Err(bad(format!("type is {is:?}, must be {must:?}")));
+    }
+    if without_ones(&found.spec.dims) != without_ones(&spec.dims) {
+        return Err(bad(format!("shape is {:?}, must be {:?}", found.spec.dims, spec.dims)));
+    }
+    if spec.n_bytes() != Some(found.data.len()) {
+        return Err(bad(format!("{} bytes of data do not fill {:?}", found.data.len(), spec.dims)));
+    }
+    Ok(found)
+}
+
+fn without_ones(dims: &[usize]) -> &[usize] {
+    let len = dims.iter().rposition(|&d| d != 1).map_or(0, |last| last + 1);
+    &dims[..len]
+}
+
+/// The values of the F16 or F32 tensor `spec`, checked.
+///
+/// # Errors
+/// [`CodecError::Sidecar`] if it is missing, differs or holds a value that is not finite.
+pub fn finite_values(sidecars: &[Sidecar], spec: &SidecarSpec) -> Result<Vec<f32>, CodecError> {
+    let values = checked_sidecar(sidecars, spec)?.to_floats().unwrap_or_default();
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(i) => {
+            let reason = format!("value {i} is {}", values[i]);
+            Err(CodecError::Sidecar { suffix: spec.suffix, reason })
+        }
+    }
+}
+
+/// `value` as F16; beyond its range the nearest finite value (+-65504), NaN becomes 0.
+#[must_use]
+pub fn f16_clamped(value: f32) -> f16 {
+    if value.is_nan() {
+        return f16::ZERO;
+    }
+    f16::from_f32(value.clamp(f16::MIN.to_f32(), f16::MAX.to_f32()))
 }

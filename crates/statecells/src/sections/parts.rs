@@ -1,109 +1,42 @@
-//! The stored form of a sections code: names, sizes, where a winner's four bits are, and the reader.
+//! A sections code as tensors, and the reader.
 
-use codec::coo::{Coo, Layout as CooLayout, checked_sidecar, f16_clamped};
-use codec::{CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, find_sidecar};
+use codec::coo::Coo;
+use format::coo::Layout as CooLayout;
+use format::sections::{ATOMS, BLOCK, DICT, MAX_SECTIONS, ROW_SCALE, SectionsLayout, TILE_ROWS};
+use format::{CodecError, MatrixShape, Sidecar, checked_sidecar, f16_clamped, find_sidecar};
 use half::f16;
 use rayon::prelude::*;
 
 use crate::global::{floats, malformed};
 
-/// Inputs per block, the length of an atom.
-pub const BLOCK: usize = 8;
-/// Atoms per section: a winner takes four bits.
-pub const ATOMS: usize = 16;
-/// Rows per tile of codes.
-pub const TILE_ROWS: usize = 32;
-/// Most sections a dictionary may have.
-pub const MAX_SECTIONS: usize = 16;
-
-/// Suffix of the atoms, [8, 16, S] F16: atom a of section s is one contiguous vector.
-pub const DICT: &str = "dict";
-/// Suffix of the winners, [32, pairs, tiles] I8 (the bits are no numbers), see [`SectionsLayout`].
-pub const CODES: &str = "codes";
-/// Suffix of the row scales, `[d_out]` F16.
-pub const ROW_SCALE: &str = "row_scale";
-
-/// Where the winners of a matrix are.
-///
-/// Inputs are padded to whole blocks of [`BLOCK`], rows to whole tiles of [`TILE_ROWS`]. The planes of a
-/// tile are numbered `block * S + section`; two planes share 32 bytes, of which byte i belongs to row
-/// `32 * tile + i`: its low nibble is the winner in the even plane, its high nibble that in the odd one.
-/// Nibbles of padded rows, and of the odd plane that is missing where the number of planes is odd, are 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SectionsLayout {
-    /// Shape of the matrix.
-    pub shape: MatrixShape,
-    /// Number of sections S.
-    pub sections: usize,
+/// Packs winners, [planes, d_out] one byte each, into the bytes of the file.
+#[must_use]
+pub fn pack(layout: &SectionsLayout, winners: &[u8]) -> Vec<i8> {
+    let planes = layout.n_planes();
+    let mut bytes = vec![0i8; TILE_ROWS * layout.n_pairs() * layout.n_tiles()];
+    let tiles = bytes.par_chunks_mut(TILE_ROWS * layout.n_pairs());
+    tiles.zip(winners.par_chunks(TILE_ROWS * planes)).for_each(|(tile, winners)| {
+        for (row, winners) in winners.chunks(planes).enumerate() {
+            for (pair, winners) in winners.chunks(2).enumerate() {
+                let high = winners.get(1).copied().unwrap_or(0);
+                tile[pair * TILE_ROWS + row] = (winners[0] | high << 4) as i8;
+            }
+        }
+    });
+    bytes
 }
 
-impl SectionsLayout {
-    /// Number of blocks per row.
-    #[must_use]
-    pub fn n_blocks(&self) -> usize {
-        self.shape.d_in.div_ceil(BLOCK)
-    }
-
-    /// Number of planes per tile: winners per row.
-    #[must_use]
-    pub fn n_planes(&self) -> usize {
-        self.n_blocks() * self.sections
-    }
-
-    /// Number of pairs of planes per tile.
-    #[must_use]
-    pub fn n_pairs(&self) -> usize {
-        self.n_planes().div_ceil(2)
-    }
-
-    /// Number of tiles.
-    #[must_use]
-    pub fn n_tiles(&self) -> usize {
-        self.shape.d_out.div_ceil(TILE_ROWS)
-    }
-
-    /// The spec of the winners, [32, pairs, tiles] I8.
-    #[must_use]
-    pub fn codes(&self) -> SidecarSpec {
-        SidecarSpec::new(CODES, ElementType::I8, &[TILE_ROWS, self.n_pairs(), self.n_tiles()])
-    }
-
-    /// Byte and shift of the winner of `row` in `plane`.
-    #[must_use]
-    pub fn position(&self, row: usize, plane: usize) -> (usize, u32) {
-        let pair = row / TILE_ROWS * self.n_pairs() + plane / 2;
-        (pair * TILE_ROWS + row % TILE_ROWS, 4 * (plane % 2) as u32)
-    }
-
-    /// Packs winners, [planes, d_out] one byte each, into the bytes of the file.
-    #[must_use]
-    pub fn pack(&self, winners: &[u8]) -> Vec<i8> {
-        let planes = self.n_planes();
-        let mut bytes = vec![0i8; TILE_ROWS * self.n_pairs() * self.n_tiles()];
-        let tiles = bytes.par_chunks_mut(TILE_ROWS * self.n_pairs());
-        tiles.zip(winners.par_chunks(TILE_ROWS * planes)).for_each(|(tile, winners)| {
-            for (row, winners) in winners.chunks(planes).enumerate() {
-                for (pair, winners) in winners.chunks(2).enumerate() {
-                    let high = winners.get(1).copied().unwrap_or(0);
-                    tile[pair * TILE_ROWS + row] = (winners[0] | high << 4) as i8;
-                }
-            }
-        });
-        bytes
-    }
-
-    /// The winners, [planes, d_out] one byte each, from the bytes of the file.
-    #[must_use]
-    pub fn unpack(&self, bytes: &[i8]) -> Vec<u8> {
-        let mut winners = vec![0u8; self.n_planes() * self.shape.d_out];
-        winners.par_chunks_mut(self.n_planes()).enumerate().for_each(|(row, winners)| {
-            for (plane, winner) in winners.iter_mut().enumerate() {
-                let (byte, shift) = self.position(row, plane);
-                *winner = (bytes[byte] as u8 >> shift) & 15;
-            }
-        });
-        winners
-    }
+/// The winners, [planes, d_out] one byte each, from the bytes of the file.
+#[must_use]
+pub fn unpack(layout: &SectionsLayout, bytes: &[i8]) -> Vec<u8> {
+    let mut winners = vec![0u8; layout.n_planes() * layout.shape.d_out];
+    winners.par_chunks_mut(layout.n_planes()).enumerate().for_each(|(row, winners)| {
+        for (plane, winner) in winners.iter_mut().enumerate() {
+            let (byte, shift) = layout.position(row, plane);
+            *winner = (bytes[byte] as u8 >> shift) & 15;
+        }
+    });
+    winners
 }
 
 /// A dictionary of S sections: atom a of section s is `atoms[s * 16 + a]`.
@@ -149,7 +82,7 @@ impl SectionsParts {
         let row_scale = floats(sidecars, ROW_SCALE, &[shape.d_out], false)?;
         let outliers = Coo::from_sidecars(CooLayout::Flat, sidecars, shape)?;
         let atoms = atoms.as_chunks::<BLOCK>().0.to_vec();
-        Ok(Self { layout, atoms, winners: layout.unpack(&bytes), row_scale, outliers })
+        Ok(Self { layout, atoms, winners: unpack(&layout, &bytes), row_scale, outliers })
     }
 
     /// The sidecars, with atoms and scales rounded to the nearest half precision number.
@@ -162,7 +95,7 @@ impl SectionsParts {
         let codes = layout.codes();
         let mut sidecars = vec![
             Sidecar::from_f16(DICT, &[BLOCK, ATOMS, layout.sections], &round(atoms.as_flattened())),
-            Sidecar::from_i8(codes.suffix, &codes.dims, &layout.pack(winners)),
+            Sidecar::from_i8(codes.suffix, &codes.dims, &pack(layout, winners)),
             Sidecar::from_f16(ROW_SCALE, &[layout.shape.d_out], &round(row_scale)),
         ];
         if let Some(outliers) = outliers {

@@ -1,0 +1,31 @@
+//! What files with coded matrices hold: names, metadata keys, shapes, and the tensors of every scheme.
+//!
+//! Writers (the codecs, the builder) and readers (the run-time hook, the reports) agree here and nowhere else. No
+//! numerics, no FFI: sizes, positions and checks.
+#![forbid(unsafe_code)]
+
+mod codable;
+pub mod coo;
+mod error;
+pub mod global;
+pub mod keys;
+mod map;
+mod names;
+mod role;
+mod scheme;
+pub mod sections;
+pub mod seeddelta;
+mod shape;
+mod sidecar;
+
+pub use codable::{Uncodable, check_architecture, codable};
+pub use error::CodecError;
+pub use map::{ModelMap, Site};
+pub use names::{InputId, MatrixId};
+pub use role::{InputRole, Role, Width};
+pub use scheme::Scheme;
+pub use shape::MatrixShape;
+pub use sidecar::{
+    ElementType, Sidecar, SidecarSpec, checked_sidecar, f16_clamped, find_sidecar, finite_values,
+    n_bytes,
+};

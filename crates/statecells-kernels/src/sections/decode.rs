@@ -1,0 +1,308 @@
+//! The product for batches: some rows and inputs of the matrix are decoded to bytes once and multiplied
+//! with the rounded inputs of all tokens.
+//!
+//! `y[r, t] = row_scale[r] * sum_spans (scale[span, t] * sum_{inputs of span} weight[r, i] * rounded[i, t]
+//!                                     + weight[r, place[span, t]] * kept[span, t])`
+//!
+//! The inner sum is an exact integer sum, the outer one runs over the spans in order by fused
+//! multiply-add. All forms give the same bits.
+#![allow(clippy::needless_range_loop)] // one index runs over several arrays
+
+use std::ops::Range;
+
+use super::bundles::Bundle;
+use super::decoder::Decoder;
+use super::inputs::{Inputs, SPAN, SPAN_WORDS, Scale, TOKENS, WORD};
+use super::matrix::SectionMatrix;
+use super::shape::{BLOCK, PAIR_BYTES};
+use crate::common::finite_f16;
+use crate::simd::Dot;
+use crate::{Output, ROW_TILE, Scratch};
+
+/// Rows that are decoded together: two tiles of codes.
+const PANEL_ROWS: usize = 2 * ROW_TILE;
+/// Spans that are decoded together. The bytes of a panel (64 KiB) stay in the second-level cache, the
+/// inputs of six tokens (6 KiB) in the first.
+const PANEL_SPANS: usize = 1024 / SPAN;
+
+/// The definition: reference for the fast forms.
+pub(super) fn scalar(
+    matrix: &SectionMatrix<'_>,
+    decoder: &Decoder,
+    inputs: Inputs<'_>,
+    y: &mut Output<'_>,
+) {
+    let (grid, n_tokens) = (inputs.layout().grid, inputs.n_tokens());
+    let rows = y.rows();
+    for r in rows.clone() {
+        let blocks = 0..matrix.shape.n_blocks();
+        let weights: Vec<i32> = blocks
+            .flat_map(|block| {
+                let codes = move |section| matrix.code(r, block, section);
+                let sections = 0..decoder.n_sections();
+                (0..BLOCK).map(move |j| decoder.weight(j, sections.clone().map(codes)))
+            })
+            .collect();
+        for t in 0..n_tokens {
+            let bundle = grid.bundle(n_tokens, t / grid.width);
+            let column = t - bundle.first;
+            let mut total = 0.0f32;
+            for g in 0..grid.n_groups {
+                let words = inputs.words(bundle, g).chunks_exact(WORD * bundle.width);
+                let rounded = words.flat_map(|word| &word[column * WORD..][..WORD]);
+                let products = weights[g * SPAN..].iter().zip(rounded);
+                let sum: i32 = products.map(|(w, &q)| w * i32::from(q as i8)).sum();
+                let scale = inputs.scale(bundle, g, column);
+                total = scale.scale.mul_add(sum as f32, total);
+                // A damaged buffer may name an input behind the last one.
+                match weights.get(g * SPAN + scale.place as usize) {
+                    Some(&weight) if scale.kept != 0.0 => {
+                        total = scale.kept.mul_add(weight as f32, total);
+                    }
+                    _ => {}
+                }
+            }
+            y.token_rows(t, r..r + 1)[0] = total * matrix.row_scale[r].to_f32();
+        }
+    }
+}
+
+macro_rules! compiled {
+    ($name:ident, $set:path, $vectors:literal, $arch:literal, $features:literal) => {
+        /// # Safety
+        /// The machine has the instructions.
+        #[cfg(target_arch = $arch)]
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $name(
+            matrix: &SectionMatrix<'_>,
+            decoder: &Decoder,
+            inputs: Inputs<'_>,
+            y: &mut Output<'_>,
+            scratch: &mut Scratch,
+        ) {
+            // SAFETY: the caller's promise.
+            unsafe { product::<$set, $vectors>(matrix, decoder, inputs, y, scratch) }
+        }
+    };
+}
+
+compiled!(
+    avx512_vnni,
+    crate::simd::avx512::Vnni,
+    4,
+    "x86_64",
+    "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma"
+);
+compiled!(avx2, crate::simd::avx2::Signs, 2, "x86_64", "avx2,fma");
+compiled!(avx_vnni, crate::simd::avx2::Vnni, 2, "x86_64", "avxvnni,avx2,fma");
+compiled!(neon_dot, crate::simd::neon::DotProduct, 4, "aarch64", "neon,dotprod");
+
+/// What all panels of rows have in common while they pass over some spans.
+struct Pass<'a> {
+    matrix: &'a SectionMatrix<'a>,
+    decoder: &'a Decoder,
+    inputs: Inputs<'a>,
+    spans: Range<usize>,
+    /// The same as blocks of inputs.
+    blocks: Range<usize>,
+}
+
+impl Pass<'_> {
+    fn n_words(&self) -> usize {
+        self.blocks.len() * BLOCK / WORD
+    }
+}
+
+/// Totals of a panel's rows for one token.
+type Totals = [f32; PANEL_ROWS];
+
+/// `V` vectors of rows form a strip, whose sums for up to [`TOKENS`] tokens stay in registers. A decoded
+/// panel is [four inputs, row of the strip, word, strip].
+///
+/// # Safety
+/// The machine has the instructions of `D`; decoder and inputs are for the matrix; `y` has its rows and
+/// the tokens of the inputs.
+#[inline(always)]
+unsafe fn product<D: Dot, const V: usize>(
+    matrix: &SectionMatrix<'_>,
+    decoder: &Decoder,
+    inputs: Inputs<'_>,
+    y: &mut Output<'_>,
+    scratch: &mut Scratch,
+) {
+    let (grid, n_blocks) = (inputs.layout().grid, matrix.shape.n_blocks());
+    let decoded = scratch.bytes(PANEL_ROWS * PANEL_SPANS * SPAN);
+    let tiles = y.tiles();
+    for begin in (0..grid.n_groups).step_by(PANEL_SPANS) {
+        let spans = begin..grid.n_groups.min(begin + PANEL_SPANS);
+        let blocks = spans.start * SPAN / BLOCK..n_blocks.min(spans.end * SPAN / BLOCK);
+        let pass = Pass { matrix, decoder, inputs, spans, blocks };
+        for first in tiles.clone().step_by(2) {
+            let panel = first..tiles.end.min(first + 2);
+            // SAFETY: the caller's promise; the tiles are the matrix's.
+            unsafe {
+                decode::<D, V>(&pass, panel.clone(), decoded);
+                for index in 0..grid.n_bundles(inputs.n_tokens()) {
+                    let bundle = grid.bundle(inputs.n_tokens(), index);
+                    match bundle.width {
+                        1 => multiply::<D, V, 1>(&pass, panel.clone(), decoded, bundle, y),
+                        2 => multiply::<D, V, 2>(&pass, panel.clone(), decoded, bundle, y),
+                        3 => multiply::<D, V, 3>(&pass, panel.clone(), decoded, bundle, y),
+                        4 => multiply::<D, V, 4>(&pass, panel.clone(), decoded, bundle, y),
+                        5 => multiply::<D, V, 5>(&pass, panel.clone(), decoded, bundle, y),
+                        _ => multiply::<D, V, TOKENS>(&pass, panel.clone(), decoded, bundle, y),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Decodes the pass's blocks of one or two tiles; rows of a tile that does not exist keep any bytes.
+///
+/// # Safety
+/// As [`product`]; `decoded` has room for a panel.
+#[inline(always)]
+unsafe fn decode<D: Dot, const V: usize>(pass: &Pass<'_>, tiles: Range<usize>, decoded: &mut [u8]) {
+    let n_sections = pass.decoder.n_sections();
+    let tile_bytes = (pass.matrix.shape.n_blocks() * n_sections).div_ceil(2) * PAIR_BYTES;
+    let strip_rows = V * D::LANES;
+    let strip_bytes = pass.n_words() * strip_rows * WORD;
+    let place = |row: usize| row / strip_rows * strip_bytes + row % strip_rows * WORD;
+    assert!(decoded.len() >= PANEL_ROWS / strip_rows * strip_bytes);
+    for (i, tile) in tiles.enumerate() {
+        let halves = [place(i * ROW_TILE), place(i * ROW_TILE + ROW_TILE / 2)];
+        let codes = &pass.matrix.codes[tile * tile_bytes..][..tile_bytes];
+        // SAFETY: the instructions are the caller's promise. The codes are those of a whole tile with these
+        // blocks; each half of its rows has 64 bytes in every word of a strip, and strips are in `decoded`.
+        unsafe {
+            let out = halves.map(|at| decoded.as_mut_ptr().add(at));
+            D::decode(
+                pass.decoder.bytes(),
+                codes.as_ptr(),
+                pass.blocks.clone(),
+                out,
+                strip_rows * WORD,
+            );
+        }
+    }
+}
+
+/// Multiplies a decoded panel with the inputs of the `C` tokens of a bundle.
+///
+/// # Safety
+/// As [`product`]; the bundle has `C` tokens.
+#[inline(always)]
+unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
+    pass: &Pass<'_>,
+    tiles: Range<usize>,
+    decoded: &[u8],
+    bundle: Bundle,
+    y: &mut Output<'_>,
+) {
+    let (grid, strip_rows) = (pass.inputs.layout().grid, V * D::LANES);
+    let rows = tiles.start * ROW_TILE..y.rows().end.min(tiles.end * ROW_TILE);
+    let mut totals: [Totals; C] = [[0.0; PANEL_ROWS]; C];
+    if pass.spans.start > 0 {
+        for (c, totals) in totals.iter_mut().enumerate() {
+            totals[..rows.len()].copy_from_slice(y.token_rows(bundle.first + c, rows.clone()));
+        }
+    }
+    for strip in 0..rows.len().div_ceil(strip_rows) {
+        let mut weights = &decoded[strip * strip_rows * WORD * pass.n_words()..];
+        for g in pass.spans.clone() {
+            let words = pass.inputs.words(bundle, g);
+            let scales: [Scale; C] = std::array::from_fn(|c| pass.inputs.scale(bundle, g, c));
+            let n_words = grid.units(g).len();
+            let (span, rest) = weights.split_at(n_words * strip_rows * WORD);
+            weights = rest;
+            // SAFETY: the instructions are the caller's promise. `words` has C times four inputs for each of
+            // n_words, `span` a strip's bytes for them, a total a panel's rows.
+            unsafe {
+                let sums = dot::<D, V, C>(span.as_ptr(), words.as_ptr(), n_words, &scales);
+                for c in 0..C {
+                    let totals = totals[c].as_mut_ptr().add(strip * strip_rows);
+                    for v in 0..V {
+                        D::add_scaled(sums[v][c], scales[c].scale, totals.add(v * D::LANES));
+                    }
+                    if scales[c].kept != 0.0 {
+                        add_kept::<D, V>(span, scales[c], totals);
+                    }
+                }
+            }
+        }
+    }
+    let last = pass.spans.end == grid.n_groups;
+    let row_scale = &pass.matrix.row_scale[rows.clone()];
+    for (c, totals) in totals.iter().enumerate() {
+        let out = y.token_rows(bundle.first + c, rows.clone());
+        if last {
+            for ((to, from), &scale) in out.iter_mut().zip(totals).zip(row_scale) {
+                *to = from * finite_f16(scale);
+            }
+        } else {
+            out.copy_from_slice(&totals[..rows.len()]);
+        }
+    }
+}
+
+/// The integer sums of a strip's rows and the tokens of a bundle over `n_words` words of one span.
+///
+/// # Safety
+/// The machine has the instructions of `D`; `n_words` words of a strip's weights and of the bundle's inputs
+/// are valid.
+#[inline(always)]
+unsafe fn dot<D: Dot, const V: usize, const C: usize>(
+    mut weights: *const u8,
+    mut words: *const u8,
+    n_words: usize,
+    scales: &[Scale; C],
+) -> [[D::Sums; C]; V] {
+    debug_assert!(n_words <= SPAN_WORDS);
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut sums = [[D::sums(0); C]; V];
+        for c in 0..C {
+            // What the bias of the weights will add is taken off beforehand.
+            let start = D::sums(scales[c].sum.wrapping_mul(-D::BIAS));
+            for v in 0..V {
+                sums[v][c] = start;
+            }
+        }
+        for _ in 0..n_words {
+            let mut rows = [D::weights(weights); V];
+            for v in 1..V {
+                rows[v] = D::weights(weights.add(v * D::LANES * WORD));
+            }
+            for c in 0..C {
+                let inputs = D::inputs(words.add(c * WORD));
+                for v in 0..V {
+                    sums[v][c] = D::dot(sums[v][c], rows[v], inputs);
+                }
+            }
+            weights = weights.add(V * D::LANES * WORD);
+            words = words.add(C * WORD);
+        }
+        sums
+    }
+}
+
+/// Adds the product with the input that was not rounded.
+///
+/// # Safety
+/// The machine has the instructions of `D`; `span` holds a strip's weights, `totals` leads to its rows.
+#[inline(always)]
+unsafe fn add_kept<D: Dot, const V: usize>(span: &[u8], scale: Scale, totals: *mut f32) {
+    let place = scale.place as usize;
+    let strip_bytes = V * D::LANES * WORD;
+    // A damaged buffer may name an input behind the last one.
+    let Some(word) = span.chunks_exact(strip_bytes).nth(place / WORD) else { return };
+    for v in 0..V {
+        // SAFETY: the instructions and totals are the caller's promise; `word` holds V vectors.
+        unsafe {
+            let weights = D::weights(word.as_ptr().add(v * D::LANES * WORD));
+            let weights = D::weight(weights, place % WORD);
+            D::add_scaled(weights, scale.kept, totals.add(v * D::LANES));
+        }
+    }
+}
