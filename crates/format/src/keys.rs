@@ -44,7 +44,7 @@ pub fn coded_tensor(key: &str) -> Option<&str> {
     key.strip_prefix("statecells.")?.strip_suffix(".scheme")
 }
 
-/// FLOAT32 `statecells.<tensor>.gap`: its gap, see [`crate::metrics`].
+/// FLOAT32 `statecells.<tensor>.gap`: its gap, see docs/shapes.md.
 #[must_use]
 pub fn tensor_gap(tensor: MatrixId) -> String {
     format!("statecells.{tensor}.gap")

@@ -1,6 +1,6 @@
 //! Which matrices of a layer may be coded, and what they read: the one table of roles.
 
-/// What a matrix does in its layer. A variant here and a line in [`ROLES`] make a role.
+/// What a matrix does in its layer. A variant here and a line in `ROLES` make a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",

@@ -70,7 +70,7 @@ pub(crate) enum Dot {
 /// Name of the environment variable that [`Isa::from_env`] reads.
 const VARIABLE: &str = "STATECELLS_ISA";
 
-/// A name that is no [`Isa`] of this machine, or no [`Route`] of an [`Isa`].
+/// A name that is no [`Isa`] of this machine, or no `Route` of an [`Isa`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{variable}: '{name}' is not available {place}, which has {available}")]
 pub struct IsaError {

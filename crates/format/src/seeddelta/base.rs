@@ -45,7 +45,7 @@ pub struct LowRank {
     pub rank: usize,
     /// [rank, d_out]: the row of an output is contiguous.
     pub u: Vec<f32>,
-    /// [d_in, rank]: v[j] is contiguous.
+    /// [d_in, rank]: row j is contiguous.
     pub v: Vec<f32>,
 }
 

@@ -66,7 +66,7 @@ impl Scale {
 /// Where rounded inputs and their scales lie. The layout is private to this crate; callers need its
 /// size, which is never more than that of lookup tables for the same matrix.
 ///
-/// A token is a column of four inputs per unit; beside the units of a span lies its [`Scale`].
+/// A token is a column of four inputs per unit; beside the units of a span lies its scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InputLayout {
     pub(crate) d_in: usize,
