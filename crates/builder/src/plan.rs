@@ -108,8 +108,9 @@ impl Plan {
             let bits = |n| bits_per_weight(n, sum(|i| i.shape.n_weights() as u64));
             (coded >= source).then(|| {
                 format!(
-                    "warning: coding makes ffn_{role} no smaller: {} of {ty}, {:.2} bits per weight, would take {:.2} \
+                    "warning: coding makes {} no smaller: {} of {ty}, {:.2} bits per weight, would take {:.2} \
                      ({} bytes instead of {}): {}, or give a source of more bits per weight",
+                    role.part(),
                     match items.len() {
                         1 => "1 matrix".to_owned(),
                         n => format!("{n} matrices"),

@@ -61,7 +61,7 @@ impl Selection {
         }
         for role in self.roles.iter().flatten() {
             if !available.iter().any(|t| t.role == *role) {
-                let reason = format!("the model has no ffn_{role}: leave it out");
+                let reason = format!("the model has no {}: leave it out", role.part());
                 return Err(Error::Selection { flag: "--targets", reason });
             }
         }

@@ -76,11 +76,9 @@ pub fn sizes(path: &Path, types: KvTypes) -> Result<Sizes, Error> {
     })
 }
 
-/// The FFN matrices of the layers that text runs through. Those for multi-token prediction are only in the file; where there
-/// are no others, as in a draft model, they are run.
+/// The FFN matrices of the layers that text runs through.
 fn run_by_text(file: &Inspection) -> Vec<&FfnReport> {
-    let n_run = file.n_layers.saturating_sub(file.n_mtp_layers);
-    file.tensors.iter().filter(|t| n_run == 0 || t.layer < n_run).collect()
+    file.tensors.iter().filter(|t| t.layer < file.n_run_layers()).collect()
 }
 
 /// Context lengths from 4096 tokens to the model's limit, each twice the one before; the limit alone if it

@@ -130,7 +130,7 @@ impl Variant {
             if found != wanted {
                 let d_in = tensor.dims()[0];
                 let text =
-                    format!("ffn_{}: {wanted} fell back to {found} (rows of {d_in})", ffn.role);
+                    format!("{}: {wanted} fell back to {found} (rows of {d_in})", ffn.role.part());
                 *fallbacks.entry(text).or_default() += 1;
             }
         }

@@ -134,10 +134,7 @@ impl std::str::FromStr for Role {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
-            let words = Self::ALL.map(Self::as_str).join(", ");
-            format!("unknown matrix '{text}': use one of {words}")
-        })
+        crate::named("matrix", text, &Self::ALL, Self::as_str)
     }
 }
 

@@ -63,10 +63,7 @@ impl std::str::FromStr for Scheme {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
-            format!("unknown scheme '{text}': use one of {}", names.join(", "))
-        })
+        crate::named("scheme", text, Self::ALL, Self::as_str)
     }
 }
 

@@ -8,8 +8,8 @@
 //!
 //! The kernels start no threads. The caller runs each of its `nth` threads once per product and
 //! hands thread `ith` an [`Output`] that lets it write its own rows only, so one call needs no
-//! barrier. The result of a product does not depend on `nth`, nor on how many tokens are computed together, nor,
-//! unless a function says otherwise, on the [`Isa`].
+//! barrier. The result of a product does not depend on `nth`, nor on how many tokens are computed
+//! together, nor, unless a function says otherwise, on the [`Isa`].
 //!
 //! # Shapes
 //! ggml order, innermost dimension first: activations `x`: [d_in, n_tokens], results

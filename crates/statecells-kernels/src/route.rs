@@ -117,10 +117,10 @@ impl Dot {
                 _ => Some(24),
             },
             // Not measured with these kernels; `statecells-bench` with STATECELLS_BATCH and the example `batches` do
-            // it (docs/results/archive/2026-11-speed.md, Zen 4). A prototype with AVX-512 VNNI on Zen 4, S = 6, 4096 x 4096, took 0.147 + 0.0093 B ns per
-            // weight for B tokens where lookups took 0.0169 B; exact sums cost about 0.08 ns more, and what
-            // depends on the sections is in proportion to them. AVX-VNNI has the same ratio of shuffles to
-            // products per cycle.
+            // it. A prototype with AVX-512 VNNI on Zen 4, S = 6, 4096 x 4096, took 0.147 + 0.0093 B ns per
+            // weight for B tokens where lookups took 0.0169 B (docs/results/archive/2026-11-speed.md); exact sums
+            // cost about 0.08 ns more, and what depends on the sections is in proportion to them. AVX-VNNI has the
+            // same ratio of shuffles to products per cycle.
             #[cfg(target_arch = "x86_64")]
             Self::AvxVnni | Self::Avx512Vnni => dot_from(n_sections),
             // Not measured; as the ratio of shuffles to products per cycle is.

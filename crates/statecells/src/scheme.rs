@@ -33,10 +33,7 @@ macro_rules! named_enum {
             type Err = String;
 
             fn from_str(text: &str) -> Result<Self, String> {
-                Self::ALL.iter().copied().find(|v| v.as_str() == text).ok_or_else(|| {
-                    let names: Vec<_> = Self::ALL.iter().map(|v| v.as_str()).collect();
-                    format!("unknown {} '{text}': use one of {}", $what, names.join(", "))
-                })
+                format::named($what, text, Self::ALL, Self::as_str)
             }
         }
     };

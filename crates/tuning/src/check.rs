@@ -91,8 +91,7 @@ impl Shapes<'_> {
     /// Refuses layers that hold more than is computed here: biases, experts, further norms.
     fn check_names(&self) -> Result<(), TuningError> {
         let known = |part: &str| {
-            let ffn = |t: &Role| part.strip_prefix("ffn_") == Some(t.as_str());
-            ATTENTION.contains(&part) || Role::ALL.iter().any(ffn)
+            ATTENTION.contains(&part) || Role::ALL.iter().any(|role| role.part() == part)
         };
         for tensor in self.file.tensors() {
             let Some(rest) = tensor.name().strip_prefix("blk.") else { continue };

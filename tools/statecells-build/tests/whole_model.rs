@@ -3,7 +3,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use builder::report::{BuildReport, Origin};
 use common::calibration::{Made, write_calibration};
@@ -72,18 +72,7 @@ fn threads_and_kills_do_not_change_the_bytes() {
     build(&fixture, "one.gguf", &format!("{flags} -t 1"));
     build(&fixture, "two.gguf", &format!("{flags} -t 2"));
     assert!(fixture.bytes("one.gguf") == fixture.bytes("two.gguf"));
-    let mut child = fixture
-        .plain(&format!("{BUILD} -o killed.gguf {flags} -t 1"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let reached = lines.map(Result::unwrap).any(|line| line.contains("tuning step 3 of 40"));
-    assert!(reached);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!fixture.path("killed.gguf").exists());
+    killed_at(&fixture, "killed.gguf", &format!("{flags} -t 1"), "tuning step 3 of 40");
     build(&fixture, "killed.gguf", &format!("{flags} -t 1 --resume"));
     assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
     // There is nothing left to do.
@@ -91,8 +80,13 @@ fn threads_and_kills_do_not_change_the_bytes() {
     assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
 }
 
-/// Runs a build until it says `line`, and kills it.
-fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
+/// A build that has said `line`, and what it says from then on.
+fn running_at(
+    fixture: &Fixture,
+    output: &str,
+    flags: &str,
+    line: &str,
+) -> (Child, impl Iterator<Item = String> + use<>) {
     let mut child = fixture
         .plain(&format!("{BUILD} -o {output} {flags}"))
         .stdout(Stdio::null())
@@ -101,6 +95,12 @@ fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
     assert!(lines.any(|said| said.contains(line)), "'{line}' was not said");
+    (child, lines)
+}
+
+/// Runs a build until it says `line`, and kills it.
+fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
+    let (mut child, _lines) = running_at(fixture, output, flags, line);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!fixture.path(output).exists());
@@ -146,14 +146,7 @@ fn tuned_tensors_are_kept_beside_those_that_they_were_made_from() {
     build(&fixture, "tuned.gguf", tune);
     // A model that changes under way is told of at the end, when everything is tuned and stored.
     let model = fixture.bytes("model.gguf");
-    let mut child = fixture
-        .plain(&format!("{BUILD} -o out.gguf {tune}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("tuning step 2 of 300")));
+    let (mut child, lines) = running_at(&fixture, "out.gguf", tune, "tuning step 2 of 300");
     std::fs::write(fixture.path("longer.gguf"), [&model[..], b"more"].concat()).unwrap();
     std::fs::rename(fixture.path("longer.gguf"), fixture.path("model.gguf")).unwrap();
     let last = lines.last().unwrap();

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use format::coo::Layout;
+use format::seeddelta::{BASE_BLOCK, BASE_CIRC, BASE_DIAG, BASE_SCALE, BASE_U, BASE_V, ROW_SCALE};
 use format::{MatrixId, MatrixShape, keys};
 use ggml::gguf::{Array, GgufFile, TensorInfo, Value};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
@@ -10,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::Settings;
 use crate::plan::bits_per_weight;
+
+/// The tensor that tells how many entries a delta has.
+const DELTA_IDX: &str = Layout::PerRow.idx_suffix();
 
 /// Last parts of names that belong to a dense weight; all others are sidecars.
 const DENSE_PARTS: [&str; 4] = ["weight", "bias", "scale", "input_scale"];
@@ -165,11 +170,11 @@ fn shape(
     let n_ff = hparams.number("feed_forward_length", tensor.layer);
     let role = tensor.role;
     let (d_in, d_out) = (role.d_in().pick(n_embd, n_ff), role.d_out().pick(n_embd, n_ff));
-    let rows = parts.get("row_scale").map(|r| r.n_elements());
+    let rows = parts.get(ROW_SCALE).map(|r| r.n_elements());
     // GGUF drops a last dimension of 1.
     let columns = |part: &str| parts.get(part)?.matrix_shape().map(|s| s.d_out);
-    let rows = rows.or_else(|| columns("delta_idx").or_else(|| columns("base_u")));
-    let d_in = parts.get("base_v").and_then(|v| v.dims().first().copied()).or(d_in);
+    let rows = rows.or_else(|| columns(DELTA_IDX).or_else(|| columns(BASE_U)));
+    let d_in = parts.get(BASE_V).and_then(|v| v.dims().first().copied()).or(d_in);
     Some(MatrixShape::new(d_in?, rows.or(d_out)?))
 }
 
@@ -201,15 +206,15 @@ fn base_and_delta(parts: &BTreeMap<&str, &TensorInfo>) -> Settings {
     let dim = |part: &str, n: usize| Some(parts.get(part)?.dims().get(n).copied().unwrap_or(1));
     let is_there = |part: &str| parts.contains_key(part).then_some(1);
     let found = [
-        ("identity", is_there("base_scale")),
-        ("diagonal", is_there("base_diag")),
-        ("lowrank", dim("base_v", 1)),
-        ("circulant", is_there("base_circ")),
-        ("block", dim("base_block", 0)),
+        ("identity", is_there(BASE_SCALE)),
+        ("diagonal", is_there(BASE_DIAG)),
+        ("lowrank", dim(BASE_V, 1)),
+        ("circulant", is_there(BASE_CIRC)),
+        ("block", dim(BASE_BLOCK, 0)),
     ];
     let mut settings: Settings =
         found.into_iter().filter_map(|(name, n)| Some((name.to_owned(), n? as u64))).collect();
-    if let Some(k) = dim("delta_idx", 0).or((!settings.is_empty()).then_some(0)) {
+    if let Some(k) = dim(DELTA_IDX, 0).or((!settings.is_empty()).then_some(0)) {
         settings.insert("K".to_owned(), k as u64);
     }
     settings

@@ -112,9 +112,7 @@ impl Inspection {
         let totals = totals(&file, &tensors);
         let memory = match &architecture {
             Some(arch) => {
-                // Where there are no others, as in a draft model, they are run.
-                let n_run =
-                    if n_mtp_layers < n_layers { n_layers - n_mtp_layers } else { n_layers };
+                let n_run = n_run_layers(n_layers, n_mtp_layers);
                 Memory::new(&file, arch, n_run, totals.tensor_bytes, n_ctx, types)?
             }
             None => None,
@@ -134,6 +132,19 @@ impl Inspection {
             architecture,
         })
     }
+}
+
+impl Inspection {
+    /// Layers that text runs through, the first ones: those for multi-token prediction are only in the file. Where there
+    /// are no others, as in a draft model, they are run.
+    #[must_use]
+    pub fn n_run_layers(&self) -> usize {
+        n_run_layers(self.n_layers, self.n_mtp_layers)
+    }
+}
+
+fn n_run_layers(n_layers: usize, n_mtp_layers: usize) -> usize {
+    if n_mtp_layers < n_layers { n_layers - n_mtp_layers } else { n_layers }
 }
 
 /// What was written before models in parts could be read has one.

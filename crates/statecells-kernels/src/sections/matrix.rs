@@ -4,12 +4,12 @@ use half::f16;
 
 use super::decoder::Decoder;
 use super::inputs::Inputs;
-use super::shape::{BLOCK, PAIR_BYTES, SectionShape};
+use super::shape::{BLOCK, SectionShape};
 use super::tables::Tables;
 use super::{decode, lookup};
 use crate::error::{check_finite_f16, check_len};
 use crate::isa::{Dot, Lookup};
-use crate::{Columns, Isa, KernelError, Output, ROW_TILE, Scratch, SparseMatrix};
+use crate::{Columns, Isa, KernelError, Output, Scratch, SparseMatrix};
 
 /// A matrix coded in sections, borrowed where it lies (a mapped file, say).
 ///
@@ -183,9 +183,7 @@ impl<'a> SectionMatrix<'a> {
     /// The atom of `section` that row `r` uses in `block`.
     pub(super) fn code(&self, r: usize, block: usize, section: usize) -> usize {
         let plane = block * self.shape.n_sections + section;
-        let n_pairs = (self.shape.n_blocks() * self.shape.n_sections).div_ceil(2);
-        let pair = r / ROW_TILE * n_pairs + plane / 2;
-        let byte = self.codes[pair * PAIR_BYTES + r % ROW_TILE];
-        usize::from(if plane.is_multiple_of(2) { byte & 15 } else { byte >> 4 })
+        let (byte, shift) = self.shape.layout().position(r, plane);
+        usize::from(self.codes[byte] >> shift & 15)
     }
 }

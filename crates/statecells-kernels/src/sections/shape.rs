@@ -29,7 +29,7 @@ impl SectionShape {
         self.layout().n_blocks()
     }
 
-    fn layout(self) -> SectionsLayout {
+    pub(super) fn layout(self) -> SectionsLayout {
         let shape = MatrixShape::new(self.d_in, self.d_out);
         SectionsLayout { shape, sections: self.n_sections }
     }

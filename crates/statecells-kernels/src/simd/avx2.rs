@@ -2,10 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use std::ops::Range;
-
-use super::{Bytes, Dot, Floats, Lookup, decode_lanes};
-use crate::sections::{AtomBytes, BIAS};
+use super::{Bytes, Dot, Floats, Lookup};
+use crate::sections::BIAS;
 
 /// Name of the instruction set.
 #[derive(Clone, Copy)]
@@ -242,6 +240,7 @@ pub(crate) struct Signs;
 impl Dot for Signs {
     const LANES: usize = 8;
     const BIAS: i32 = 0;
+    type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
 
@@ -288,18 +287,6 @@ impl Dot for Signs {
         // SAFETY: see the trait.
         unsafe { Vnni::add_scaled(sums, scale, total) }
     }
-
-    #[inline(always)]
-    unsafe fn decode(
-        atoms: &[AtomBytes],
-        codes: *const u8,
-        blocks: Range<usize>,
-        out: [*mut u8; 2],
-        word_bytes: usize,
-    ) {
-        // SAFETY: see the trait.
-        unsafe { decode_lanes::<Avx2>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
-    }
 }
 
 /// AVX2 with the dot products of AVX-VNNI.
@@ -309,6 +296,7 @@ pub(crate) struct Vnni;
 impl Dot for Vnni {
     const LANES: usize = 8;
     const BIAS: i32 = 128;
+    type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
 
@@ -353,17 +341,5 @@ impl Dot for Vnni {
             let (scale, sums) = (_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums));
             _mm256_storeu_ps(total, _mm256_fmadd_ps(scale, sums, _mm256_loadu_ps(total)));
         }
-    }
-
-    #[inline(always)]
-    unsafe fn decode(
-        atoms: &[AtomBytes],
-        codes: *const u8,
-        blocks: Range<usize>,
-        out: [*mut u8; 2],
-        word_bytes: usize,
-    ) {
-        // SAFETY: see the trait.
-        unsafe { decode_lanes::<Avx2>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
     }
 }

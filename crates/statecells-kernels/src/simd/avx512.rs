@@ -201,6 +201,7 @@ pub(crate) struct Vnni;
 impl Dot for Vnni {
     const LANES: usize = 16;
     const BIAS: i32 = 128;
+    type Lanes = super::avx2::Avx2;
     type Sums = __m512i;
     type Words = __m512i;
 

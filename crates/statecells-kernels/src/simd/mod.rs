@@ -101,6 +101,8 @@ pub(crate) trait Dot: Copy {
     const LANES: usize;
     /// What is added to weights, so that they are unsigned; 0 where the instructions take signed ones.
     const BIAS: i32;
+    /// What decodes one position after the other.
+    type Lanes: Bytes;
     /// A 32-bit sum per row.
     type Sums: Copy;
     /// Four bytes per row, or the same four for all rows.
@@ -127,7 +129,12 @@ pub(crate) trait Dot: Copy {
         blocks: Range<usize>,
         out: [*mut u8; 2],
         word_bytes: usize,
-    );
+    ) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            decode_lanes::<Self::Lanes>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8);
+        }
+    }
 }
 
 /// [`Dot::decode`] one position after the other.

@@ -2,10 +2,8 @@
 
 use std::arch::aarch64::*;
 
-use std::ops::Range;
-
-use super::{Bytes, Dot, Floats, Lookup, decode_lanes};
-use crate::sections::{AtomBytes, BIAS};
+use super::{Bytes, Dot, Floats, Lookup};
+use crate::sections::BIAS;
 
 /// Name of the instruction set.
 #[derive(Clone, Copy)]
@@ -210,6 +208,7 @@ pub(crate) struct DotProduct;
 impl Dot for DotProduct {
     const LANES: usize = 4;
     const BIAS: i32 = 0;
+    type Lanes = Neon;
     type Sums = int32x4_t;
     type Words = int8x16_t;
 
@@ -260,17 +259,5 @@ impl Dot for DotProduct {
     unsafe fn add_scaled(sums: int32x4_t, scale: f32, total: *mut f32) {
         // SAFETY: see the trait.
         unsafe { vst1q_f32(total, vfmaq_n_f32(vld1q_f32(total), vcvtq_f32_s32(sums), scale)) }
-    }
-
-    #[inline(always)]
-    unsafe fn decode(
-        atoms: &[AtomBytes],
-        codes: *const u8,
-        blocks: Range<usize>,
-        out: [*mut u8; 2],
-        word_bytes: usize,
-    ) {
-        // SAFETY: see the trait.
-        unsafe { decode_lanes::<Neon>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8) }
     }
 }

@@ -3,6 +3,7 @@
 use format::global::{CODES, DICT, MAX_ATOMS, ROW_SCALE, VALS};
 use format::{
     CodecError, ElementType, MatrixShape, Sidecar, SidecarSpec, checked_sidecar, find_sidecar,
+    finite_values,
 };
 use rayon::prelude::*;
 
@@ -108,10 +109,5 @@ pub(crate) fn floats(
     let is_f32 =
         find_sidecar(sidecars, suffix).is_some_and(|s| s.spec.element_type == ElementType::F32);
     let element = if wide && is_f32 { ElementType::F32 } else { ElementType::F16 };
-    let sidecar = checked_sidecar(sidecars, &SidecarSpec::new(suffix, element, dims))?;
-    let floats = sidecar.to_floats().unwrap_or_default();
-    match floats.par_iter().position_first(|v| !v.is_finite()) {
-        None => Ok(floats),
-        Some(i) => Err(malformed(suffix, format!("value {i} is {}", floats[i]))),
-    }
+    finite_values(sidecars, &SidecarSpec::new(suffix, element, dims))
 }

@@ -7,13 +7,13 @@
 
 use codec::MatMul;
 use faer::Mat;
+use format::sections::BLOCK;
 use format::{CodecError, MatrixShape};
 use rayon::prelude::*;
 
 use super::beam::{BlockFactor, identity};
 use super::moment::Moment;
 use crate::linalg::cholesky;
-use format::sections::BLOCK;
 
 /// Rows of a factor that are written together.
 const FACTOR_ROWS: usize = 32;
