@@ -125,7 +125,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
     parser.add_argument("--fewer", type=Path, nargs="*", default=[], help="calibrations on fewer tokens")
     parser.add_argument("--sequential", nargs=2, metavar=("LAYERS", "CALIB"), help="also recapture, with this calibration")
-    parser.add_argument("--sensitivity", type=Path, help="by measure_sensitivity.py")
+    parser.add_argument("--sensitivity", type=Path, help="by statecells-build --measure-sensitivity")
     return parser.parse_args(arguments)
 
 

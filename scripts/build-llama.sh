@@ -125,21 +125,16 @@ place_tools() {
   mv "$tools.new" "$tools"
 }
 
-place_source() {
-  local now=$WORK/src-is-now
-  if [[ -d $WORK/src && -f $now && $(<"$now") == "${PREFIX##*/}" ]]; then
-    say "   source: already patched"
-    return
-  fi
+patch_source() {
   rm -rf "$WORK/src.new"
   "$SCRIPTS/fetch-llama.sh" --into "$WORK/src.new"
-  rm -f "$now"
   # Without the source that the objects are of, nobody knows which of them are old.
   if [[ -d $WORK/src ]]; then python "$SCRIPTS/adopt_times.py" "$WORK/src" "$WORK/src.new"; else rm -rf "$WORK/build"; fi
   rm -rf "$WORK/src"
   mv "$WORK/src.new" "$WORK/src"
-  say "${PREFIX##*/}" | write_file "$now"
 }
+
+place_source() { once "patched source" "$WORK/src-is-now" "${PREFIX##*/}" "$WORK/src" -- patch_source; }
 
 # Programs must not tell where they were built: equal input, equal bytes.
 configure() {

@@ -31,21 +31,23 @@ missing() {
   exit $MISSING
 }
 
-# packages NAME...: unpacked below EMULATORS, each once.
+# unpack NAME: the package, below EMULATORS.
+unpack() {
+  local part=$EMULATORS/.part
+  mkdir -p "$part"
+  rm -f "$part"/*.deb
+  (cd "$part" && apt-get download --quiet=2 "$1" >"$EMULATORS/apt.log" 2>&1) ||
+    missing "apt-get cannot download $1 (see $EMULATORS/apt.log); run apt-get update as root, or use Debian 12"
+  dpkg-deb --extract "$part"/*.deb "$EMULATORS"
+}
+
+# packages NAME...: each unpacked once.
 packages() {
-  local name part=$EMULATORS/.part
+  local name
   for name in apt-get dpkg-deb; do
     command -v "$name" >/dev/null || missing "no $name here; the emulators come from Debian"
   done
-  mkdir -p "$part"
-  for name in "$@"; do
-    if [[ -f $EMULATORS/.$name ]]; then continue; fi
-    rm -f "$part"/*.deb
-    (cd "$part" && apt-get download --quiet=2 "$name" >"$EMULATORS/apt.log" 2>&1) ||
-      missing "apt-get cannot download $name (see $EMULATORS/apt.log); run apt-get update as root, or use Debian 12"
-    dpkg-deb --extract "$part"/*.deb "$EMULATORS"
-    : >"$EMULATORS/.$name"
-  done
+  for name in "$@"; do once "$name" "$EMULATORS/.$name" "$name" -- unpack "$name"; done
 }
 
 # not_installed NAME...: the packages that installing these would bring, one a line.

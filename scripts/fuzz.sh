@@ -7,7 +7,7 @@
 #   TARGET    only these: gguf, imatrix, calibration, policy, hook, loader
 #   --help    this text
 #
-# Seeds are the corpus of crates/hostile; what is found on the way is kept in fuzz/corpus, so the next
+# Seeds are the corpus of crates/fixtures; what is found on the way is kept in fuzz/corpus, so the next
 # run goes on from there. An input that breaks a target is written to fuzz/artifacts and named. The
 # targets are built with AddressSanitizer, debug assertions and overflow checks, by the stable
 # compiler (RUSTC_BOOTSTRAP). Needs scripts/setup-tools.sh --fuzz and scripts/build-llama.sh first.
@@ -23,7 +23,7 @@ export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_container_overflow=0}
 
 build() {
   (cd "$ROOT" && RUSTC_BOOTSTRAP=1 PATH=$VENV/bin:$PATH cargo fuzz build --fuzz-dir "$FUZZ" --target-dir "$BUILT" --release)
-  (cd "$ROOT" && cargo run --quiet --release --locked --package hostile --example seeds -- "$FUZZ/seeds")
+  (cd "$ROOT" && cargo run --quiet --release --locked --package fixtures --example seeds -- "$FUZZ/seeds")
 }
 
 # Which seeds a target starts from; the hook makes its own inputs.

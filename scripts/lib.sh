@@ -166,6 +166,30 @@ with_lock() {
   exec {fd}>&-
 }
 
+# once WHAT STAMP INPUTS [OUTPUT...] -- COMMAND...: runs COMMAND, which makes the OUTPUTs, unless they are there and the file
+# STAMP says that they were made from INPUTS (a hash of all that they depend on). Where COMMAND has begun with the same INPUTS
+# and did not come to its end, GOES_ON is not empty.
+GOES_ON=
+once() {
+  local what=$1 stamp=$2 inputs=$3 noted='' missing=
+  shift 3
+  while [[ $1 != -- ]]; do
+    if [[ ! -e $1 ]]; then missing=$1; fi
+    shift
+  done
+  shift
+  if [[ -f $stamp ]]; then noted=$(<"$stamp"); fi
+  if [[ -z $missing && $noted == "done $inputs" ]]; then
+    say "   $what: already made"
+    return
+  fi
+  GOES_ON=
+  if [[ $noted == "begun $inputs" ]]; then GOES_ON=1; fi
+  say "begun $inputs" | write_file "$stamp"
+  "$@"
+  say "done $inputs" | write_file "$stamp"
+}
+
 # --- programs ------------------------------------------------------------------------------------
 # need PROGRAM WAY_OUT
 need() { command -v "$1" >/dev/null || die "'$1' was not found; $2"; }

@@ -95,15 +95,10 @@ list_sizes() {
 
 # build NAME FLAG...
 build() {
-  local name=$1 flags=("${@:2}")
-  local stamp=$FOLDER/.$name.stamp wanted
-  wanted=$({ say "${flags[*]}" && sha256_of "$BIN_DIR/statecells-build" && sha256_of "$BASE" && sha256_of "$CALIBRATION"; } | sha256_of_stdin)
-  if [[ -f $FOLDER/$name.gguf && -f $stamp && $(<"$stamp") == "$wanted" ]]; then
-    say "   $name: already built"
-    return
-  fi
-  quietly "$FOLDER/$name.build.log" "$BIN_DIR/statecells-build" -i "$BASE" -o "$FOLDER/$name.gguf" -t "$THREADS" --force "${flags[@]}"
-  say "$wanted" | write_file "$stamp"
+  local name=$1 flags=("${@:2}") inputs
+  inputs=$({ say "${flags[*]}" && sha256_of "$BIN_DIR/statecells-build" && sha256_of "$BASE" && sha256_of "$CALIBRATION"; } | sha256_of_stdin)
+  once "$name" "$FOLDER/.$name.stamp" "$inputs" "$FOLDER/$name.gguf" -- \
+    quietly "$FOLDER/$name.build.log" "$BIN_DIR/statecells-build" -i "$BASE" -o "$FOLDER/$name.gguf" -t "$THREADS" --force "${flags[@]}"
 }
 
 # evaluate NAME: a rule that fails is a result like any other.

@@ -81,7 +81,7 @@ encode_options() {
 }
 
 # What the outputs depend on. The number of threads is not among it.
-calibrate_stamp() {
+calibrate_inputs() {
   {
     echo "$MODEL_SHA256"
     calibrate_options
@@ -89,50 +89,46 @@ calibrate_stamp() {
     sha256_of "$MODELS_DIR/text/calibration.txt"
   } | sha256_of_stdin
 }
-encode_stamp() {
-  { calibrate_stamp && encode_options && sha256_of "$BIN_DIR/statecells-build"; } | sha256_of_stdin
+encode_inputs() {
+  { calibrate_inputs && encode_options && sha256_of "$BIN_DIR/statecells-build"; } | sha256_of_stdin
 }
 
 need_program() {
   [[ -x $BIN_DIR/$1 ]] || die "bin/$1 is missing; run ./scripts/quickstart.sh --to build"
 }
 
-# stamp_of FILE: where it is noted what FILE was made from: "done STAMP", or "begun STAMP".
-stamp_of() { echo "$MODELS_DIR/.$(basename "$1" .gguf).stamp"; }
+# make_once FILE INPUTS COMMAND...
+make_once() { once "${1#"$ROOT/"}" "$MODELS_DIR/.$(basename "$1" .gguf).stamp" "$2" "$1" -- "${@:3}"; }
 
-is_made() {
-  if [[ -f $1 && -f $(stamp_of "$1") && $(<"$(stamp_of "$1")") == "done $2" ]]; then
-    say "   ${1#"$ROOT/"}: already made by this program"
-    return
-  fi
-  return 1
-}
-
-calibrate() {
-  local stamp options
-  need_program statecells-calib
-  stamp=$(calibrate_stamp)
-  if is_made "$CALIBRATION" "$stamp"; then return; fi
+run_calib() {
+  local options
   mapfile -t options < <(calibrate_options)
   "$BIN_DIR/statecells-calib" -m "$MODELS_DIR/$MODEL_FILE" -f "$MODELS_DIR/text/calibration.txt" \
     -o "$CALIBRATION" -t "$THREADS" --force "${options[@]}"
-  say "done $stamp" | write_file "$(stamp_of "$CALIBRATION")"
+}
+
+calibrate() {
+  local inputs
+  need_program statecells-calib
+  inputs=$(calibrate_inputs)
+  make_once "$CALIBRATION" "$inputs" run_calib
 }
 
 # A file of another program or other options is made anew; an interrupted run goes on.
-encode() {
-  local stamp_file stamp options mode=--force
-  need_program statecells-build
-  [[ -f $CALIBRATION ]] || die "${CALIBRATION#"$ROOT/"} is missing; run ./scripts/quickstart.sh --to calibrate"
-  stamp=$(encode_stamp)
-  if is_made "$CODED" "$stamp"; then return; fi
-  stamp_file=$(stamp_of "$CODED")
-  if [[ -f $stamp_file && $(<"$stamp_file") == "begun $stamp" ]]; then mode=--resume; fi
+run_build() {
+  local options mode=--force
+  if [[ -n $GOES_ON ]]; then mode=--resume; fi
   mkdir -p "$RESULTS_DIR"
-  say "begun $stamp" | write_file "$stamp_file"
   mapfile -t options < <(encode_options)
   "$BIN_DIR/statecells-build" -i "$MODELS_DIR/$MODEL_FILE" -o "$CODED" -t "$THREADS" "$mode" "${options[@]}"
-  say "done $stamp" | write_file "$stamp_file"
+}
+
+encode() {
+  local inputs
+  need_program statecells-build
+  [[ -f $CALIBRATION ]] || die "${CALIBRATION#"$ROOT/"} is missing; run ./scripts/quickstart.sh --to calibrate"
+  inputs=$(encode_inputs)
+  make_once "$CODED" "$inputs" run_build
 }
 
 # A rule that fails is a result like any other.

@@ -3,7 +3,7 @@
 #
 # usage: scripts/sanitize.sh [files | threads]
 #
-#   files     the corpus of crates/hostile through llama-completion, built with AddressSanitizer and UBSan,
+#   files     the corpus of crates/fixtures through llama-completion, built with AddressSanitizer and UBSan,
 #             its hook with AddressSanitizer, debug assertions and overflow checks
 #   threads   the hook's tests, which compute every product on several threads, with ThreadSanitizer
 #   --help    this text; without an argument, both

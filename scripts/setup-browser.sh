@@ -13,19 +13,20 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 BROWSER_DIR=$TOOLS_DIR/browser
 WANTED=$ROOT/tests/browser
 
-stamp() { { cat "$WANTED/package.json" "$WANTED/package-lock.json"; say "$BROWSER_DIR"; } | sha256_of_stdin; }
+inputs() { { cat "$WANTED/package.json" "$WANTED/package-lock.json"; say "$BROWSER_DIR"; } | sha256_of_stdin; }
 
-install_browser() {
-  if [[ -f $BROWSER_DIR/.done && $(<"$BROWSER_DIR/.done") == "$(stamp)" ]]; then
-    say "   browser: already installed"
-    return
-  fi
+place_browser() {
   rm -rf "$BROWSER_DIR"
   mkdir -p "$BROWSER_DIR"
   cp "$WANTED/package.json" "$WANTED/package-lock.json" "$BROWSER_DIR"
   (cd "$BROWSER_DIR" && quietly "$TOOLS_DIR/browser.log" npm ci --ignore-scripts --no-audit --no-fund --cache "$DOWNLOADS/npm")
-  stamp | write_file "$BROWSER_DIR/.done"
   say "   browser: installed"
+}
+
+install_browser() {
+  local inputs
+  inputs=$(inputs)
+  once browser "$BROWSER_DIR/.done" "$inputs" -- place_browser
 }
 
 no_options "$@"

@@ -24,10 +24,8 @@ check_python() {
     die "$BASE_PYTHON has no venv; install it (Debian and Ubuntu: apt install python3-venv)"
 }
 
-# A venv holds absolute paths and belongs to one Python: both are part of the stamp.
-stamp_of() { { cat "$1"; say "$VENV"; "$BASE_PYTHON" -V; } | sha256_of_stdin; }
-
-is_done() { [[ -f $2 && $(<"$2") == "$(stamp_of "$1")" ]] && "$VENV/bin/python" -c '' 2>/dev/null; }
+# A venv holds absolute paths and belongs to one Python.
+inputs_of() { { cat "$1"; say "$VENV"; "$BASE_PYTHON" -V; } | sha256_of_stdin; }
 
 make_venv() {
   "$VENV/bin/python" -m pip --version >/dev/null 2>&1 && return
@@ -42,13 +40,8 @@ install_from_cache() {
   venv_pip install --quiet --no-index --find-links "$WHEELS" --only-binary=:all: --require-hashes -r "$1"
 }
 
-install_requirements() {
+install_into_venv() {
   local requirements=$1 name=${1##*/}
-  local stamp=$VENV/.$name.done
-  if is_done "$requirements" "$stamp"; then
-    say "   $name: already installed"
-    return
-  fi
   make_venv
   mkdir -p "$WHEELS"
   if ! install_from_cache "$requirements" 2>/dev/null; then
@@ -56,8 +49,15 @@ install_requirements() {
     venv_pip download --quiet --dest "$WHEELS" --only-binary=:all: --require-hashes -r "$requirements"
     install_from_cache "$requirements"
   fi
-  stamp_of "$requirements" | write_file "$stamp"
   say "   $name: installed"
+}
+
+install_requirements() {
+  local name=${1##*/} inputs stamp
+  stamp=$VENV/.$name.done
+  inputs=$(inputs_of "$1")
+  "$VENV/bin/python" -c '' 2>/dev/null || rm -f "$stamp" # a Python that is gone, or of another machine
+  once "$name" "$stamp" "$inputs" -- install_into_venv "$1"
 }
 
 main() {

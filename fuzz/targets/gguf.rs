@@ -1,10 +1,10 @@
 //! Any bytes as a GGUF file: opening, every key, every tensor, and what statecells-inspect makes of it.
 #![no_main]
 
-use builder::Selection;
-use builder::inspect::{Inspection, KvTypes};
 use ggml::gguf::GgufFile;
+use inspect::{Inspection, KvTypes};
 use libfuzzer_sys::fuzz_target;
+use program::Selection;
 
 #[path = "file.rs"]
 mod file;

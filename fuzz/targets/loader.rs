@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
+use fixtures::hostile::families::Family;
+use fixtures::hostile::gguf::{Gguf, Tensor, Value};
 use ggml::Type;
-use ggml::llama::{Backend, Context, ContextParams, Model, ModelParams, Outputs, Override};
-use hostile::families::Family;
-use hostile::gguf::{Gguf, Tensor, Value};
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use llama::{Backend, Context, ContextParams, Model, ModelParams, Outputs, Override};
 use sidecars::Host;
 
 #[path = "file.rs"]

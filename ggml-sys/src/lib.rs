@@ -1,6 +1,6 @@
 //! Raw bindings to the pinned ggml, gguf and (feature `llama`) llama.cpp.
 //!
-//! Nothing here is safe to call without reading the C headers; `crates/ggml` is the safe layer. C enums
+//! Nothing here is safe to call without reading the C headers; `crates/ggml` and `crates/llama` are the safe layer. C enums
 //! are plain integer constants, since files may hold values that no header knows.
 //!
 //! The libraries are built by `scripts/build-llama.sh`, whose output `build/locate.rs` finds.

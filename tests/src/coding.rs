@@ -1,13 +1,13 @@
 //! Coded models and their dense twins, made with the codec itself instead of `statecells-build`.
 
-use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext};
+use dictionary::{DictType, GlobalCodec, GlobalParams};
 use format::seeddelta::BaseType;
 use format::{MatrixId, Role, Scheme, Sidecar, keys};
 use ggml::MulMat;
+use numerics::metrics::Metrics;
+use numerics::{Codec, EncodeContext};
+use sections::{SectionsCodec, SectionsParams};
 use seeddelta::{Delta, SeedDeltaCodec};
-use statecells::sections::{SectionsCodec, SectionsParams};
-use statecells::{DictType, GlobalCodec, GlobalParams};
 
 use crate::model_file::{ModelFile, Tensor};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ggml::Type;
-use ggml::llama::{
+use llama::{
     Backend, Context, ContextParams, LlamaError, Model, ModelParams, Outputs, Override, Token,
 };
 
@@ -22,8 +22,8 @@ pub enum Pace {
 /// As [`Model::load`].
 pub fn load_coded(path: &Path) -> Result<Model, LlamaError> {
     // what the flags --statecells and --seeddelta set
-    let keys = ["statecells.enable", "seeddelta.enable"];
-    let overrides = keys.map(|key| (key.to_owned(), Override::Bool(true))).into();
+    let set = |flag: &str| (format::enable_key(flag), Override::Bool(true));
+    let overrides = format::flags().into_iter().map(set).collect();
     Model::load(Backend::init(), path, &ModelParams { overrides, ..Default::default() })
 }
 

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use codec::Codec;
+use dictionary::{DictType, GlobalCodec, GlobalParams};
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, program, smollm2};
+use fixtures::models::Model;
 use format::{MatrixId, MatrixShape, Scheme, Sidecar, SidecarSpec};
-use ggml::llama::Token;
-use statecells::{DictType, GlobalCodec, GlobalParams};
+use llama::Token;
+use numerics::Codec;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Small dictionaries that are learned in a moment; twelve matrices.
 const QUICK: &str = "--layers 0-3 --row-scale --dict-M 64 --dict-k 8 --dict-iters 1 --dict-refine 1 --dict-max-samples 512";

@@ -3,16 +3,16 @@
 
 use std::path::Path;
 
+use dictionary::DictType;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
 use end_to_end::server::Server;
+use fixtures::models::Model;
 use format::{MatrixId, Role, Scheme};
 use half::f16;
 use serde_json::json;
-use statecells::DictType;
 use tempfile::TempDir;
-use test_models::Model;
 
 const GENERATE: &str = "-no-cnv -p hello -n 8 --temp 0 --ignore-eos -c 64 -t 2 --no-warmup";
 const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };

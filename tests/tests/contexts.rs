@@ -3,15 +3,15 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dictionary::DictType;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use format::{MatrixId, Role, Scheme};
 use ggml::Type;
-use ggml::llama::{
+use half::f16;
+use llama::{
     Backend, Context, ContextParams, LlamaError, Model, ModelParams, Outputs, Override, Token,
 };
-use half::f16;
-use statecells::DictType;
 use tempfile::TempDir;
 
 const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };
@@ -29,7 +29,8 @@ const BAD: [Token; 3] = [token(b'a'), token(b'b'), token(b'z')];
 fn model(keep_dense: bool) -> ModelFile {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("base.gguf");
-    let base = test_models::Model { other_type: Type::F32, ..test_models::Model::default() };
+    let base =
+        fixtures::models::Model { other_type: Type::F32, ..fixtures::models::Model::default() };
     base.write(&path).unwrap();
     let base = ModelFile::read(&path);
     let coding = Coding { keep_dense, ..Coding::global(Scheme::SignRowScale, DictType::F32) };

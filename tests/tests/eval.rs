@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, browser, check_page};
+use fixtures::models::Model;
 use format::Role;
 use ggml::gguf::{GgufWriter, WriteError};
 use serde_json::Value;
 use tempfile::TempDir;
-use test_models::Model;
 
 struct Fixture {
     folder: TempDir,

@@ -7,8 +7,8 @@ use std::process::Command;
 
 use end_to_end::programs::{Run, command};
 use end_to_end::refusing::{Refusal, refuse};
+use fixtures::models::Model;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Writes of that many bytes or fewer are of locks, records and checkpoints of the small model.
 const LARGE: u32 = 30_000;

@@ -6,10 +6,10 @@ use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, assert_refused};
 use end_to_end::server::Server;
+use fixtures::models::Model;
 use format::{MatrixId, Role, keys};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Gaps that the test writes into the files: the first layer is the bad one.
 const GAPS: [f32; 2] = [0.9, 0.5];

@@ -8,9 +8,9 @@ use std::time::Duration;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, program};
-use hostile::{Case, check};
+use fixtures::hostile::{self, Case, check};
+use fixtures::models::Model;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Every program with its flags: `MODEL` is what is given, the rest is as it should be.
 const PROGRAMS: [(&str, &str); 8] = [

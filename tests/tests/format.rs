@@ -6,8 +6,8 @@ use std::process::Command;
 use end_to_end::coding::{Coding, Method, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::python;
+use fixtures::models::Model;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Whether the Python of the page makes of `coded` what the codec does.
 fn agrees(python: &Path, folder: &Path, twins: &Twins) -> bool {

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
+use dictionary::DictType;
 use end_to_end::coding::{Coding, Method, Twins};
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::smollm2;
+use fixtures::models::Model as RandomModel;
 use format::{Role, Scheme};
 use ggml::Type;
-use ggml::llama::Token;
-use statecells::DictType;
+use llama::Token;
 use tempfile::TempDir;
-use test_models::Model as RandomModel;
 
 /// Largest difference of logits over the largest logit, coded against dense, for global dictionaries. What
 /// differs is the order of additions. Promised is 1e-3, found 1e-5.

@@ -1,14 +1,14 @@
 //! Damaged and forged coded files: every one is refused by name, none ends the program by a signal.
 
+use dictionary::DictType;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
+use fixtures::models::Model;
 use format::{MatrixId, Role, Scheme, keys};
 use ggml::Type;
 use half::f16;
-use statecells::DictType;
 use tempfile::TempDir;
-use test_models::Model;
 
 const UP: MatrixId = MatrixId { layer: 0, role: Role::Up };
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use end_to_end::programs::Run;
-use hostile::families::Family;
-use hostile::gguf::Gguf;
-use hostile::{Case, good};
+use fixtures::hostile::families::Family;
+use fixtures::hostile::gguf::Gguf;
+use fixtures::hostile::{self, Case, good};
 use tempfile::TempDir;
 
 const FLAGS: &str =

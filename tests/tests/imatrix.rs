@@ -1,10 +1,10 @@
 //! Importance matrices as llama-imatrix writes them, in its format of today and in the one before GGUF.
 
 use end_to_end::programs::Run;
+use fixtures::models::Model;
 use format::{MatrixId, Role};
 use ggml::imatrix::Imatrix;
 use tempfile::TempDir;
-use test_models::Model;
 
 #[test]
 fn the_old_format_says_the_same_as_the_new_one() {

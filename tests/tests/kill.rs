@@ -9,10 +9,10 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use end_to_end::programs::{Run, command};
+use fixtures::models::Model;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Kills of the short form.
 const FEW: usize = 14;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Run, assert_refused};
+use fixtures::models::{Model, Spectrum, random_matrix};
 use format::MatrixShape;
 use ggml::Type;
 use tempfile::TempDir;
-use test_models::{Model, Spectrum, random_matrix};
 
 /// Rank of the adapters.
 const RANK: usize = 4;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use end_to_end::model_file::{ModelFile, Tensor};
 use end_to_end::programs::{Peak, peak_of};
+use fixtures::models::Model;
 use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
 use format::{MatrixId, MatrixShape, Role, keys};
 use ggml::Type;
@@ -12,7 +13,6 @@ use half::f16;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
-use test_models::Model;
 
 const MIB: u64 = 1 << 20;
 

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, assert_refused};
+use fixtures::models::Model;
 use serde_json::Value;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// The layer for multi-token prediction.
 const MTP: &str = "blk.2.ffn_";

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::Run;
+use fixtures::models::Model;
 use ggml::Type;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Relative difference of perplexities between coded and dense model in the same batches: the order of
 /// additions in the FFN.

@@ -6,8 +6,8 @@ use end_to_end::coding::{Coding, Twins};
 use end_to_end::logits::load_dense;
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, assert_refused};
+use fixtures::models::Model;
 use tempfile::TempDir;
-use test_models::Model;
 
 const GENERATE: &str = "-no-cnv -p hello -n 24 --temp 0 --ignore-eos -c 128 -t 2 --no-warmup";
 
@@ -46,12 +46,12 @@ fn the_flag_decides_and_a_file_without_dense_weights_names_it() {
 fn llama_cpp_cuts_texts_into_the_tokens_that_the_tiny_model_was_trained_on() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("tiny.gguf");
-    let config = tiny_model::model::Config { n_layers: 1, n_embd: 16, n_ff: 32, n_heads: 2 };
-    let model = tiny_model::model::Model::new(config, 1).unwrap();
-    tiny_model::export::write(&model, &path).unwrap();
+    let config = lab::tiny::model::Config { n_layers: 1, n_embd: 16, n_ff: 32, n_heads: 2 };
+    let model = lab::tiny::model::Model::new(config, 1).unwrap();
+    lab::tiny::export::write(&model, &path).unwrap();
     let llama = load_dense(&path).unwrap();
-    let sizes = tiny_model::dataset::Sizes { train: 300, validation: 20, test: 20 };
-    let lines = tiny_model::dataset::generate(5, sizes).unwrap().into_iter().flatten();
+    let sizes = lab::tiny::dataset::Sizes { train: 300, validation: 20, test: 20 };
+    let lines = lab::tiny::dataset::generate(5, sizes).unwrap().into_iter().flatten();
     let others =
         ["", " ", "Hello, World!\n", "\u{e9}\u{20ac} \u{1f600}", "<s>", "\t\0"].map(str::to_owned);
     for text in lines.flat_map(|e| [e.line(), e.prompt]).chain(others) {
@@ -59,7 +59,7 @@ fn llama_cpp_cuts_texts_into_the_tokens_that_the_tiny_model_was_trained_on() {
         if text.contains('\0') && found.is_err() {
             continue; // not a C string
         }
-        let expected = tiny_model::vocabulary::tokenize(&text);
+        let expected = lab::tiny::vocabulary::tokenize(&text);
         let expected: Vec<i32> =
             std::iter::once(1).chain(expected.into_iter().map(|t| t as i32)).collect();
         assert_eq!(found.unwrap(), expected, "{text:?}");

@@ -6,10 +6,10 @@ use std::thread;
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::server::Server;
+use fixtures::models::Model;
 use ggml::Type;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Tokens of an answer.
 const N_PREDICT: usize = 12;

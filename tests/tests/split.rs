@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, assert_refused};
+use fixtures::models::Model;
 use serde_json::Value;
 use tempfile::TempDir;
-use test_models::Model;
 
 struct Fixture(TempDir);
 

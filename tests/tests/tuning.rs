@@ -1,10 +1,10 @@
 //! The model that `--tune` and `--sequential` compute is the one that llama.cpp runs.
 
 use end_to_end::logits::{Pace, distance, load_dense, logits};
+use fixtures::models::Model;
 use ggml::gguf::GgufFile;
 use tempfile::TempDir;
-use test_models::Model;
-use tuning::Llama;
+use whole_model::Llama;
 
 /// F32 throughout, but for F16 values in llama.cpp's rotation tables and sums in another order.
 const TOLERANCE: f32 = 1e-3;

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use calibration::Calibration;
-use codec::{EncodeContext, MatMul, Progress, check_finite};
+use calibration::{CalibratedInput, Calibration};
 use format::MatrixId;
+use numerics::{EncodeContext, MatMul, Progress, check_finite};
+use program::{Interrupt, Reporter};
 
-use crate::{BuildOptions, Encoding, Error, Importance, Interrupt, Plan, Record, Reporter, Source};
+use crate::{BuildOptions, Encoding, Error, Importance, Plan, PlanItem, Record, Source};
 
 /// Under which name an allocation stands among the arguments of a record.
 const ARGUMENT: &str = "the allocation";
@@ -48,7 +49,7 @@ impl Survey<'_> {
     /// What `look` finds about each tensor, in the order of the plan.
     ///
     /// # Errors
-    /// [`Error::Codec`] with what `look` says, [`Error::Gguf`], [`Error::Calibration`] or
+    /// [`Error::Codec`] with what `look` says, [`Error::Inspect`], [`Error::Calibration`] or
     /// [`Error::Stopped`].
     pub fn each<T>(
         &self,
@@ -56,30 +57,39 @@ impl Survey<'_> {
     ) -> Result<Vec<T>, Error> {
         self.reporter.stage("sharing out the budget", self.plan.items.len() as u64);
         let mut found = Vec::new();
-        for item in &self.plan.items {
-            if self.interrupt.is_set() {
-                return Err(Error::Stopped);
+        for (input, items) in self.plan.sites() {
+            let seen = self.calibration.filter(|_| !self.source.is_mtp(items[0].tensor));
+            let calibrated = seen.map(|calibration| calibration.input(input)).transpose()?;
+            for item in items {
+                found.push(self.look_at(item, calibrated.as_ref(), &mut look)?);
+                self.reporter.advance(1);
             }
-            let error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
-            let info = self.source.info(item.tensor);
-            let weights = self.source.file().to_f32(info)?;
-            self.source.file().release(info);
-            check_finite(&weights, item.shape).map_err(error)?;
-            let calibration = self.calibration.filter(|_| !self.source.is_mtp(item.tensor));
-            let calibrated = calibration.map(|c| c.input(item.tensor)).transpose()?;
-            let importance = self.importance.and_then(|all| all.get(&item.tensor));
-            let context = EncodeContext {
-                mul_mat: self.mul_mat,
-                importance: importance.map(|i| i.shaped.as_slice()),
-                seed: item.seed,
-                progress: &Quiet,
-            };
-            let calibrated = calibrated.as_ref();
-            let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
-            found.push(look(&encoding).map_err(error)?);
-            self.reporter.advance(1);
         }
         Ok(found)
+    }
+
+    fn look_at<T>(
+        &self,
+        item: &PlanItem,
+        calibrated: Option<&CalibratedInput>,
+        look: &mut impl FnMut(&Encoding<'_>) -> Result<T, format::CodecError>,
+    ) -> Result<T, Error> {
+        if self.interrupt.is_set() {
+            return Err(Error::Stopped);
+        }
+        let error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
+        let info = self.source.info(item.tensor);
+        let weights = self.source.file().to_f32(info)?;
+        self.source.file().release(info);
+        check_finite(&weights, item.shape).map_err(error)?;
+        let importance = self.importance.and_then(|all| all.get(&item.tensor));
+        let context = EncodeContext {
+            mul_mat: self.mul_mat,
+            importance: importance.map(|i| i.shaped.as_slice()),
+            seed: item.seed,
+            progress: &Quiet,
+        };
+        look(&Encoding { item, weights: &weights, calibrated, context: &context }).map_err(error)
     }
 }
 

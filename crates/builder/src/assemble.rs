@@ -8,14 +8,15 @@ use std::path::Path;
 use format::{MatrixId, Sidecar, keys};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, TensorInfo, WriteError};
+use program::progress::ByteStage;
+use program::table::bits_per_weight;
+use program::{Interrupt, files};
 
 use crate::build::{Build, Finished};
 use crate::error::io;
 use crate::existing::ExistingOutput;
-use crate::plan::bits_per_weight;
-use crate::progress::ByteStage;
 use crate::record::TensorRecord;
-use crate::{Error, Interrupt, PlanItem, Record, WorkFolder, files};
+use crate::{Error, PlanItem, Record, WorkFolder};
 
 /// Bytes written at once, between two looks at progress and requests to stop.
 const WRITE_BLOCK_BYTES: usize = 4 << 20;
@@ -248,7 +249,7 @@ impl Write for Blocks<'_> {
 /// Gives the finished part its name.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Program`].
 pub fn publish(work: &WorkFolder, output: &Path) -> Result<(), Error> {
-    files::publish(&work.part(), output)
+    Ok(files::publish(&work.part(), output)?)
 }

@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use calibration::Calibration;
-use codec::MatMul;
 use format::MatrixId;
+use numerics::MatMul;
+use program::progress::Eta;
+use program::{Interrupt, Reporter};
 
 use crate::existing::ExistingOutput;
-use crate::progress::Eta;
 use crate::recapturing::Recapturing;
 use crate::work::Existing;
 use crate::{
-    Encoder, Error, Importance, Inputs, Interrupt, Method, Origin, Plan, PlanItem, Record,
-    Reporter, Source, Stage, TensorResult, WorkFolder,
+    Encoder, Error, Importance, Inputs, Method, Origin, Plan, PlanItem, Record, Source, Stage,
+    Steps, TensorResult, WorkFolder,
 };
 
 /// What decides the outcome besides the method, see the flags of the same names.
@@ -74,7 +75,7 @@ impl Build<'_> {
         existing: Option<&ExistingOutput>,
     ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let mut finished = self.take_over(work, existing)?;
-        if let Some(output) = existing.filter(|_| self.method.tunes())
+        if let Some(output) = existing.filter(|_| self.method.tuning().is_some())
             && finished.values().any(|f| f.origin == Origin::Output)
             && self
                 .plan
@@ -115,13 +116,13 @@ impl Build<'_> {
             options: self.options,
             inputs,
             mul_mat: self.mul_mat,
-            progress: self.reporter,
+            progress: Steps(self.reporter),
         }
     }
 
     /// Whether tensors were fitted to, and measured on, other activations than those of the calibration.
     fn sees_other_inputs(&self) -> bool {
-        self.method.depends_on_earlier() && !self.method.tunes()
+        self.method.sequence().is_some() && self.method.tuning().is_none()
     }
 
     pub(crate) fn importance(&self, item: &PlanItem) -> Option<&Importance> {
@@ -195,9 +196,9 @@ impl Build<'_> {
             let fits = result.sidecars.iter().eq(item.sidecars.iter());
             return Ok(fits.then(|| Finished::new(result.clone(), Origin::Checkpoint)));
         }
-        let Some(specs) = self.method.earlier_sidecars(item, scheme) else { return Ok(None) };
-        let sidecars = work.load(item.tensor, Stage::of(result), &specs)?;
-        self.complete(work, item, sidecars).map(Some)
+        self.grown((item, scheme), work, |work, specs| {
+            work.load(item.tensor, Stage::of(result), specs).map(Some)
+        })
     }
 
     /// The tensor from the existing output, completed if its scheme grew; `None` if it is not there or
@@ -223,29 +224,12 @@ impl Build<'_> {
             let result = encoder.measure(item, self.importance(item), sidecars, Some(gap))?;
             return Ok(Some(Finished { in_output: true, ..Finished::new(result, Origin::Output) }));
         }
-        let specs = self.method.earlier_sidecars(item, &scheme);
-        let Some(sidecars) = specs.and_then(|s| output.sidecars(item.tensor, &s)) else {
-            return Ok(None);
-        };
-        self.complete(work, item, sidecars).map(Some)
-    }
-
-    fn complete(
-        &self,
-        work: &mut WorkFolder,
-        item: &PlanItem,
-        sidecars: Vec<format::Sidecar>,
-    ) -> Result<Finished, Error> {
-        self.reporter.line(&format!("{}: completed to {}", item.tensor, item.codec.scheme()));
-        let encoder = self.encoder(self.calibrated());
-        let (result, sidecars) = encoder.complete(item, self.importance(item), sidecars)?;
-        work.save(item.tensor, &result, &sidecars)?;
-        Ok(Finished::new(result, Origin::Completed))
+        self.grown((item, &scheme), work, |_, specs| Ok(output.sidecars(item.tensor, specs)))
     }
 }
 
 impl Finished {
-    fn new(result: TensorResult, origin: Origin) -> Self {
+    pub(crate) fn new(result: TensorResult, origin: Origin) -> Self {
         Self { result, origin, in_output: false }
     }
 }
@@ -260,7 +244,7 @@ fn done_line(item: &PlanItem, result: &TensorResult, n: usize, total: usize, eta
         "[{n:>width$}/{total}] {}: gap {:.4}, {outcome}, {}; ETA {eta}",
         item.tensor,
         result.gap,
-        crate::progress::duration(result.seconds),
+        program::progress::duration(result.seconds),
         width = total.to_string().len(),
     )
 }
@@ -268,7 +252,7 @@ fn done_line(item: &PlanItem, result: &TensorResult, n: usize, total: usize, eta
 /// Opens the work folder of a run described by `record` and checks that it may continue what is there.
 ///
 /// # Errors
-/// [`Error::Exists`], [`Error::Locked`], [`Error::Parameter`], [`Error::OtherInput`] or [`Error::Io`].
+/// [`Error::Exists`], [`Error::Locked`], [`Error::Parameter`], [`Error::OtherInput`] or [`Error::Program`].
 pub fn open_work_folder(
     path: &Path,
     existing: Existing,

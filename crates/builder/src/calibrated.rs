@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::{Calibration, ModelId};
-use codec::Progress;
-use format::{InputId, MatrixId, Width};
+use format::{MatrixId, Width};
+use program::{Interrupt, Reporter};
 
-use crate::{Error, Importance, Interrupt, Method, Reporter, Shaping, Source};
+use crate::{Error, Importance, Method, Shaping, Source};
 
 impl Source {
     /// What calibrations know this model by, where `sha256` is the hash of its file.
     ///
     /// # Errors
-    /// [`Error::Gguf`] if the file does not name its architecture, [`Error::Model`] for dimensions that no
+    /// [`Error::Inspect`] if the file does not name its architecture, [`Error::Model`] for dimensions that no
     /// calibration can hold.
     pub fn model_id(&self, sha256: String) -> Result<ModelId, Error> {
         let count = |n: usize| {
@@ -23,8 +23,8 @@ impl Source {
             })
         };
         let longest = |width| {
-            let inputs = self.matrices().filter(|matrix| matrix.role.d_in() == width);
-            count(inputs.map(|matrix| self.shape(matrix).d_in).max().unwrap_or(0))
+            let inputs = self.map().matrices().filter(|matrix| matrix.id.role.d_in() == width);
+            count(inputs.map(|matrix| matrix.shape.d_in).max().unwrap_or(0))
         };
         Ok(ModelId {
             sha256,
@@ -50,9 +50,10 @@ pub(crate) fn open_calibration(
 ) -> Result<Calibration, Error> {
     let calibration = Calibration::open(path)?;
     calibration.check_model(&source.model_id(calibration.record().model.sha256.clone())?)?;
-    if calibration.has_inputs() || !method.needs_text_only() {
-        let mut seen = tensors.iter().filter(|tensor| !source.is_mtp(**tensor));
-        seen.try_for_each(|tensor| calibration.check_covers(*tensor))?;
+    let needs_text_only = method.sequence().is_some_and(|sequence| sequence.needs_text_only());
+    if calibration.has_inputs() || !needs_text_only {
+        let map = source.run_through(tensors);
+        map.sites().iter().try_for_each(|site| calibration.check_covers(site.input))?;
     }
     Ok(calibration)
 }
@@ -71,29 +72,24 @@ pub(crate) fn read_importance(
 ) -> Result<BTreeMap<MatrixId, Importance>, Error> {
     reporter.stage("reading the calibration", tensors.len() as u64);
     let use_error = |reason| Error::CalibrationUse { path: calibration.path().to_owned(), reason };
-    // Gate and up share their input, and follow each other.
-    let mut last: Option<(InputId, Vec<f32>)> = None;
     let mut all = BTreeMap::new();
-    for &tensor in tensors.iter().filter(|tensor| !source.is_mtp(**tensor)) {
+    for site in source.run_through(tensors).sites() {
         if interrupt.is_set() {
             return Err(Error::Stopped);
         }
-        let input = tensor.input();
-        let mean_squares = match last.take() {
-            Some((known, mean_squares)) if known == input => mean_squares,
-            _ => calibration.input(tensor)?.mean_squares(),
-        };
-        let (found, d_in) = (mean_squares.len(), source.shape(tensor).d_in);
-        if found != d_in {
-            return Err(use_error(format!(
-                "the inputs of {tensor} have {found} values, not {d_in}: made for another model"
-            )));
+        let mean_squares = calibration.input(site.input)?.mean_squares();
+        for matrix in &site.matrices {
+            let (found, d_in) = (mean_squares.len(), matrix.shape.d_in);
+            if found != d_in {
+                return Err(use_error(format!(
+                    "the inputs of {} have {found} values, not {d_in}: made for another model",
+                    matrix.id
+                )));
+            }
+            let importance = Importance::new(&matrix.id.weight(), &mean_squares, shaping);
+            all.insert(matrix.id, importance.map_err(use_error)?);
+            reporter.advance(1);
         }
-        let importance =
-            Importance::new(&tensor.weight(), &mean_squares, shaping).map_err(use_error)?;
-        all.insert(tensor, importance);
-        last = Some((input, mean_squares));
-        reporter.advance(1);
     }
     Ok(all)
 }

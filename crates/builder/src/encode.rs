@@ -1,11 +1,13 @@
 //! One tensor: read, encode, decode, measure.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use calibration::CalibratedInput;
-use codec::metrics::Metrics;
-use codec::{EncodeContext, MatMul, Progress, check_finite};
 use format::{CodecError, Sidecar};
+use numerics::metrics::Metrics;
+use numerics::{EncodeContext, MatMul, Progress, check_finite};
+use program::Reporter;
 
 use crate::random_gap::random_gap;
 use crate::work::sidecars_sha256;
@@ -31,14 +33,28 @@ pub struct Encoder<'a> {
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
     /// Where progress goes.
-    pub progress: &'a dyn Progress,
+    pub progress: Steps<'a>,
+}
+
+/// The steps of a codec as a program's progress.
+#[derive(Clone, Copy)]
+pub struct Steps<'a>(pub &'a Reporter);
+
+impl Progress for Steps<'_> {
+    fn stage(&self, name: &str, steps: u64) {
+        self.0.stage(name, steps);
+    }
+
+    fn advance(&self, steps: u64) {
+        self.0.advance(steps);
+    }
 }
 
 impl Encoder<'_> {
     /// Learns and encodes a tensor.
     ///
     /// # Errors
-    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
+    /// [`Error::Codec`], [`Error::Inspect`] or [`Error::Calibration`].
     pub fn encode(
         &self,
         item: &PlanItem,
@@ -47,28 +63,11 @@ impl Encoder<'_> {
         self.finish(item, importance, |encoding| self.method.encode(encoding))
     }
 
-    /// Makes `sidecars` of an earlier scheme those of this one.
-    ///
-    /// # Errors
-    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
-    pub fn complete(
-        &self,
-        item: &PlanItem,
-        importance: Option<&Importance>,
-        sidecars: Vec<Sidecar>,
-    ) -> Result<(TensorResult, Vec<Sidecar>), Error> {
-        self.finish(item, importance, |Encoding { weights, context, .. }| {
-            let (tensor, shape) = (item.tensor, item.shape);
-            let sidecars = self.method.complete(tensor, weights, shape, sidecars, context)?;
-            Ok(Encoded { sidecars, shrink: None })
-        })
-    }
-
     /// Measures sidecars of an earlier run or step, which stay in any case: `gap` is the one that is recorded of them,
     /// `None` for that measured now.
     ///
     /// # Errors
-    /// [`Error::Codec`], [`Error::Gguf`] or [`Error::Calibration`].
+    /// [`Error::Codec`], [`Error::Inspect`] or [`Error::Calibration`].
     pub fn measure(
         &self,
         item: &PlanItem,
@@ -84,7 +83,7 @@ impl Encoder<'_> {
         Ok(TensorResult { gap: gap.unwrap_or(result.gap), ..result })
     }
 
-    fn finish(
+    pub(crate) fn finish(
         &self,
         item: &PlanItem,
         importance: Option<&Importance>,
@@ -94,17 +93,17 @@ impl Encoder<'_> {
         let codec_error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
         let inputs = self.inputs.filter(|_| !self.source.is_mtp(item.tensor));
         let weights = match inputs.and_then(|i| i.target(item.tensor)) {
-            Some(target) => target.to_vec(),
+            Some(target) => Cow::Borrowed(target),
             None => {
                 let info = self.source.info(item.tensor);
                 let weights = self.source.file().to_f32(info)?;
                 self.source.file().release(info);
-                weights
+                Cow::Owned(weights)
             }
         };
         check_finite(&weights, item.shape).map_err(codec_error)?;
-        let calibrated = inputs.map(|i| i.input(item.tensor)).transpose()?;
-        let calibrated = calibrated.as_ref();
+        let calibrated = inputs.map(|i| i.input(item.tensor.input())).transpose()?;
+        let calibrated = calibrated.as_deref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
         let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
         let Encoded { sidecars, shrink } = make(&encoding).map_err(codec_error)?;
@@ -139,7 +138,7 @@ impl Encoder<'_> {
     }
 
     fn context<'b>(&'b self, item: &PlanItem, importance: Option<&'b [f32]>) -> EncodeContext<'b> {
-        let (mul_mat, progress) = (self.mul_mat, self.progress);
+        let (mul_mat, progress) = (self.mul_mat, &self.progress);
         EncodeContext { mul_mat, importance, seed: item.seed, progress }
     }
 

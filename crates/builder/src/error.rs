@@ -10,19 +10,12 @@ use format::CodecError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The operating system refused something.
-    #[error("{}: cannot {action}: {cause}{}", path.display(), hint(cause))]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried: `read`, `write`, ...
-        action: &'static str,
-        /// The system's reason.
-        cause: std::io::Error,
-    },
-    /// A GGUF file that cannot be read.
+    /// What any program can meet.
     #[error(transparent)]
-    Gguf(ggml::gguf::GgufError),
+    Program(#[from] program::Error),
+    /// A file that cannot be looked at.
+    #[error(transparent)]
+    Inspect(inspect::Error),
     /// A GGUF file that cannot be written.
     #[error("{}: cannot write: {cause}{}", path.display(), write_hint(cause))]
     Write {
@@ -30,22 +23,6 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         cause: ggml::gguf::WriteError,
-    },
-    /// A layer that the model does not have.
-    #[error("--layers {list}: the model has {n_layers} layers, numbered 0 to {}", n_layers.saturating_sub(1))]
-    Layers {
-        /// The list as typed.
-        list: String,
-        /// Layers of the model.
-        n_layers: usize,
-    },
-    /// A selection that names no tensor of the model.
-    #[error("{flag}: {reason}")]
-    Selection {
-        /// The flag.
-        flag: &'static str,
-        /// Why nothing is left.
-        reason: String,
     },
     /// A model that cannot be coded at all.
     #[error("{}: {reason}", path.display())]
@@ -84,34 +61,6 @@ pub enum Error {
         tensor: String,
         /// The codec's reason.
         cause: CodecError,
-    },
-    /// A step of the method cannot be done with this model or calibration.
-    #[error("{flag}: {reason}")]
-    Method {
-        /// The flag that asks for it.
-        flag: &'static str,
-        /// Why not, and the way out.
-        reason: String,
-    },
-    /// Two flags name the same file.
-    #[error("{first} and {second} are the same file ({}): choose another {second}", path.display())]
-    SameFile {
-        /// The flag of the file to keep.
-        first: &'static str,
-        /// The flag of the file that would overwrite it.
-        second: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// A type that cannot hold a row of the KV cache.
-    #[error("{flag} {ty}: rows of {n} entries are no multiple of the {} in a block: use f16", ty.block_size())]
-    KvType {
-        /// The flag.
-        flag: &'static str,
-        /// The type.
-        ty: ggml::Type,
-        /// Entries per token and layer.
-        n: usize,
     },
     /// Something is in the way of a new build.
     #[error("{}: already exists: --resume goes on with it, --force replaces it", path.display())]
@@ -168,36 +117,6 @@ pub enum Error {
         /// The input.
         path: PathBuf,
     },
-    /// Less room than the output will need.
-    #[error(
-        "{}: needs about {needed_bytes} bytes, but only {free_bytes} are free: make room or choose another -o",
-        path.display()
-    )]
-    NoRoom {
-        /// Folder of the output.
-        path: PathBuf,
-        /// Bytes that will be written.
-        needed_bytes: u64,
-        /// Bytes that are free.
-        free_bytes: u64,
-    },
-    /// The file system or the shell lets no file grow as large as the output will be.
-    #[error(
-        "{}: needs a file of about {needed_bytes} bytes, but {limit} ends them at {limit_bytes}: {way_out}",
-        path.display()
-    )]
-    FileLimit {
-        /// Folder of the output.
-        path: PathBuf,
-        /// Bytes of the largest file that will be written.
-        needed_bytes: u64,
-        /// What limits it.
-        limit: &'static str,
-        /// Bytes that a file may have.
-        limit_bytes: u64,
-        /// What to do.
-        way_out: &'static str,
-    },
     /// Something went wrong outside, and what was finished is not lost.
     #[error(
         "{error}; {finished} finished tensors are kept in {}: the same command with --resume goes on",
@@ -241,17 +160,34 @@ impl From<calibration::CalibrationError> for Error {
     }
 }
 
-impl From<ggml::gguf::GgufError> for Error {
-    /// A file that the system refuses gets the way out that every other such file gets.
-    fn from(error: ggml::gguf::GgufError) -> Self {
+impl From<inspect::Error> for Error {
+    fn from(error: inspect::Error) -> Self {
         match error {
-            ggml::gguf::GgufError::Open { path, cause } => Self::Io { path, action: "read", cause },
-            other => Self::Gguf(other),
+            inspect::Error::Program(error) => Self::Program(error),
+            other => Self::Inspect(other),
         }
     }
 }
 
+impl From<ggml::gguf::GgufError> for Error {
+    fn from(error: ggml::gguf::GgufError) -> Self {
+        inspect::Error::from(error).into()
+    }
+}
+
 impl Error {
+    /// What the flag `flag` asks for cannot be done; `reason` tells why, and the way out.
+    #[must_use]
+    pub fn flag(flag: &'static str, reason: impl Into<String>) -> Self {
+        program::Error::Flag { flag, reason: reason.into() }.into()
+    }
+
+    /// Whether someone asked the program to stop.
+    #[must_use]
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Stopped | Self::Interrupted { .. })
+    }
+
     /// [`Self::Resume`] for a tuned output at `path` that cannot grow.
     pub(crate) fn tuned_as_a_whole(path: &Path) -> Self {
         let reason =
@@ -266,35 +202,17 @@ impl Error {
     }
 }
 
-/// The way out for the errors of the system that users meet.
-fn hint(error: &std::io::Error) -> &'static str {
-    use std::io::ErrorKind as Kind;
-    match error.kind() {
-        Kind::NotFound => ": check the path",
-        Kind::PermissionDenied => ": check the permissions or choose another path",
-        Kind::ReadOnlyFilesystem => ": choose a path that can be written",
-        Kind::StorageFull | Kind::QuotaExceeded => ": make room and run again",
-        Kind::FileTooLarge => {
-            ": the file system takes no file as large (FAT ends at 4 GiB), or a limit is set (ulimit -f): choose \
-             another file system, or lift the limit"
-        }
-        Kind::InvalidFilename => ": choose a shorter name",
-        Kind::IsADirectory => ": name a file, not a folder",
-        _ => "",
-    }
-}
-
 fn write_hint(error: &ggml::gguf::WriteError) -> &'static str {
     match error {
-        ggml::gguf::WriteError::Io(e) => hint(e),
+        ggml::gguf::WriteError::Io(e) => program::hint(e),
         _ => "",
     }
 }
 
-/// Turns an I/O error into [`Error::Io`].
+/// Turns an I/O error into one that names `path`.
 pub(crate) fn io<'a>(
     path: &'a Path,
     action: &'static str,
 ) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |cause| Error::Io { path: path.to_owned(), action, cause }
+    move |cause| program::io(path, action)(cause).into()
 }

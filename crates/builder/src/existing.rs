@@ -21,7 +21,7 @@ impl ExistingOutput {
     /// Opens `path`; `None` if there is no such file.
     ///
     /// # Errors
-    /// [`Error::Gguf`], or [`Error::Resume`] if the file holds no record of a build.
+    /// [`Error::Inspect`], or [`Error::Resume`] if the file holds no record of a build.
     pub fn open(path: &Path) -> Result<Option<Self>, Error> {
         if !path.exists() {
             return Ok(None);

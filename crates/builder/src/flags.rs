@@ -1,10 +1,10 @@
 //! Flags that every build program has, as clap reads them.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use clap_complete::Shell;
+use program::flags::{n_threads, not_negative};
 
 use crate::Existing;
 
@@ -114,40 +114,4 @@ impl RunFlags {
     pub fn n_threads(&self) -> usize {
         n_threads(self.threads)
     }
-}
-
-/// Number of threads: all cores unless `asked` otherwise.
-#[must_use]
-pub fn n_threads(asked: Option<impl Into<usize>>) -> usize {
-    let all_cores = || std::thread::available_parallelism().map_or(1, usize::from);
-    asked.map_or_else(all_cores, Into::into)
-}
-
-/// A finite number for which `fits` holds.
-///
-/// # Errors
-/// What is `wanted`.
-pub fn number<T: FromStr + Copy + Into<f64>>(
-    text: &str,
-    wanted: &str,
-    fits: impl Fn(f64) -> bool,
-) -> Result<T, String> {
-    let is_fit = |n: f64| n.is_finite() && fits(n);
-    text.parse().ok().filter(|n: &T| is_fit((*n).into())).ok_or_else(|| format!("use {wanted}"))
-}
-
-/// A number above 0.
-///
-/// # Errors
-/// As [`number`].
-pub fn positive<T: FromStr + Copy + Into<f64>>(text: &str) -> Result<T, String> {
-    number(text, "a number above 0", |n| n > 0.0)
-}
-
-/// A number of at least 0.
-///
-/// # Errors
-/// As [`number`].
-pub fn not_negative(text: &str) -> Result<f32, String> {
-    number(text, "a number of at least 0", |n| n >= 0.0)
 }

@@ -1,9 +1,9 @@
 //! What a code does to a matrix's outputs on the activations of a calibration.
 
 use calibration::{CalibratedInput, SecondMoment};
-use codec::MatMul;
-use codec::functional::{functional_error, token_error};
 use format::MatrixShape;
+use numerics::MatMul;
+use numerics::functional::{functional_error, token_error};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A tensor is flagged as overfitted if its error on held-out activations is more than so many times that
@@ -97,7 +97,7 @@ mod exact {
 #[cfg(test)]
 mod tests {
     use calibration::{Fitted, MomentScratch, Samples};
-    use codec::ReferenceMatMul;
+    use numerics::ReferenceMatMul;
 
     use super::*;
 

@@ -1,5 +1,6 @@
 //! Where the activations that a tensor is fitted to come from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use calibration::{CalibratedInput, Calibration};
@@ -9,11 +10,11 @@ use crate::Error;
 
 /// Activations of FFN inputs.
 pub trait Inputs {
-    /// What is known about the input of `tensor`.
+    /// What is known about `input`.
     ///
     /// # Errors
     /// [`Error::Calibration`] if nothing is, or if it cannot be read.
-    fn input(&self, tensor: MatrixId) -> Result<CalibratedInput, Error>;
+    fn input(&self, input: InputId) -> Result<Cow<'_, CalibratedInput>, Error>;
 
     /// The matrix to code in place of the weights of `tensor`, [d_in, d_out], where these inputs are not the ones
     /// that the weights were made for.
@@ -23,8 +24,8 @@ pub trait Inputs {
 }
 
 impl Inputs for Calibration {
-    fn input(&self, tensor: MatrixId) -> Result<CalibratedInput, Error> {
-        Ok(self.input(tensor)?)
+    fn input(&self, input: InputId) -> Result<Cow<'_, CalibratedInput>, Error> {
+        Ok(Cow::Owned(self.input(input)?))
     }
 }
 
@@ -41,9 +42,9 @@ pub struct Recaptured {
 }
 
 impl Inputs for Recaptured {
-    fn input(&self, tensor: MatrixId) -> Result<CalibratedInput, Error> {
-        let found = self.inputs.get(&tensor.input());
-        Ok(found.expect("every input of the group was watched").clone())
+    fn input(&self, input: InputId) -> Result<Cow<'_, CalibratedInput>, Error> {
+        let found = self.inputs.get(&input);
+        Ok(Cow::Borrowed(found.expect("every input of the group was watched")))
     }
 
     fn target(&self, tensor: MatrixId) -> Option<&[f32]> {
@@ -64,7 +65,7 @@ pub trait Recapture {
     /// ascending groups.
     ///
     /// # Errors
-    /// [`Error::Method`] if the model cannot be run, [`Error::Stopped`].
+    /// [`Error::Program`] if the model cannot be run, [`Error::Stopped`].
     fn inputs(
         &mut self,
         tensors: &[MatrixId],

@@ -10,17 +10,19 @@ use std::path::{Path, PathBuf};
 use calibration::Calibration;
 use format::MatrixId;
 use ggml::MulMat;
-
-use crate::calibrated::{open_calibration, read_importance};
-use crate::error::io;
-use crate::machine::arithmetic;
-use crate::table::{bytes, percent, print_line};
-use crate::{
-    Allocation, BuildOptions, Error, Existing, Importance, Interrupt, Method, Plan, RECORD_VERSION,
-    Record, Reporter, Selection, Shaping, Source, Survey, files, prepare, saved,
-};
+use program::table::print_line;
+use program::{Interrupt, Reporter, Selection, explain_bus_errors, files};
 use session::Session;
 use start::Start;
+
+use crate::calibrated::open_calibration;
+use crate::error::io;
+use crate::machine::arithmetic;
+use crate::report::BuildReport;
+use crate::{
+    BuildOptions, Error, Existing, Importance, Method, RECORD_VERSION, Record, Shaping, Source,
+    prepare,
+};
 
 /// What to build, checked flag by flag.
 pub struct Job {
@@ -95,68 +97,51 @@ impl Job {
         Start::of(self, &Source::open(&self.input)?, false).map(drop)
     }
 
-    /// Prints what the job would bring, without reading weights or writing anything.
+    /// Prints what the job would bring, without writing anything. Weights are read only to share out a budget.
     ///
     /// # Errors
     /// [`Error`] if the job could not be done as it is.
     pub fn dry_run(&self) -> Result<(), Error> {
         let source = Source::open(&self.input)?;
-        let Start { mut plan, calibration, allocated, warnings, .. } =
-            Start::of(self, &source, false)?;
-        warnings.iter().for_each(|warning| eprintln!("{}: warning: {warning}", self.tool));
-        if self.method.has_budget() && allocated.is_none() {
-            let allocation = self.try_allocation(&source, &plan, calibration.as_ref())?;
-            let method = self.method.with_allocation(&allocation);
-            plan = Plan::new(&source, &plan.tensors(), &*method, self.seed)?;
+        let mut session = Session::open(self, &source, None, Reporter::new())?;
+        if session.must_allocate() {
+            session.identify_input()?;
+            session.read_calibration()?;
+            session.allocate()?;
         }
-        self.warn_of_growth(&plan, &Reporter::new());
-        let totals = plan.totals();
-        let kept = if self.options.keep_dense { totals.source_bytes } else { 0 };
-        let replaced = totals.source_bytes - kept;
-        let file = source.n_bytes() - replaced + totals.coded_bytes;
-        let note = source.mtp_note(&plan.tensors(), self.inputs().is_some());
-        let text = format!(
-            "{}\n\n{}Saved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
-             Output file: about {} bytes, the input has {}. Nothing was written (--dry-run).",
-            plan.table().render_for_stdout(),
-            note.map_or_else(String::new, |note| note + "\n"),
-            percent(saved(totals.coded_bytes + kept, totals.source_bytes)),
-            percent(saved(totals.coded_bytes + kept, totals.q5_k_m_bytes)),
-            bytes(file),
-            bytes(source.n_bytes()),
-        );
-        print_line(&text).map_err(io(Path::new("stdout"), "write"))
+        session.print_plan()
     }
 
-    /// What the tensors of `plan` would get of the budget.
-    fn try_allocation(
-        &self,
-        source: &Source,
-        plan: &Plan,
-        calibration: Option<&Calibration>,
-    ) -> Result<Allocation, Error> {
-        let (reporter, interrupt) = (Reporter::new(), Interrupt::default());
-        let tensors = plan.tensors();
-        let mut importance = self.imatrix_importance(source, &tensors)?;
-        if let (Some(calibration), Some((_, shaping))) = (calibration, &self.calib) {
-            let sha256 = source.sha256(&reporter, &interrupt)?;
-            calibration.check_model(&source.model_id(sha256)?)?;
-            let watch = (&reporter, &interrupt);
-            importance = Some(read_importance(calibration, source, &tensors, *shaping, watch)?);
-        }
-        let survey = Survey {
-            source,
-            plan,
-            importance: importance.as_ref(),
-            calibration,
-            options: &self.options,
-            mul_mat: &self.use_threads(),
-            reporter: &reporter,
-            interrupt: &interrupt,
-        };
-        let allocation = self.method.allocate(&survey);
-        reporter.finish();
-        allocation
+    /// Builds the output and prints the report. The user may ask for a stop meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`]; finished tensors are kept for `--resume`.
+    ///
+    /// # Panics
+    /// If there is no output.
+    pub fn run(&self) -> Result<(), Error> {
+        let notice = format!("{}: stopping after the tensor in hand", self.tool);
+        let cannot = || io(&self.input, "watch for signals");
+        let source = Source::open(&self.input)?;
+        let mut session = Session::open(self, &source, self.output.as_deref(), Reporter::new())?;
+        session.interrupt = Interrupt::install(notice).map_err(cannot())?;
+        explain_bus_errors(self.tool, &Error::changed(&self.input)).map_err(cannot())?;
+        let report = session.run_to_its_end()?;
+        print_line(&report.text()).map_err(io(Path::new("stdout"), "write"))
+    }
+
+    /// As [`Self::run`], as a step of other work that says what there is to say and watches for requests to stop.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    ///
+    /// # Panics
+    /// As [`Self::run`].
+    pub fn build_quietly(&self, interrupt: &Interrupt) -> Result<BuildReport, Error> {
+        let source = Source::open(&self.input)?;
+        let mut session = Session::open(self, &source, self.output.as_deref(), Reporter::silent())?;
+        session.interrupt = interrupt.clone();
+        session.run_to_its_end()
     }
 
     /// The calibration, if there is one, which covers what `tensors` need of it.
@@ -180,35 +165,6 @@ impl Job {
             .transpose()
     }
 
-    /// Builds the output and prints the report.
-    ///
-    /// # Errors
-    /// [`Error`]; finished tensors are kept for `--resume`.
-    ///
-    /// # Panics
-    /// If there is no output.
-    pub fn run(&self) -> Result<(), Error> {
-        let output = self.output.as_deref().expect("a build has an output");
-        let source = Source::open(&self.input)?;
-        let mut session = Session::open(self, &source, output)?;
-        session.identify_input()?;
-        session.read_calibration()?;
-        prepare::check_weights(&source, &session.plan, &session.reporter, &session.interrupt)?;
-        if self.method.has_budget() && session.allocated.is_none() {
-            session.allocate()?;
-            prepare::check_room(output, &source, &session.plan, &self.room())?;
-        }
-        self.warn_of_growth(&session.plan, &session.reporter);
-        session.build()
-    }
-
-    /// Says which matrices of the final `plan` would grow, while that can still be changed.
-    fn warn_of_growth(&self, plan: &Plan, reporter: &Reporter) {
-        for warning in plan.growth(&*self.method) {
-            reporter.line(&format!("{}: {warning}", self.tool));
-        }
-    }
-
     /// Sets the number of threads of rayon and, through [`MulMat`], of ggml.
     fn use_threads(&self) -> MulMat {
         // An error means that the pool exists already, as in a test that runs several jobs.
@@ -218,7 +174,7 @@ impl Job {
 
     /// What takes room beside the source's bytes.
     fn room(&self) -> prepare::Room {
-        let n_checkpoints = if self.method.tunes() { 2 } else { 1 };
+        let n_checkpoints = if self.method.tuning().is_some() { 2 } else { 1 };
         prepare::Room { keep_dense: self.options.keep_dense, n_checkpoints }
     }
 

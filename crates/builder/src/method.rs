@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use calibration::{CalibratedInput, Calibration};
-use codec::{Codec, EncodeContext};
-use format::{CodecError, MatrixId, MatrixShape, Sidecar, SidecarSpec};
+use format::{CodecError, MatrixId, MatrixShape, Sidecar};
 use ggml::gguf::Value;
+use inspect::Settings;
+use numerics::{Codec, EncodeContext};
+use program::{Interrupt, Reporter};
 
-use crate::{
-    Allocation, Error, Interrupt, PlanItem, Recapture, Reporter, Settings, Source, Survey, Tunable,
-    Tuned,
-};
+use crate::{Allocation, Error, Growth, PlanItem, Recapture, Source, Survey, Tunable, Tuned};
 
 /// A matrix to be coded, and what is known about it.
 pub struct Encoding<'a> {
@@ -34,7 +33,10 @@ pub struct Encoded {
     pub shrink: Option<f64>,
 }
 
-/// A way to code FFN matrices, with its parameters.
+/// A way to code matrices, with its parameters.
+///
+/// What not every method can do is a capability of its own: `None`, the default, says that the method has not got it or
+/// that nobody asked for it.
 pub trait Method: Sync {
     /// Name of the scheme that was asked for, recorded in the file.
     fn scheme(&self) -> &'static str;
@@ -45,29 +47,9 @@ pub trait Method: Sync {
     /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
     fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings;
 
-    /// Whether [`Self::allocate`] must be asked before a plan is final.
-    fn has_budget(&self) -> bool {
-        false
-    }
-
-    /// Shares out a budget among the tensors of a provisional plan. The same for the same survey.
-    ///
-    /// # Errors
-    /// [`Error`] if the budget cannot be kept.
-    ///
-    /// # Panics
-    /// If there is no budget.
-    fn allocate(&self, _survey: &Survey<'_>) -> Result<Allocation, Error> {
-        unreachable!("{} has no budget to share out", self.scheme())
-    }
-
-    /// The method with what each tensor got.
-    ///
-    /// # Panics
-    /// If there is no budget.
-    fn with_allocation(&self, _allocation: &Allocation) -> Box<dyn Method> {
-        unreachable!("{} has no budget to share out", self.scheme())
-    }
+    /// Flags with their effective values: everything that decides the bytes of the output, except the
+    /// selection of tensors and what [`crate::BuildOptions`] holds.
+    fn arguments(&self) -> BTreeMap<String, String>;
 
     /// What would make the codes of `items` smaller than they are in the source, for a message: flags, and the value that
     /// is small enough where there is one.
@@ -83,50 +65,9 @@ pub trait Method: Sync {
         Ok(Encoded { sidecars, shrink: None })
     }
 
-    /// Flags with their effective values: everything that decides the bytes of the output, except the
-    /// selection of tensors and what [`crate::BuildOptions`] holds.
-    fn arguments(&self) -> BTreeMap<String, String>;
-
-    /// Whether a file made with the value `recorded` for the flag `name` can grow into one with `given`.
-    fn may_change(&self, _name: &str, _recorded: &str, _given: &str) -> bool {
-        false
-    }
-
-    /// Sidecars that a finished tensor of the scheme `recorded` has, if [`Self::complete`] can complete it.
-    fn earlier_sidecars(&self, _item: &PlanItem, _recorded: &str) -> Option<Vec<SidecarSpec>> {
-        None
-    }
-
-    /// Makes sidecars described by [`Self::earlier_sidecars`] those of this scheme.
-    ///
-    /// # Errors
-    /// As [`Codec::encode`], or [`CodecError::Sidecar`] if `sidecars` cannot be completed.
-    ///
-    /// # Panics
-    /// If there are no such sidecars.
-    fn complete(
-        &self,
-        tensor: MatrixId,
-        _weights: &[f32],
-        _shape: MatrixShape,
-        _sidecars: Vec<Sidecar>,
-        _context: &EncodeContext<'_>,
-    ) -> Result<Vec<Sidecar>, CodecError> {
-        unreachable!("{tensor}: no other scheme grows into {}", self.scheme())
-    }
-
-    /// Checks that everything that follows the coding of single tensors can be done for `tensors` of `source`, as far
-    /// as that can be known without reading weights: nothing of it must fail after hours of work.
-    ///
-    /// # Errors
-    /// [`Error::Method`] with the flag that asks for what cannot be done.
-    fn check(
-        &self,
-        _source: &Source,
-        _calibration: Option<&Calibration>,
-        _tensors: &[MatrixId],
-    ) -> Result<(), Error> {
-        Ok(())
+    /// Further metadata for a file with these coded tensors, in the order in which it is written.
+    fn metadata(&self, _coded: &[&PlanItem]) -> Vec<(String, Value)> {
+        Vec::new()
     }
 
     /// What of this machine decides about the bytes besides its instructions; `None` for nothing.
@@ -134,59 +75,96 @@ pub trait Method: Sync {
         None
     }
 
-    /// Whether `flag` decides about nothing but [`Self::tune`]: coded tensors are the same whatever its value.
+    /// Whether `flag` decides about nothing but [`Self::tuning`]: coded tensors are the same whatever its value. Asked also
+    /// where nothing is tuned, because an earlier run may have been.
     fn is_later_step(&self, _flag: &str) -> bool {
         false
     }
 
-    /// Whether what a tensor becomes depends on those before it in a plan.
-    fn depends_on_earlier(&self) -> bool {
-        false
+    /// A budget to be shared out before a plan is final.
+    fn budget(&self) -> Option<Box<dyn SharedBudget + '_>> {
+        None
     }
 
-    /// Whether [`Self::recapture`] takes the place of all activations of a calibration, so that its text is enough.
-    fn needs_text_only(&self) -> bool {
-        false
+    /// Files of an earlier scheme that grow into ones of this method.
+    fn growth(&self) -> Option<&dyn Growth> {
+        None
     }
 
-    /// How to see what later layers see while earlier ones are coded; `None` to fit every layer to the
-    /// calibration as it is.
+    /// Fitting every tensor to what it sees behind those that are coded already.
+    fn sequence(&self) -> Option<Box<dyn Sequence + '_>> {
+        None
+    }
+
+    /// Tuning of all coded tensors together, once everything is coded.
+    fn tuning(&self) -> Option<Box<dyn Tuning + '_>> {
+        None
+    }
+}
+
+/// Bytes that are shared out among all tensors, see [`Method::budget`].
+pub trait SharedBudget {
+    /// Shares the budget out among the tensors of a provisional plan. The same for the same survey.
     ///
     /// # Errors
-    /// [`Error::Method`] if the model or the calibration does not allow it.
-    fn recapture<'a>(
-        &'a self,
-        _source: &'a Source,
-        _calibration: &'a Calibration,
-        _watch: (&'a Reporter, &'a Interrupt),
-    ) -> Result<Option<Box<dyn Recapture + 'a>>, Error> {
-        Ok(None)
-    }
+    /// [`Error`] if the budget cannot be kept.
+    fn allocate(&self, survey: &Survey<'_>) -> Result<Allocation, Error>;
 
-    /// Whether [`Self::tune`] follows once everything is coded.
-    fn tunes(&self) -> bool {
-        false
-    }
+    /// The method with what each tensor got.
+    fn with_allocation(&self, allocation: &Allocation) -> Box<dyn Method>;
+}
+
+/// Running the model as coded so far, see [`Method::sequence`].
+pub trait Sequence {
+    /// Checks what can be known without reading weights, for `tensors` of `source`: nothing of it must fail after hours
+    /// of work.
+    ///
+    /// # Errors
+    /// [`Error::Program`] with the flag that asks for what cannot be done.
+    fn check(
+        &self,
+        source: &Source,
+        calibration: &Calibration,
+        tensors: &[MatrixId],
+    ) -> Result<(), Error>;
+
+    /// Whether what is seen takes the place of all activations of a calibration, so that its text is enough.
+    fn needs_text_only(&self) -> bool;
+
+    /// Begins before the first layer.
+    ///
+    /// # Errors
+    /// [`Error::Program`] if the model or the calibration does not allow it.
+    fn recapture<'a>(
+        &self,
+        source: &'a Source,
+        calibration: &'a Calibration,
+        watch: (&'a Reporter, &'a Interrupt),
+    ) -> Result<Box<dyn Recapture + 'a>, Error>;
+}
+
+/// Tuning the finished codes, see [`Method::tuning`].
+pub trait Tuning {
+    /// As [`Sequence::check`].
+    ///
+    /// # Errors
+    /// [`Error::Program`] with the flag that asks for what cannot be done.
+    fn check(
+        &self,
+        source: &Source,
+        calibration: &Calibration,
+        tensors: &[MatrixId],
+    ) -> Result<(), Error>;
 
     /// Tunes all coded tensors together; they come back with the same types and shapes.
     ///
     /// # Errors
-    /// [`Error::Method`] if the model or the calibration does not allow it, [`Error::Stopped`].
-    ///
-    /// # Panics
-    /// If the method does not tune.
+    /// [`Error::Program`] if the model or the calibration does not allow it, [`Error::Stopped`].
     fn tune(
         &self,
-        _source: &Source,
-        _calibration: &Calibration,
-        _tensors: BTreeMap<MatrixId, Tunable>,
-        _watch: (&Reporter, &Interrupt),
-    ) -> Result<Tuned, Error> {
-        unreachable!("{} does not tune", self.scheme())
-    }
-
-    /// Further metadata for a file with these coded tensors, in the order in which it is written.
-    fn metadata(&self, _coded: &[&PlanItem]) -> Vec<(String, Value)> {
-        Vec::new()
-    }
+        source: &Source,
+        calibration: &Calibration,
+        tensors: BTreeMap<MatrixId, Tunable>,
+        watch: (&Reporter, &Interrupt),
+    ) -> Result<Tuned, Error>;
 }

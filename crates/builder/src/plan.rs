@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use codec::Codec;
-use format::{MatrixId, MatrixShape, Role, SidecarSpec};
+use format::{InputId, MatrixId, MatrixShape, Role, SidecarSpec};
 use ggml::Type;
+use inspect::{Settings, settings_text};
+use numerics::Codec;
+use program::table::{Align, Table, bits_per_weight, bytes, percent, saved};
 
-use crate::table::{Align, Table, bytes, percent};
-use crate::{Error, Method, Settings, Source, seed::tensor_seed};
+use crate::{Error, Method, Source, seed::tensor_seed};
 
 /// Everything selected, by layer and role.
 pub struct Plan {
@@ -67,6 +68,12 @@ impl Plan {
     ) -> Result<Self, Error> {
         let items = tensors.iter().map(|&tensor| PlanItem::new(source, tensor, method, seed));
         Ok(Self { items: items.collect::<Result<_, _>>()? })
+    }
+
+    /// The tensors that read one input each, in the order of the plan.
+    pub fn sites(&self) -> impl Iterator<Item = (InputId, &[PlanItem])> {
+        let sites = self.items.chunk_by(|a, b| a.tensor.input() == b.tensor.input());
+        sites.map(|items| (items[0].tensor.input(), items))
     }
 
     /// The tensors alone.
@@ -217,24 +224,4 @@ impl PlanItem {
             percent(saved(self.coded_bytes, self.q5_k_m_bytes)),
         ]
     }
-}
-
-/// `M 256, k 16`.
-#[must_use]
-pub fn settings_text(settings: &Settings) -> String {
-    let parts: Vec<String> =
-        settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
-    parts.join(", ")
-}
-
-/// Bits per weight of `n_bytes` for `n_weights`.
-#[must_use]
-pub fn bits_per_weight(n_bytes: u64, n_weights: u64) -> f64 {
-    8.0 * n_bytes as f64 / n_weights as f64
-}
-
-/// Share of `reference` that `n_bytes` saves; negative if it is larger.
-#[must_use]
-pub fn saved(n_bytes: u64, reference: u64) -> f64 {
-    1.0 - n_bytes as f64 / reference as f64
 }

@@ -1,8 +1,8 @@
 //! The gap measured on random inputs (`--eval-cols`): a check of the closed form by simulation.
 
-use codec::MatMul;
-use codec::metrics::ratio;
 use format::MatrixShape;
+use numerics::MatMul;
+use numerics::metrics::ratio;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
@@ -51,8 +51,8 @@ pub fn random_gap(
 
 #[cfg(test)]
 mod tests {
-    use codec::ReferenceMatMul;
-    use codec::metrics::Metrics;
+    use numerics::ReferenceMatMul;
+    use numerics::metrics::Metrics;
 
     use super::*;
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use codec::Progress;
+use calibration::Calibration;
 use format::MatrixId;
 
 use crate::build::{Build, Finished};
 use crate::existing::ExistingOutput;
-use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, Stage, WorkFolder};
+use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, Sequence, Stage, WorkFolder};
 
 /// The activations of the group of tensors in hand.
 pub(crate) struct Recapturing<'a> {
@@ -21,15 +21,12 @@ impl<'a> Recapturing<'a> {
     /// Asks the method of `build` whether it wants to recapture.
     ///
     /// # Errors
-    /// As [`crate::Method::recapture`].
+    /// As [`Sequence::recapture`].
     pub(crate) fn new(build: &'a Build<'a>) -> Result<Self, Error> {
-        let recapture = match build.calibration {
-            Some(calibration) => {
-                let watch = (build.reporter, build.interrupt);
-                build.method.recapture(build.source, calibration, watch)?
-            }
-            None => None,
+        let begin = |(sequence, calibration): (Box<dyn Sequence + '_>, &'a Calibration)| {
+            sequence.recapture(build.source, calibration, (build.reporter, build.interrupt))
         };
+        let recapture = build.method.sequence().zip(build.calibration).map(begin).transpose()?;
         Ok(Self { build, recapture, group: None })
     }
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use codec::metrics::{Metrics, ratio};
+use inspect::Settings;
+use numerics::metrics::{Metrics, ratio};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FunctionalErrors, FunctionalMetrics, Settings, TuningReport};
+use crate::{FunctionalErrors, FunctionalMetrics, TuningReport};
 
 /// Version of [`BuildReport`]; it grows when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -299,27 +300,6 @@ pub fn schema() -> String {
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
-/// For tests of `package`: fails if the committed `docs/schema/<name>` is not `schema`; with `UPDATE_SCHEMA`
-/// set, writes it.
-///
-/// # Panics
-/// If they differ.
-#[doc(hidden)]
-pub fn check_schema(name: &str, schema: &str, package: &str) {
-    const REGENERATE: &str = "UPDATE_SCHEMA";
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/schema");
-    if std::env::var_os(REGENERATE).is_some() {
-        std::fs::create_dir_all(&folder).expect("the folder can be made");
-        std::fs::write(folder.join(name), schema).expect("the schema can be written");
-    }
-    let committed = std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-    assert!(
-        committed == schema,
-        "docs/schema/{name} differs from the types: run `{REGENERATE}=1 cargo test --release -p {package} \
-         schema` and commit the result; a changed or removed field also needs a higher schema version"
-    );
-}
-
 #[cfg(test)]
 mod tests {
     use format::MatrixShape;
@@ -328,7 +308,7 @@ mod tests {
 
     #[test]
     fn the_committed_schema_is_that_of_the_types() {
-        check_schema("build-report.schema.json", &schema(), "builder");
+        program::check_schema("build-report.schema.json", &schema(), "builder");
     }
 
     #[test]

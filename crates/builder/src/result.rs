@@ -1,9 +1,7 @@
 //! What is known about a tensor once it is finished.
 
-use std::collections::BTreeMap;
-
-use codec::metrics::Metrics;
 use format::{ElementType, SidecarSpec};
+use numerics::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 
 use crate::{FunctionalMetrics, TuningReport};
@@ -104,13 +102,10 @@ impl PartialEq<SidecarSpec> for StoredSpec {
     }
 }
 
-/// Parameters of the scheme for one tensor, such as `M` and `k`, by name.
-pub type Settings = BTreeMap<String, u64>;
-
 /// Floats as the hexadecimal form of their bits: JSON has no infinity and rounds, but a resumed
 /// build must write the same bytes as an uninterrupted one.
 mod exact {
-    use codec::metrics::Metrics;
+    use numerics::metrics::Metrics;
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -140,7 +135,7 @@ mod exact {
 
 /// [`exact`] for metrics that may be missing.
 mod exact_option {
-    use codec::metrics::Metrics;
+    use numerics::metrics::Metrics;
     use serde::de::Error;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -1,6 +1,5 @@
 //! The source model: opened once, checked for a layout that can be coded, watched for changes.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -8,15 +7,16 @@ use format::{MatrixId, MatrixShape, ModelMap};
 use ggml::Type;
 use ggml::gguf::{GgufError, GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
+use program::{Interrupt, Reporter, files};
 
-use crate::{Error, Interrupt, Reporter, files, mtp, unfit};
+use crate::{Error, unfit};
 
 /// A source model.
 #[derive(Debug)]
 pub struct Source {
     file: GgufFile,
     architecture: String,
-    tensors: BTreeMap<MatrixId, usize>,
+    map: ModelMap,
     n_layers: usize,
     mtp_layers: Range<usize>,
 }
@@ -25,16 +25,16 @@ impl Source {
     /// Opens `path` and checks that its FFN can be coded.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Gguf`] or [`Error::Model`].
+    /// [`Error::Program`], [`Error::Inspect`] or [`Error::Model`].
     pub fn open(path: &Path) -> Result<Self, Error> {
         let file = open_gguf(path)?;
         let refuse = |reason| Error::Model { path: path.to_owned(), reason };
         check_kind(&file).map_err(refuse)?;
         let architecture = file.architecture()?;
-        let tensors = weights(&file, &architecture).map_err(refuse)?;
-        let n_layers = n_layers(&file, &architecture, &tensors)?;
-        let mtp_layers = mtp::layers(&file, &architecture)?;
-        Ok(Self { file, architecture, tensors, n_layers, mtp_layers })
+        let map = map(&file, &architecture).map_err(refuse)?;
+        let n_layers = n_layers(&file, &architecture, &map)?;
+        let mtp_layers = inspect::mtp::layers(&file, &architecture)?;
+        Ok(Self { file, architecture, map, n_layers, mtp_layers })
     }
 
     /// The mapped file.
@@ -59,9 +59,21 @@ impl Source {
         &self.architecture
     }
 
+    /// The inputs of the model and the matrices that read them, those that may be coded.
+    #[must_use]
+    pub fn map(&self) -> &ModelMap {
+        &self.map
+    }
+
     /// The matrices that may be coded, sorted.
     pub fn matrices(&self) -> impl Iterator<Item = MatrixId> + '_ {
-        self.tensors.keys().copied()
+        self.map.matrices().map(|matrix| matrix.id)
+    }
+
+    /// The sites of `matrices` that text runs through, with nothing but those.
+    #[must_use]
+    pub fn run_through(&self, matrices: &[MatrixId]) -> ModelMap {
+        self.map.restricted(|id| matrices.contains(&id) && !self.is_mtp(id))
     }
 
     /// The dense weight of `tensor`, which must be one of [`Self::matrices`].
@@ -70,7 +82,7 @@ impl Source {
     /// If it is not.
     #[must_use]
     pub fn info(&self, tensor: MatrixId) -> &TensorInfo {
-        &self.file.tensors()[self.tensors[&tensor]]
+        self.file.tensor(&tensor.weight()).expect("the map has weights of the file")
     }
 
     /// Shape of `tensor`, which must be one of [`Self::matrices`].
@@ -79,7 +91,7 @@ impl Source {
     /// If it is not.
     #[must_use]
     pub fn shape(&self, tensor: MatrixId) -> MatrixShape {
-        self.info(tensor).matrix_shape().expect("checked when the file was opened")
+        self.map.matrix(tensor).expect("a matrix of the model").shape
     }
 
     /// Type that llama-quantize's Q5_K_M gives `tensor`, which must be one of [`Self::matrices`].
@@ -106,14 +118,14 @@ impl Source {
     /// SHA-256 of what the paths of the model's file and parts lead to now, one after the other.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Stopped`].
+    /// [`Error::Program`], or [`Error::Stopped`].
     pub fn sha256(&self, reporter: &Reporter, interrupt: &Interrupt) -> Result<String, Error> {
         let stage = reporter.bytes("reading the input", self.n_bytes());
         let hash = files::sha256_of_files(self.file.paths(), |n| {
             stage.advance(n);
             interrupt.check()
         });
-        if interrupt.is_set() { Err(Error::Stopped) } else { hash }
+        if interrupt.is_set() { Err(Error::Stopped) } else { Ok(hash?) }
     }
 
     /// Checks that the paths still lead to the bytes of which `sha256` is the hash.
@@ -207,21 +219,18 @@ fn number(file: &GgufFile, key: &str) -> Option<u64> {
     file.value(key)?.as_u64()
 }
 
-/// The dense FFN weights; the error names the tensor that does not fit.
-fn weights(file: &GgufFile, architecture: &str) -> Result<BTreeMap<MatrixId, usize>, String> {
-    let mut tensors = BTreeMap::new();
-    for (index, info) in file.tensors().iter().enumerate() {
-        if let Some((tensor, "weight")) = MatrixId::parse(info.name()) {
-            check_weight(info)?;
-            tensors.insert(tensor, index);
-        }
-    }
-    if tensors.is_empty() {
+/// The dense weights that may be coded; the error names the tensor that does not fit.
+fn map(file: &GgufFile, architecture: &str) -> Result<ModelMap, String> {
+    let is_weight =
+        |info: &&TensorInfo| matches!(MatrixId::parse(info.name()), Some((_, "weight")));
+    file.tensors().iter().filter(is_weight).try_for_each(check_weight)?;
+    let map = ModelMap::of(file.tensors().iter().map(|info| (info.name(), info.dims())));
+    if map.sites().is_empty() {
         return Err(unfit::without_ffn(file, architecture));
     }
-    match ModelMap::of_matrices(tensors.keys().copied()).missing() {
+    match map.missing() {
         Some(needed) => Err(format!("has no tensor {}: its layout is unknown", needed.weight())),
-        None => Ok(tensors),
+        None => Ok(map),
     }
 }
 
@@ -240,13 +249,9 @@ fn check_weight(info: &TensorInfo) -> Result<(), String> {
 }
 
 /// What the metadata says, at least as many as there are FFN layers.
-fn n_layers(
-    file: &GgufFile,
-    architecture: &str,
-    tensors: &BTreeMap<MatrixId, usize>,
-) -> Result<usize, Error> {
+fn n_layers(file: &GgufFile, architecture: &str, map: &ModelMap) -> Result<usize, Error> {
     let key = format!("{architecture}.block_count");
     let stated = file.u32(&key)?.unwrap_or(0) as usize;
-    let found = tensors.keys().map(|t| t.layer + 1).max().unwrap_or(0);
+    let found = map.sites().iter().map(|site| site.input.layer + 1).max().unwrap_or(0);
     Ok(stated.max(found))
 }

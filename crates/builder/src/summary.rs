@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use format::MatrixId;
+use inspect::settings_text;
+use program::progress::duration;
+use program::table::{Align, Table, bits_per_weight, bytes, percent, saved};
 
 use crate::build::{Build, Finished};
-use crate::plan::{bits_per_weight, saved, settings_text};
-use crate::progress::duration;
 use crate::report::{
     ActivationErrors, BuildReport, Errors, FunctionalReport, TensorReport, Totals, total_metrics,
 };
-use crate::table::{Align, Table, bytes, percent};
 use crate::{ErrorMetrics, PlanItem, TuningReport};
 
 /// What tuning brought, in a sentence.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use codec::Progress;
 use format::{MatrixId, MatrixShape, Sidecar};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -36,13 +35,13 @@ impl Build<'_> {
     /// Tunes all coded tensors of `finished` together, if the method does so and it has not been done.
     ///
     /// # Errors
-    /// As [`crate::Method::tune`], or [`Error::Resume`] if a checkpoint is gone.
+    /// As [`crate::Tuning::tune`], or [`Error::Resume`] if a checkpoint is gone.
     pub(crate) fn tune_all(
         &self,
         work: &mut WorkFolder,
         finished: &mut BTreeMap<MatrixId, Finished>,
     ) -> Result<(), Error> {
-        let Some(calibration) = self.calibration.filter(|_| self.method.tunes()) else {
+        let Some((tuning, calibration)) = self.method.tuning().zip(self.calibration) else {
             return Ok(());
         };
         let coded: Vec<&PlanItem> = self
@@ -60,7 +59,7 @@ impl Build<'_> {
         };
         let tunable = coded.iter().map(load).collect::<Result<_, Error>>()?;
         let watch = (self.reporter, self.interrupt);
-        let tuned = self.method.tune(self.source, calibration, tunable, watch);
+        let tuned = tuning.tune(self.source, calibration, tunable, watch);
         let (mut tuned, report) = tuned.map_err(kept)?;
         self.reporter.stage("measuring what was tuned", coded.len() as u64);
         for item in coded {
@@ -101,13 +100,13 @@ impl Build<'_> {
 /// The same error with the way out: what was coded is not lost because it cannot be tuned.
 fn kept(error: Error) -> Error {
     match error {
-        Error::Method { flag, reason } => Error::Method {
+        Error::Program(program::Error::Flag { flag, reason }) => Error::flag(
             flag,
-            reason: format!(
+            format!(
                 "{reason}; all tensors are coded and kept: the same command with --resume goes on, without {flag} or \
                  with other values for it"
             ),
-        },
+        ),
         other => other,
     }
 }

@@ -10,16 +10,15 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use format::{MatrixId, Sidecar, SidecarSpec};
+use program::files::{self, TEMPORARY};
 use sha2::{Digest, Sha256};
 
 use crate::error::io;
-use crate::files;
 use crate::{Error, Record, TensorResult};
 
 const MANIFEST: &str = "manifest.json";
 const LOCK: &str = "lock";
 const PART: &str = "output.part";
-const TEMPORARY: &str = "tmp";
 
 /// First bytes of a checkpoint; the number is its version.
 const MAGIC: &[u8; 8] = b"CODECKP1";
@@ -88,7 +87,7 @@ impl WorkFolder {
     /// last every `checkpoint_every` tensors.
     ///
     /// # Errors
-    /// [`Error::Exists`], [`Error::Locked`] or [`Error::Io`].
+    /// [`Error::Exists`], [`Error::Locked`] or [`Error::Program`].
     pub fn open(path: &Path, existing: Existing, checkpoint_every: usize) -> Result<Self, Error> {
         match fs::create_dir(path) {
             Ok(()) => {}
@@ -168,7 +167,7 @@ impl WorkFolder {
     /// The record of the run that made the folder; `None` if it was killed before it wrote one.
     ///
     /// # Errors
-    /// [`Error::Io`], or [`Error::Resume`] if the record is damaged.
+    /// [`Error::Program`], or [`Error::Resume`] if the record is damaged.
     pub fn record(&self) -> Result<Option<Record>, Error> {
         let path = self.path.join(MANIFEST);
         let text = match fs::read(&path) {
@@ -186,16 +185,16 @@ impl WorkFolder {
     /// Stores the record of this run.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Program`].
     pub fn set_record(&self, record: &Record) -> Result<(), Error> {
         let text = serde_json::to_vec_pretty(record).expect("a record is plain data");
-        files::write_atomically(&self.path.join(MANIFEST), &text)
+        Ok(files::write_atomically(&self.path.join(MANIFEST), &text)?)
     }
 
     /// The tensors that are finished and undamaged at `stage`. Damaged checkpoints are removed.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Program`].
     pub fn finished(&self, stage: Stage) -> Result<BTreeMap<MatrixId, TensorResult>, Error> {
         let mut finished = BTreeMap::new();
         for (name, path) in self.entries()? {
@@ -213,7 +212,7 @@ impl WorkFolder {
     /// Stores a finished tensor at the stage that it is of.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Program`].
     pub fn save(
         &mut self,
         tensor: MatrixId,
@@ -235,7 +234,7 @@ impl WorkFolder {
     /// Makes everything saved so far last through a kill or a power failure.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Program`].
     pub fn commit(&mut self) -> Result<(), Error> {
         for path in self.pending.drain(..) {
             files::publish(&path.with_extension(TEMPORARY), &path)?;
@@ -265,7 +264,7 @@ impl WorkFolder {
     /// Forgets everything of `stage`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Program`].
     pub fn forget(&self, stage: Stage) -> Result<(), Error> {
         self.clear(|name| has_extension(name, stage.extension()))
     }
@@ -279,7 +278,7 @@ impl WorkFolder {
     /// Removes the folder and everything that this crate put in it.
     ///
     /// # Errors
-    /// [`Error::Io`]; a folder that holds files of someone else stays.
+    /// [`Error::Program`]; a folder that holds files of someone else stays.
     pub fn remove(self) -> Result<(), Error> {
         self.clear(|_| true)?;
         let lock = self.path.join(LOCK);

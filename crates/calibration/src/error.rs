@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use format::MatrixId;
+use format::InputId;
 
 /// Why a calibration cannot be read, used or written. Each message is one line with the way out.
 #[derive(Debug, thiserror::Error)]
@@ -36,14 +36,15 @@ pub enum CalibrationError {
     },
     /// The file does not cover a layer.
     #[error(
-        "{}: holds nothing about the input of {tensor}: run statecells-calib for its layer too",
-        path.display()
+        "{}: holds nothing about {input}, the input of {}: run statecells-calib for its layer too",
+        path.display(),
+        readers(*input)
     )]
     NoInput {
         /// The file.
         path: PathBuf,
-        /// The tensor whose input was asked for.
-        tensor: MatrixId,
+        /// The input that was asked for.
+        input: InputId,
     },
     /// The file holds the text alone.
     #[error(
@@ -66,4 +67,9 @@ pub enum CalibrationError {
     /// The file cannot be written.
     #[error(transparent)]
     Write(#[from] ggml::gguf::WriteError),
+}
+
+/// `blk.1.ffn_gate and blk.1.ffn_up`.
+fn readers(input: InputId) -> String {
+    input.readers().map(|matrix| matrix.stem()).collect::<Vec<_>>().join(" and ")
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use format::InputId;
 use ggml::Type;
 use ggml::gguf::GgufWriter;
 
 use crate::input::Fitted;
 use crate::{CalibratedInput, CalibrationError, Record, Samples, SecondMoment};
 use crate::{keys, moment};
-use format::InputId;
 
 /// Largest input whose second moment is kept unless asked otherwise: 134 MB in the file.
 pub const DEFAULT_MAX_MOMENT_DIM: usize = 8192;

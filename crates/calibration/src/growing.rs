@@ -1,6 +1,6 @@
 //! What is known about an input while tokens come in.
 
-use codec::MatMul;
+use numerics::MatMul;
 
 use crate::{
     CalibratedInput, Fitted, MomentScratch, PassageKind, Samples, SecondMoment, stratified,

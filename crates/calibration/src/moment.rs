@@ -1,6 +1,6 @@
 //! Second moments of inputs, summed up batch by batch.
 
-use codec::MatMul;
+use numerics::MatMul;
 use rayon::prelude::*;
 
 /// Columns of H that one product computes: few enough that little beyond the triangle is computed,
@@ -115,6 +115,17 @@ impl SecondMoment {
         self.expand(|sum| (f64::from(sum) / tokens) as f32)
     }
 
+    /// Entry (i, j), j <= i, of [`Self::mean`].
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    #[inline]
+    #[must_use]
+    pub fn mean_at(&self, i: usize, j: usize) -> f32 {
+        let tokens = self.n_tokens.max(1) as f64;
+        (f64::from(self.packed[i * (i + 1) / 2..][..=i][j]) / tokens) as f32
+    }
+
     /// The sum over tokens of x x^T, [d, d].
     #[must_use]
     pub fn sum(&self) -> Vec<f32> {
@@ -186,8 +197,8 @@ fn transpose(rows: &[f32], d: usize, k: usize, out: &mut Vec<f32>) {
 
 #[cfg(test)]
 mod tests {
-    use codec::ReferenceMatMul;
     use ggml::MulMat;
+    use numerics::ReferenceMatMul;
     use proptest::prelude::*;
 
     use super::*;

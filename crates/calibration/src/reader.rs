@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use format::{InputId, MatrixId, Width};
+use format::{InputId, Width};
 use ggml::Type;
 use ggml::gguf::{Array, GgufError, GgufFile, TensorInfo, Value};
 use half::f16;
@@ -82,32 +82,32 @@ impl Calibration {
         !self.file.tensors().is_empty()
     }
 
-    /// Whether the file covers the input of `tensor`.
+    /// Whether the file covers `input`.
     #[must_use]
-    pub fn covers(&self, tensor: MatrixId) -> bool {
-        self.file.tensor(&name(tensor.input(), HOLDOUT)).is_some()
+    pub fn covers(&self, input: InputId) -> bool {
+        self.file.tensor(&name(input, HOLDOUT)).is_some()
     }
 
-    /// Checks that the file covers the input of `tensor`.
+    /// Checks that the file covers `input`.
     ///
     /// # Errors
     /// [`CalibrationError::TokensOnly`] or [`CalibrationError::NoInput`].
-    pub fn check_covers(&self, tensor: MatrixId) -> Result<(), CalibrationError> {
+    pub fn check_covers(&self, input: InputId) -> Result<(), CalibrationError> {
         let path = || self.path().to_owned();
-        match (self.covers(tensor), self.has_inputs()) {
+        match (self.covers(input), self.has_inputs()) {
             (true, _) => Ok(()),
-            (false, true) => Err(CalibrationError::NoInput { path: path(), tensor }),
+            (false, true) => Err(CalibrationError::NoInput { path: path(), input }),
             (false, false) => Err(CalibrationError::TokensOnly { path: path() }),
         }
     }
 
-    /// What is known about the input of `tensor`.
+    /// What is known about `input`.
     ///
     /// # Errors
     /// As [`Self::check_covers`], or [`CalibrationError::Malformed`] if what it holds cannot be true.
-    pub fn input(&self, tensor: MatrixId) -> Result<CalibratedInput, CalibrationError> {
-        self.check_covers(tensor)?;
-        self.read_input(tensor.input())
+    pub fn input(&self, input: InputId) -> Result<CalibratedInput, CalibrationError> {
+        self.check_covers(input)?;
+        self.read_input(input)
             .map_err(|reason| CalibrationError::Malformed { path: self.path().to_owned(), reason })
     }
 

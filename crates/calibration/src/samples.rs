@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use codec::MatMul;
 use half::f16;
+use numerics::MatMul;
 use rayon::prelude::*;
 
 use crate::mix::mix;
@@ -192,7 +192,7 @@ pub fn stratified(total: u64, n: u64, seed: u64) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use codec::ReferenceMatMul;
+    use numerics::ReferenceMatMul;
     use proptest::prelude::*;
 
     use super::*;

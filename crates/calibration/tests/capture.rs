@@ -7,7 +7,7 @@ use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Text};
 use calibration::{CalibratedInput, Fitted};
 use format::{InputId, InputRole};
 use ggml::Type;
-use ggml::llama::{
+use llama::{
     Backend, Computed, Context, ContextParams, Model, ModelParams, Node, Observer, Outputs, Token,
 };
 
@@ -17,9 +17,9 @@ const DIMS: [(InputRole, usize); 2] = [(InputRole::FfnIn, 64), (InputRole::FfnDo
 /// Rounding of sums of up to 300 products in F32, in another order.
 const TOLERANCE: f64 = 1e-4;
 
-fn model(dir: &tempfile::TempDir, change: impl FnOnce(&mut test_models::Model)) -> Model {
+fn model(dir: &tempfile::TempDir, change: impl FnOnce(&mut fixtures::models::Model)) -> Model {
     let path = dir.path().join("model.gguf");
-    let mut description = test_models::Model::default();
+    let mut description = fixtures::models::Model::default();
     change(&mut description);
     description.write(&path).unwrap();
     Model::load(Backend::init(), &path, &ModelParams::default()).unwrap()

@@ -7,10 +7,10 @@ use calibration::{
     CalibratedInput, Calibration, CalibrationError, Fitted, ModelId, MomentScratch, Record,
     Samples, SecondMoment, TextId, TextSketch, write,
 };
-use codec::ReferenceMatMul;
 use format::{InputId, InputRole, MatrixId, Role};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, Value};
+use numerics::ReferenceMatMul;
 
 const N_EMBD: usize = 6;
 const N_FF: usize = 10;
@@ -96,19 +96,19 @@ fn everything_comes_back() {
         (Role::Up, InputRole::FfnIn),
         (Role::Down, InputRole::FfnDown),
     ] {
-        let read = calibration.input(tensor(1, role)).unwrap();
+        let read = calibration.input(tensor(1, role).input()).unwrap();
         assert_eq!(read, inputs()[&InputId { layer: 1, role: input }]);
-        assert!(!calibration.covers(tensor(0, role)));
-        let error = calibration.input(tensor(0, role)).unwrap_err();
+        assert!(!calibration.covers(tensor(0, role).input()));
+        let error = calibration.input(tensor(0, role).input()).unwrap_err();
         assert!(matches!(error, CalibrationError::NoInput { .. }), "{error}");
     }
-    let up = calibration.input(tensor(1, Role::Up)).unwrap();
+    let up = calibration.input(tensor(1, Role::Up).input()).unwrap();
     assert_eq!(up.d(), N_EMBD);
     let h = up.second_moment().unwrap();
     let diagonal: Vec<f32> = (0..N_EMBD).map(|i| h[i * N_EMBD + i]).collect();
     assert_eq!(up.mean_squares(), diagonal);
     assert_eq!(up.holdout_samples(), rows(N_EMBD, 3));
-    let down = calibration.input(tensor(1, Role::Down)).unwrap();
+    let down = calibration.input(tensor(1, Role::Down).input()).unwrap();
     assert!(down.second_moment().is_none() && down.holdout_moment().is_none());
     let squares: f32 = rows(N_FF, 5).iter().step_by(N_FF).map(|x| x * x).sum();
     assert_eq!(down.mean_squares()[0], squares / 5.0);
@@ -137,7 +137,7 @@ fn another_models_file_is_refused() {
 /// Opens and reads everything; the first error.
 fn read_all(path: &Path, bytes: &[u8]) -> Result<(), CalibrationError> {
     let calibration = open(path, bytes)?;
-    Role::ALL.into_iter().try_for_each(|t| calibration.input(tensor(1, t)).map(drop))
+    Role::ALL.into_iter().try_for_each(|t| calibration.input(tensor(1, t).input()).map(drop))
 }
 
 #[test]

@@ -4,14 +4,14 @@
 use std::path::Path;
 
 use calibration::Calibration;
+use fixtures::hostile::check::all_refused;
+use fixtures::hostile::{self, good};
 use format::{MatrixId, Role};
-use hostile::check::all_refused;
-use hostile::good;
 
 fn read(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let file = Calibration::open(path)?;
     for role in Role::ALL {
-        file.input(MatrixId { layer: 0, role })?;
+        file.input(MatrixId { layer: 0, role }.input())?;
     }
     Ok(())
 }

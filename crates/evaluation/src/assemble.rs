@@ -2,12 +2,15 @@
 
 use std::fs;
 
+use inspect::Making;
+
 use crate::error::io;
+use crate::file_report::{FileId, FileReport};
 use crate::machine::{self, Machine};
 use crate::measured::Measured;
 use crate::options::Part;
 use crate::qa::QaReport;
-use crate::report::{EVALUATION_VERSION, EvaluationReport, FileId, FileReport, Settings, Summary};
+use crate::report::{EVALUATION_VERSION, EvaluationReport, Settings, Summary};
 use crate::session::Session;
 use crate::verdict::Verdict;
 use crate::{Error, memory};
@@ -85,9 +88,7 @@ impl Session<'_> {
                  nothing about it and were left out; whether the codes keep its quality has to be measured by what it is for."
             ));
         }
-        let source = self.coded.string(format::keys::RECORD).ok().flatten();
-        let source = source.and_then(|r| serde_json::from_str::<builder::Record>(&r).ok());
-        if source.is_some_and(|r| r.input_sha256 != self.base_sha256) {
+        if Making::of(&self.coded).is_some_and(|making| making.input_sha256 != self.base_sha256) {
             say("The compressed file was made from another file than --base: differences are not due to its codes alone.".to_owned());
         }
         let quantized: Vec<&str> = dense_types(self);

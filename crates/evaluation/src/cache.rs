@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use builder::files;
+use program::files;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -59,7 +59,7 @@ impl Cache {
     /// The measurements in `folder`, which is made if needed; found again only with `reuse`.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Common`].
     pub fn new(folder: &Path, reuse: bool) -> Result<Self, Error> {
         fs::create_dir_all(folder).map_err(io(folder, "make the folder"))?;
         Ok(Self { folder: folder.to_owned(), reuse })
@@ -86,7 +86,7 @@ impl Cache {
     /// Keeps a measurement.
     ///
     /// # Errors
-    /// [`Error::Builder`] if it cannot be written.
+    /// [`Error::Common`] if it cannot be written.
     pub fn keep<T: Serialize>(
         &self,
         name: &str,

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use crate::Error;
-use crate::report::{EvaluationReport, FileKind, FileReport};
+use crate::file_report::{FileKind, FileReport};
+use crate::report::EvaluationReport;
 use crate::stats::Estimate;
 
 /// One file of one of the evaluations.

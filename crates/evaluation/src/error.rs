@@ -7,16 +7,9 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Reading or writing failed.
-    #[error("{path}: cannot {action}: {cause}", path = path.display())]
-    Io {
-        /// The file or folder.
-        path: PathBuf,
-        /// What was tried.
-        action: &'static str,
-        /// What the system says.
-        cause: io::Error,
-    },
+    /// What any program can meet: reading or writing failed, mostly.
+    #[error(transparent)]
+    Common(#[from] program::Error),
     /// A file cannot be used.
     #[error("{path}: {reason}", path = path.display())]
     Input {
@@ -41,21 +34,24 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
-    /// An error of the shared parts.
+    /// A file cannot be looked at.
     #[error(transparent)]
-    Builder(#[from] builder::Error),
-    /// A file is no readable GGUF.
-    #[error(transparent)]
-    Gguf(#[from] ggml::gguf::GgufError),
+    Inspect(#[from] inspect::Error),
     /// llama.cpp cannot read a model's vocabulary.
     #[error(transparent)]
-    Llama(#[from] ggml::llama::LlamaError),
+    Llama(#[from] llama::LlamaError),
     /// A calibration cannot be read.
     #[error(transparent)]
     Calibration(#[from] calibration::CalibrationError),
     /// The user asked to stop.
     #[error("stopped: finished measurements are kept, run the same command with --resume")]
     Stopped,
+}
+
+impl From<ggml::gguf::GgufError> for Error {
+    fn from(error: ggml::gguf::GgufError) -> Self {
+        inspect::Error::from(error).into()
+    }
 }
 
 impl Error {
@@ -70,5 +66,5 @@ impl Error {
 
 /// For `map_err`: an I/O error with its path.
 pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |cause| Error::Io { path: path.to_owned(), action, cause }
+    move |cause| program::io(path, action)(cause).into()
 }

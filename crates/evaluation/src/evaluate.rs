@@ -4,17 +4,18 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use builder::Interrupt;
 use ggml::gguf::GgufFile;
+use program::Interrupt;
 
 use crate::cache::Key;
 use crate::error::io;
+use crate::file_report::{FileKind, FileReport};
 use crate::logs::{Divergence, Perplexity, parse_divergence, parse_perplexity};
 use crate::machine::Machine;
 use crate::measured::{Measured, value};
 use crate::memory;
 use crate::options::{Options, Part};
-use crate::report::{EvaluationReport, FileKind, FileReport};
+use crate::report::EvaluationReport;
 use crate::session::{QUANTIZE_UNITS, Session, Subject, Task};
 use crate::variants::{self, Made, Variant};
 use crate::{Error, inputs};

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use builder::files;
 use calibration::{Calibration, Overlap, TextSketch};
 use format::keys;
 use ggml::gguf::{Array, GgufFile, Value};
-use ggml::llama::{Backend, Model, ModelParams, Token};
+use inspect::Making;
+use llama::{Backend, Model, ModelParams, Token};
+use program::files;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +51,7 @@ const EQUAL_LOGITS: f64 = 1e-4;
 /// measure nothing.
 ///
 /// # Errors
-/// [`Error::Gguf`] if it names no architecture.
+/// [`Error::Inspect`] if it names no architecture.
 pub fn without_logits(file: &GgufFile) -> Result<Option<String>, Error> {
     let architecture = file.architecture()?;
     let key = |name: &str| format!("{architecture}.{name}");
@@ -78,17 +79,16 @@ pub fn equal_logits(chunk_nll: &[f64], n_vocab: usize) -> Option<String> {
 
 /// Flags with which llama.cpp's programs run the coded matrices of `file`.
 #[must_use]
-pub fn coded_flags(file: &GgufFile) -> Vec<&'static str> {
+pub fn coded_flags(file: &GgufFile) -> Vec<String> {
     let schemes = file.schemes();
-    let any = |seeddelta: bool| schemes.values().any(|s| (s == keys::SEEDDELTA) == seeddelta);
-    let flags = [("--statecells", any(false)), ("--seeddelta", any(true))];
-    flags.into_iter().filter_map(|(flag, is_needed)| is_needed.then_some(flag)).collect()
+    let is_needed = |flag: &&str| schemes.values().any(|scheme| format::flag_of(scheme) == *flag);
+    format::flags().into_iter().filter(is_needed).map(|flag| format!("--{flag}")).collect()
 }
 
 /// SHA-256 of the file at `path`.
 ///
 /// # Errors
-/// [`Error::Builder`].
+/// [`Error::Common`].
 pub fn sha256(path: &Path) -> Result<String, Error> {
     Ok(files::sha256_of_files([path], |_| Ok(()))?)
 }
@@ -96,7 +96,7 @@ pub fn sha256(path: &Path) -> Result<String, Error> {
 /// SHA-256 of all parts of `model`, one after the other.
 ///
 /// # Errors
-/// [`Error::Builder`].
+/// [`Error::Common`].
 pub fn sha256_of_model(model: &GgufFile) -> Result<String, Error> {
     Ok(files::sha256_of_files(model.paths(), |_| Ok(()))?)
 }
@@ -142,7 +142,7 @@ pub fn vocabulary(path: &Path) -> Result<Model, Error> {
 /// The text at `path` as tokens.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Input`] if it is not UTF-8; [`Error::Llama`].
+/// [`Error::Common`]; [`Error::Input`] if it is not UTF-8; [`Error::Llama`].
 pub fn tokens(model: &Model, path: &Path) -> Result<Vec<Token>, Error> {
     let is_file = std::fs::metadata(path).map_or(true, |m| m.is_file());
     if !is_file {
@@ -217,9 +217,8 @@ pub fn recorded_sketch(file: &GgufFile) -> Option<TextSketch> {
 /// SHA-256 of the calibration that a coded file says it was made with.
 #[must_use]
 pub fn recorded_calibration(file: &GgufFile) -> Option<String> {
-    let record = file.string(keys::RECORD).ok()??;
-    let record: builder::Record = serde_json::from_str(&record).ok()?;
-    record.arguments.get("--calib").map(|v| v.trim_start_matches("sha256:").to_owned())
+    let making = Making::of(file)?;
+    making.arguments.get("--calib").map(|v| v.trim_start_matches("sha256:").to_owned())
 }
 
 /// The sketch in the calibration at `path`, which must be the one that the coded file was made with, if it
@@ -241,7 +240,7 @@ pub fn calibration_sketch(path: &Path, recorded: Option<&str>) -> Result<TextSke
 
 #[cfg(test)]
 mod tests {
-    use test_models::Model as TestModel;
+    use fixtures::models::Model as TestModel;
 
     use super::*;
 

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod comparison;
 mod error;
 mod evaluate;
+pub mod file_report;
 pub mod inputs;
 pub mod logs;
 pub mod machine;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use builder::Selection;
-use builder::inspect::{FfnReport, Inspection, KvTypes};
+use inspect::{FfnReport, Inspection, KvTypes};
+use program::Selection;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -121,7 +121,7 @@ mod tests {
     fn sizes_of_a_small_model() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
-        let model = test_models::Model::default();
+        let model = fixtures::models::Model::default();
         model.write(&path).unwrap();
         let sizes = sizes(&path, KvTypes::default()).unwrap();
         let weights = 3 * model.n_layers * model.n_embd * model.n_ff;
@@ -136,7 +136,7 @@ mod tests {
     fn layers_that_no_text_runs_through_do_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
-        let model = test_models::Model { n_mtp_layers: 1, ..Default::default() };
+        let model = fixtures::models::Model { n_mtp_layers: 1, ..Default::default() };
         model.write(&path).unwrap();
         let sizes = sizes(&path, KvTypes::default()).unwrap();
         let weights = 3 * model.n_layers * model.n_embd * model.n_ff;

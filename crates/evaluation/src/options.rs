@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use builder::inspect::KvTypes;
 use ggml::Type;
 use ggml::quant_mix::QuantMix;
+use inspect::KvTypes;
 
 use crate::qa::Pack;
 use crate::variants::{Extent, Variant};

@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use builder::progress::duration;
 use indicatif::{ProgressBar, ProgressStyle};
+use program::progress::duration;
 
 /// How far a plan has come. Units are tokens to compute, so a step of twice as many takes about twice as long.
 #[derive(Debug)]

@@ -85,7 +85,7 @@ impl Pack {
     /// The prompts in the file at `path`, or those of the program.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Input`] for a file that is none.
+    /// [`Error::Common`]; [`Error::Input`] for a file that is none.
     pub fn read(path: Option<&Path>) -> Result<Self, Error> {
         let Some(path) = path else {
             return Self::parse(PACK, Path::new("the built-in prompts"));

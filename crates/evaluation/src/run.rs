@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use builder::Interrupt;
+use program::Interrupt;
+use program::machine::peak_bytes;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 use wait4::Wait4;
 
 use crate::Error;
@@ -103,30 +105,28 @@ impl Job {
     ///
     /// # Errors
     /// [`Error::Program`] if it cannot be started or fails, with the reason that its log gives;
-    /// [`Error::Stopped`] if `interrupt` is set meanwhile; [`Error::Io`] for the log.
+    /// [`Error::Stopped`] if `interrupt` is set meanwhile; [`Error::Common`] for the log.
     pub fn run(&self, interrupt: &Interrupt, mut watch: impl FnMut(&str)) -> Result<Usage, Error> {
         let started = Instant::now();
-        let child = self.spawn()?;
+        let mut child = self.spawn()?;
         let pid = rustix::process::Pid::from_child(&child);
-        let waiter = std::thread::spawn(move || {
-            let mut child = child;
-            child.wait4()
-        });
         let (mut asked, mut polls, mut peak) = (false, 0u32, None);
-        while !waiter.is_finished() {
+        // The child is looked at without being reaped, so that its number stays its own as long as it is used.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        while matches!(waitid(WaitId::Pid(pid), look), Ok(None)) {
             std::thread::sleep(POLL);
             if interrupt.is_set() && !asked {
                 // It may have ended by itself; then there is nothing to stop.
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
                 asked = true;
             }
-            peak = high_water_bytes(pid).max(peak);
+            peak = peak_bytes(pid.as_raw_nonzero().get()).max(peak);
             polls = polls.wrapping_add(1);
             if polls.is_multiple_of(POLLS_PER_LOOK) {
                 watch(&read_lossy(&self.log));
             }
         }
-        let ended = waiter.join().map_err(|_| Error::program(self.name, "its end was missed"))?;
+        let ended = child.wait4();
         let ended =
             ended.map_err(|e| Error::program(self.name, format!("cannot be waited for: {e}")))?;
         if interrupt.is_set() {
@@ -157,13 +157,6 @@ impl Job {
         let reason = logs::explanation(&log).unwrap_or_else(|| "without a message".to_owned());
         Error::program(self.name, format!("{status}: {reason} (log: {})", self.log.display()))
     }
-}
-
-/// Peak resident memory of the running process `pid` so far; `None` where /proc does not tell.
-fn high_water_bytes(pid: rustix::process::Pid) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(1024 * line.split_whitespace().next()?.parse::<u64>().ok()?)
 }
 
 /// A log as text, or nothing if there is none.

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use builder::Interrupt;
+use program::Interrupt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -59,7 +59,7 @@ impl Server {
     /// Starts `program` with `arguments`, which name the model, on a free port, and waits until it is ready.
     ///
     /// # Errors
-    /// [`Error::Program`] if it does not get ready; [`Error::Stopped`]; [`Error::Io`] for the log.
+    /// [`Error::Program`] if it does not get ready; [`Error::Stopped`]; [`Error::Common`] for the log.
     pub fn start(
         program: &Path,
         arguments: &[std::ffi::OsString],

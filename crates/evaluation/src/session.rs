@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use builder::Interrupt;
-use builder::inspect::Inspection;
 use ggml::gguf::GgufFile;
+use inspect::Inspection;
+use program::Interrupt;
 
 use crate::cache::{Cache, Key};
 use crate::error::io;
@@ -35,7 +35,7 @@ pub struct Session<'a> {
     pub(crate) chunks: usize,
     pub(crate) overlap: Option<OverlapReport>,
     /// Flags by which the compressed file runs from its codes.
-    coded_flags: Vec<&'static str>,
+    coded_flags: Vec<String>,
     /// Tokens in the vocabulary.
     pub(crate) n_vocab: usize,
     /// Why the model gives no logits for the next token, if it does not.
@@ -78,7 +78,7 @@ impl<'a> Session<'a> {
         let base_inspection = memory::inspect(&options.base, None, options.kv)?;
         fs::create_dir_all(&options.outdir).map_err(io(&options.outdir, "make the folder"))?;
         for report in options.reports() {
-            builder::prepare::check_output(&report)?;
+            program::outputs::check_output(&report)?;
         }
         let cache_folder = options.cache.clone().unwrap_or_else(|| options.outdir.join("cache"));
         let cache = Cache::new(&cache_folder, options.resume || options.cache.is_some())?;
@@ -191,14 +191,14 @@ impl<'a> Session<'a> {
 }
 
 fn open(path: &Path) -> Result<GgufFile, Error> {
-    Ok(GgufFile::open(path).map_err(builder::Error::from)?)
+    Ok(GgufFile::open(path)?)
 }
 
 /// Checks that the programs are there and know the flags for the coded file; `asks` tells whether prompts are.
 fn check_programs(
     programs: &Programs,
     options: &Options,
-    coded_flags: &[&str],
+    coded_flags: &[String],
     asks: bool,
 ) -> Result<(), Error> {
     let mut names = vec!["llama-perplexity"];
@@ -210,7 +210,7 @@ fn check_programs(
     }
     for name in names {
         let help = programs.help(name)?;
-        if let Some(flag) = coded_flags.iter().find(|flag| !help.contains(**flag)) {
+        if let Some(flag) = coded_flags.iter().find(|flag| !help.contains(flag.as_str())) {
             let reason = format!(
                 "the one in {} does not know {flag}: build the patched one with ./scripts/build-llama.sh, or name its folder with --bin-dir",
                 options.bin_dir.display()
@@ -246,8 +246,8 @@ fn check_coding(base: &GgufFile, coded: &GgufFile) -> Result<(), Error> {
 fn overlap(
     options: &Options,
     coded: &GgufFile,
-    vocabulary: &ggml::llama::Model,
-    tokens: &[ggml::llama::Token],
+    vocabulary: &llama::Model,
+    tokens: &[llama::Token],
 ) -> Result<Option<OverlapReport>, Error> {
     if !options.calib_text.is_empty() {
         let texts: Result<Vec<_>, Error> =
@@ -281,11 +281,8 @@ fn check_room(
 ) -> Result<(), Error> {
     let variants = options.variants().len() as u64;
     let needed_bytes = logits + variants * base.file_bytes.saturating_mul(13) / 10 + MARGIN_BYTES;
-    let stat = rustix::fs::statvfs(folder).map_err(|e| Error::Io {
-        path: folder.to_owned(),
-        action: "look for free space",
-        cause: e.into(),
-    })?;
+    let stat =
+        rustix::fs::statvfs(folder).map_err(|e| io(folder, "look for free space")(e.into()))?;
     let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     if free_bytes >= needed_bytes {
         return Ok(());

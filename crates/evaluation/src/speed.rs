@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::Error;
 use crate::cache::Key;
 use crate::error::io;
+use crate::file_report::{FileReport, Speed};
 use crate::logs::{BenchRun, parse_bench};
 use crate::measured::Measured;
-use crate::report::{FileReport, Speed};
 use crate::run::read_lossy;
 use crate::session::{Session, Subject, round_units};
 

@@ -1,9 +1,10 @@
 //! A report as a few lines for a terminal.
 
-use builder::table::{Align, Table, bytes};
+use program::table::{Align, Table, bytes};
 
+use crate::file_report::FileReport;
 use crate::measured::value;
-use crate::report::{EvaluationReport, FileReport};
+use crate::report::EvaluationReport;
 use crate::stats::{Estimate, median};
 use crate::verdict::{Level, Verdict};
 

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use builder::inspect::KvTypes;
 use format::MatrixId;
 use ggml::Type;
 use ggml::gguf::GgufFile;
 use ggml::quant_mix::{FfnMatrix, QuantMix};
+use inspect::KvTypes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

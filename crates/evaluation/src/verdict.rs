@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::report::FileReport;
+use crate::file_report::FileReport;
 
 /// FFN bytes to save against Q5_K_M: what is accepted, and the aim beyond.
 const SAVED: [f64; 2] = [0.30, 0.50];

@@ -26,9 +26,6 @@ pub const RECORD: &str = "statecells.record";
 /// ARRAY of UINT64: fingerprint of the calibration text, the smallest hashes of its runs of 32 tokens.
 pub const CALIBRATION_SHINGLES: &str = "statecells.calibration.shingle_hashes";
 
-/// The scheme of matrices that run with `--seeddelta`; those of all others run with `--statecells`.
-pub const SEEDDELTA: &str = "seeddelta";
-
 /// The tensor format this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 

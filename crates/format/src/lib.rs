@@ -7,6 +7,7 @@
 mod codable;
 pub mod coo;
 mod error;
+mod family;
 pub mod global;
 pub mod keys;
 mod map;
@@ -21,7 +22,9 @@ mod sidecar;
 
 pub use codable::{Uncodable, check_architecture, codable};
 pub use error::CodecError;
-pub use map::{ModelMap, Site};
+pub use family::{FAMILIES, Family, enable_key, flag_of, flags, sidecar_suffixes};
+pub use family::{GLOBAL, SECTIONS, SEEDDELTA};
+pub use map::{Matrix, ModelMap, Site};
 pub use named::named;
 pub use names::{InputId, MatrixId};
 pub use role::{InputRole, Role, Width};

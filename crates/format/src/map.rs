@@ -2,7 +2,33 @@
 
 use std::collections::BTreeMap;
 
-use crate::{InputId, MatrixId, Role};
+use crate::{InputId, MatrixId, MatrixShape, Role};
+
+/// A matrix of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Which.
+    pub id: MatrixId,
+    /// Its shape; with experts that of each.
+    pub shape: MatrixShape,
+    /// Number of experts that have a matrix each under this name, the last dimension of the tensor; `None` for a plain
+    /// matrix.
+    pub n_experts: Option<usize>,
+}
+
+impl Matrix {
+    /// The matrix called `id` in a tensor of these dimensions, innermost first; `None` for more than three.
+    #[must_use]
+    pub fn of_dims(id: MatrixId, dims: &[usize]) -> Option<Self> {
+        let (d_in, d_out, n_experts) = match *dims {
+            [d_in] => (d_in, 1, None),
+            [d_in, d_out] => (d_in, d_out, None),
+            [d_in, d_out, n_experts] => (d_in, d_out, Some(n_experts)),
+            _ => return None,
+        };
+        Some(Self { id, shape: MatrixShape::new(d_in, d_out), n_experts })
+    }
+}
 
 /// An input of a layer and the matrices that are multiplied with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +36,17 @@ pub struct Site {
     /// The input.
     pub input: InputId,
     /// The matrices, in the order in which the layer uses them; at least one.
-    pub matrices: Vec<MatrixId>,
+    pub matrices: Vec<Matrix>,
+}
+
+impl Site {
+    /// Length of the input; `None` if the matrices contradict each other.
+    #[must_use]
+    pub fn d_in(&self) -> Option<usize> {
+        let lengths = || self.matrices.iter().map(|matrix| matrix.shape.d_in);
+        let first = lengths().next()?;
+        lengths().all(|d_in| d_in == first).then_some(first)
+    }
 }
 
 /// All matrices of a model that may be coded, by layer and then in the order in which the layer uses them.
@@ -20,27 +56,33 @@ pub struct ModelMap {
 }
 
 impl ModelMap {
-    /// The map of a model whose tensors have these names; weights count, whatever their shape.
-    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let weight = |name| match MatrixId::parse(name) {
-            Some((matrix, "weight")) => Some(matrix),
+    /// The map of a model whose tensors have these names and dimensions, innermost first. What is no weight of a matrix
+    /// is passed over.
+    pub fn of<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [usize])>) -> Self {
+        let matrix = |(name, dims)| match MatrixId::parse(name) {
+            Some((id, "weight")) => Matrix::of_dims(id, dims),
             _ => None,
         };
-        Self::of_matrices(names.into_iter().filter_map(weight))
+        Self::of_matrices(tensors.into_iter().filter_map(matrix))
     }
 
-    /// The map of these matrices, in any order.
-    pub fn of_matrices(matrices: impl IntoIterator<Item = MatrixId>) -> Self {
-        let mut sites: BTreeMap<InputId, Vec<MatrixId>> = BTreeMap::new();
+    /// The map of these matrices, in any order; of two with the same name the last.
+    fn of_matrices(matrices: impl IntoIterator<Item = Matrix>) -> Self {
+        let mut sites: BTreeMap<InputId, BTreeMap<MatrixId, Matrix>> = BTreeMap::new();
         for matrix in matrices {
-            sites.entry(matrix.input()).or_default().push(matrix);
+            sites.entry(matrix.id.input()).or_default().insert(matrix.id, matrix);
         }
-        let site = |(input, mut matrices): (InputId, Vec<MatrixId>)| {
-            matrices.sort();
-            matrices.dedup();
-            Site { input, matrices }
+        let site = |(input, matrices): (InputId, BTreeMap<MatrixId, Matrix>)| Site {
+            input,
+            matrices: matrices.into_values().collect(),
         };
         Self { sites: sites.into_iter().map(site).collect() }
+    }
+
+    /// The part of the map that `wanted` says, without sites of which nothing is left.
+    #[must_use]
+    pub fn restricted(&self, mut wanted: impl FnMut(MatrixId) -> bool) -> Self {
+        Self::of_matrices(self.matrices().filter(|matrix| wanted(matrix.id)).copied())
     }
 
     /// All sites.
@@ -50,15 +92,15 @@ impl ModelMap {
     }
 
     /// All matrices.
-    pub fn matrices(&self) -> impl Iterator<Item = MatrixId> + '_ {
-        self.sites.iter().flat_map(|site| site.matrices.iter().copied())
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> + '_ {
+        self.sites.iter().flat_map(|site| &site.matrices)
     }
 
-    /// Whether the model has the matrix.
+    /// The matrix called `id`, if the model has it.
     #[must_use]
-    pub fn has(&self, matrix: MatrixId) -> bool {
-        let site = self.sites.binary_search_by_key(&matrix.input(), |site| site.input);
-        site.is_ok_and(|i| self.sites[i].matrices.contains(&matrix))
+    pub fn matrix(&self, id: MatrixId) -> Option<&Matrix> {
+        let site = self.sites.binary_search_by_key(&id.input(), |site| site.input).ok()?;
+        self.sites[site].matrices.iter().find(|matrix| matrix.id == id)
     }
 
     /// The first matrix that a layer of the model lacks although every layer with a matrix has one of this role.
@@ -67,7 +109,7 @@ impl ModelMap {
         let layers = self.sites.iter().map(|site| site.input.layer);
         let needed =
             layers.flat_map(|layer| Role::required().map(move |role| MatrixId { layer, role }));
-        needed.into_iter().find(|matrix| !self.has(*matrix))
+        needed.into_iter().find(|id| self.matrix(*id).is_none())
     }
 }
 
@@ -76,36 +118,62 @@ mod tests {
     use super::*;
     use crate::InputRole;
 
+    fn matrix(layer: usize, role: Role) -> MatrixId {
+        MatrixId { layer, role }
+    }
+
+    fn map(tensors: &[(&str, &[usize])]) -> ModelMap {
+        ModelMap::of(tensors.iter().copied())
+    }
+
     #[test]
     fn matrices_are_found_under_the_inputs_that_they_read() {
-        let names = [
-            "blk.1.ffn_down.weight",
-            "blk.0.ffn_up.weight",
-            "blk.0.ffn_down.weight",
-            "blk.0.ffn_gate.weight",
-            "blk.0.ffn_gate.bias",
-            "blk.0.ffn_gate_inp.weight",
-            "blk.0.attn_q.weight",
-            "output.weight",
+        let tensors: [(&str, &[usize]); 8] = [
+            ("blk.1.ffn_down.weight", &[6, 4]),
+            ("blk.0.ffn_up.weight", &[4, 6]),
+            ("blk.0.ffn_down.weight", &[6, 4]),
+            ("blk.0.ffn_gate.weight", &[4, 6]),
+            ("blk.0.ffn_gate.bias", &[6]),
+            ("blk.0.ffn_gate_inp.weight", &[4, 2]),
+            ("blk.0.attn_q.weight", &[4, 4]),
+            ("output.weight", &[4, 9]),
         ];
-        let map = ModelMap::of(names);
-        let matrix = |layer, role| MatrixId { layer, role };
-        let site = |layer, role, matrices: &[Role]| Site {
-            input: InputId { layer, role },
-            matrices: matrices.iter().map(|role| matrix(layer, *role)).collect(),
+        let map = map(&tensors);
+        let found: Vec<(InputId, Vec<MatrixId>)> = map
+            .sites()
+            .iter()
+            .map(|site| (site.input, site.matrices.iter().map(|m| m.id).collect()))
+            .collect();
+        let site = |layer, role, roles: &[Role]| {
+            let matrices = roles.iter().map(|role| matrix(layer, *role)).collect::<Vec<_>>();
+            (InputId { layer, role }, matrices)
         };
-        assert_eq!(
-            map.sites(),
-            [
-                site(0, InputRole::FfnIn, &[Role::Gate, Role::Up]),
-                site(0, InputRole::FfnDown, &[Role::Down]),
-                site(1, InputRole::FfnDown, &[Role::Down]),
-            ]
-        );
+        let expected = [
+            site(0, InputRole::FfnIn, &[Role::Gate, Role::Up]),
+            site(0, InputRole::FfnDown, &[Role::Down]),
+            site(1, InputRole::FfnDown, &[Role::Down]),
+        ];
+        assert_eq!(found, expected);
         assert_eq!(map.matrices().count(), 4);
-        assert!(map.has(matrix(0, Role::Gate)) && !map.has(matrix(1, Role::Gate)));
+        let gate = map.matrix(matrix(0, Role::Gate)).unwrap();
+        assert_eq!((gate.shape, gate.n_experts), (MatrixShape::new(4, 6), None));
+        assert!(map.matrix(matrix(1, Role::Gate)).is_none());
         assert_eq!(map.missing(), Some(matrix(1, Role::Up)));
-        let whole = ModelMap::of(names[1..4].iter().copied());
-        assert_eq!(whole.missing(), None, "a layer without a gate is whole");
+        let whole = map.restricted(|id| id.layer == 0 && id.role != Role::Gate);
+        assert_eq!((whole.sites().len(), whole.missing()), (2, None), "a layer without a gate");
+    }
+
+    #[test]
+    fn dimensions_tell_shapes_experts_and_contradictions() {
+        let id = matrix(0, Role::Up);
+        let of = |dims: &[usize]| Matrix::of_dims(id, dims).map(|m| (m.shape, m.n_experts));
+        assert_eq!(of(&[4]), Some((MatrixShape::new(4, 1), None)));
+        assert_eq!(of(&[4, 6, 8]), Some((MatrixShape::new(4, 6), Some(8))));
+        assert_eq!((of(&[]), of(&[4, 6, 8, 1])), (None, None));
+        let site = |gate: &[usize]| {
+            let map = map(&[("blk.0.ffn_gate.weight", gate), ("blk.0.ffn_up.weight", &[4, 6])]);
+            map.sites()[0].d_in()
+        };
+        assert_eq!((site(&[4, 6]), site(&[5, 6])), (Some(4), None));
     }
 }

@@ -83,6 +83,11 @@ pub struct InputId {
 }
 
 impl InputId {
+    /// The matrices that may read it; not every model has all of them.
+    pub fn readers(self) -> impl Iterator<Item = MatrixId> {
+        self.role.readers().map(move |role| MatrixId { layer: self.layer, role })
+    }
+
     /// `blk.<layer>.<part>`, what the names of its tensors in a calibration start with.
     #[must_use]
     pub fn stem(self) -> String {

@@ -25,7 +25,7 @@ impl Scheme {
 
     /// The name, as on the command line and in files.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Sign => "sign",
             Self::SignRowScale => "sign+row_scale",

@@ -8,6 +8,7 @@ use memmap2::Mmap;
 
 use crate::Type;
 use crate::gguf::{self, Array, GgufError, GgufFile, Value};
+
 pub(crate) use legacy::is_legacy;
 
 /// Why an importance matrix cannot be used. Each message is one line that names the file.

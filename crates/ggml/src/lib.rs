@@ -8,9 +8,7 @@
 mod arena;
 pub mod gguf;
 pub mod imatrix;
-#[cfg(feature = "llama")]
-pub mod llama;
-mod log;
+pub mod log;
 mod mul_mat;
 pub mod product;
 pub mod quant_mix;

@@ -18,7 +18,7 @@ pub(crate) fn install() {
 
 /// Runs `f` and returns what it returned, with the first error line that ggml logged meanwhile on this
 /// thread. ggml logs the cause first and then what could not be done because of it.
-pub(crate) fn capture<R>(f: impl FnOnce() -> R) -> (R, Option<String>) {
+pub fn capture<R>(f: impl FnOnce() -> R) -> (R, Option<String>) {
     install();
     let outer = LINES.replace(Some(Vec::new()));
     let result = f();
@@ -36,8 +36,11 @@ fn first_sentence(message: &str) -> String {
     }
 }
 
-/// What ggml calls with every message.
-pub(crate) unsafe extern "C" fn receive(
+/// What ggml calls with every message: the function to hand to `ggml_log_set` or `llama_log_set`.
+///
+/// # Safety
+/// `text` is null or ends in NUL and stays valid during the call.
+pub unsafe extern "C" fn receive(
     level: ggml_sys::ggml_log_level,
     text: *const c_char,
     _: *mut c_void,

@@ -30,7 +30,7 @@ impl MulMat {
     }
 }
 
-impl codec::MatMul for MulMat {
+impl numerics::MatMul for MulMat {
     /// # Panics
     /// If the lengths of `a`, `b` and `out` are not `k * m`, `k * n` and `m * n`.
     fn mul_mat(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
@@ -97,7 +97,7 @@ fn to_i64(n: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use codec::{MatMul, ReferenceMatMul};
+    use numerics::{MatMul, ReferenceMatMul};
 
     use super::*;
 

@@ -1,10 +1,10 @@
 //! The corpus of bad files through the readers of this crate. A program of its own with one test, because the
 //! limit on memory is the process's.
 
+use fixtures::hostile::check::{all_parts_refused, all_refused};
+use fixtures::hostile::{self, good};
 use ggml::gguf::GgufFile;
 use ggml::imatrix::Imatrix;
-use hostile::check::{all_parts_refused, all_refused};
-use hostile::good;
 
 #[test]
 fn bad_files_are_refused_in_one_line_and_with_little_memory() {

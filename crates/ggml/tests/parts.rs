@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use fixtures::hostile::gguf::{ALIGNMENT, Gguf, Value};
+use fixtures::hostile::good;
 use ggml::gguf::{GgufFile, GgufWriter, TensorInfo};
-use hostile::gguf::{ALIGNMENT, Gguf, Value};
-use hostile::good;
 
 fn name(number: usize, count: usize) -> String {
     format!("m-{:05}-of-{count:05}.gguf", number + 1)

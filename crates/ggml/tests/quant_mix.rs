@@ -1,11 +1,10 @@
 //! `quant_mix` against the real `llama-quantize`, which prints the types it would use.
 
-mod common;
-
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
+use fixtures::installed;
 use format::{MatrixId, MatrixShape, Role};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter};
@@ -88,7 +87,7 @@ fn write_ffn_model(path: &Path, architecture: &str, n_layer: u32, (n_embd, n_ff)
 
 #[test]
 fn types_are_those_of_llama_quantize_for_made_up_models() {
-    let Some(program) = common::program("llama-quantize") else { return };
+    let Some(program) = installed::program("llama-quantize") else { return };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ffn.gguf");
     let mut n_compared = 0;
@@ -106,7 +105,7 @@ fn types_are_those_of_llama_quantize_for_made_up_models() {
 
 #[test]
 fn types_are_those_of_llama_quantize_for_a_real_model() {
-    let Some(program) = common::program("llama-quantize") else { return };
-    let Some(model) = common::model() else { return };
+    let Some(program) = installed::program("llama-quantize") else { return };
+    let Some(model) = installed::model() else { return };
     eprintln!("{} types compared", compare(&program, &model));
 }

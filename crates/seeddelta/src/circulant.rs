@@ -3,7 +3,7 @@
 use format::MatrixShape;
 use format::seeddelta::Circulant;
 
-use crate::fit::Weights;
+use crate::weights::Weights;
 
 /// Nearest circulant: the spaces `r - i = t (mod n)` are orthogonal and each is one-dimensional, so
 /// `c[t] = sum g_r h_i w[r, i] / sum g_r^2 h_i` over the entries of W with that difference.

@@ -1,9 +1,9 @@
 //! SeedDelta as a filling of the [`Codec`] trait.
 
-use codec::{Codec, EncodeContext};
 use format::coo::Layout;
 use format::seeddelta::{BaseSpec, BaseType, row_scale_spec};
 use format::{CodecError, MatrixShape, Sidecar, SidecarSpec, checked_sidecar};
+use numerics::{Codec, EncodeContext};
 use serde::{Deserialize, Serialize};
 
 use crate::SeedDelta;
@@ -58,7 +58,7 @@ impl SeedDeltaCodec {
 
 impl Codec for SeedDeltaCodec {
     fn scheme(&self) -> &'static str {
-        format::keys::SEEDDELTA
+        format::seeddelta::SCHEME
     }
 
     fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {

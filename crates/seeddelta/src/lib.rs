@@ -52,6 +52,7 @@ mod lowrank;
 mod model;
 mod part;
 mod tiles;
+mod weights;
 
 pub use choice::Choice;
 pub use codec_impl::{Delta, SeedDeltaCodec};

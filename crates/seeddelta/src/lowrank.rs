@@ -8,7 +8,7 @@ use format::MatrixShape;
 use format::seeddelta::LowRank;
 use rayon::prelude::*;
 
-use crate::fit::Weights;
+use crate::weights::Weights;
 
 /// Nearest matrix of rank `rank`.
 ///

@@ -1,9 +1,9 @@
 //! A matrix in SeedDelta form: fitting, decoding, reading and writing.
 
-use codec::coo::Coo;
 use format::coo::Layout;
 use format::seeddelta::{Base, BaseSpec, BaseType};
 use format::{CodecError, MatrixShape, Sidecar};
+use numerics::coo::Coo;
 use rayon::prelude::*;
 
 use crate::fit::{fit, subtract_all};
@@ -35,7 +35,7 @@ impl SeedDelta {
         codec.check(shape)?;
         assert_eq!(weights.len(), shape.n_weights());
         assert!(importance.is_none_or(|h| h.len() == shape.d_in));
-        codec::check_finite(weights, shape)?;
+        numerics::check_finite(weights, shape)?;
         let base_type = codec.base_type;
         let fitted = fit(weights, shape, &codec.base, base_type, importance, codec.row_scale)?;
         let (parts, row_scale) = (fitted.parts, fitted.gains);

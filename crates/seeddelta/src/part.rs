@@ -3,7 +3,7 @@
 use format::seeddelta::{Part, PartSpec};
 use format::{CodecError, MatrixShape};
 
-use crate::fit::Weights;
+use crate::weights::Weights;
 use crate::{circulant, lowrank, tiles};
 
 /// The nearest member of `spec`'s space to `target` [d_in, d_out].

@@ -3,7 +3,7 @@
 use format::MatrixShape;
 use format::seeddelta::{Identity, Tiles, Tiling};
 
-use crate::fit::Weights;
+use crate::weights::Weights;
 
 /// `c = sum g_r h_i w / sum g_r^2 h_i` over the tiles of size 1.
 pub(crate) fn fit_identity(target: &[f32], shape: MatrixShape, weights: &Weights<'_>) -> Identity {

@@ -1,9 +1,9 @@
 //! Every base against its closed form, and the product without W0 against the dense one.
 
-use codec::metrics::Metrics;
-use codec::{Codec, EncodeContext, ReferenceMatMul};
 use format::MatrixShape;
 use format::seeddelta::BaseType;
+use numerics::metrics::Metrics;
+use numerics::{Codec, EncodeContext, ReferenceMatMul};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    4
+#define STATECELLS_ABI_VERSION    5
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -48,6 +48,10 @@ const char * statecells_kernels(void);
 
 /* Every suffix that a sidecar may have; ends with a null. */
 const char * const * statecells_suffixes(void);
+
+/* The flag of the programs, without its dashes, that runs matrices of this scheme from their codes; `<flag>.enable` is its
+ * metadata override. Of a scheme that is unknown here: the flag under which statecells_plan_matrix refuses it. Never null. */
+const char * statecells_flag(const char * scheme);
 
 /* 0 if the weight `tensor` (its name in the file, blk.N.ffn_X.weight), of n_dims dimensions in the model, may be coded in a
  * model of this architecture (general.architecture): its product then has to pass through the functions below. */

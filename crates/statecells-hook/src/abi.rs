@@ -8,76 +8,16 @@ use statecells_kernels::Dispatch;
 
 use crate::arguments::{arguments, text, write_error};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
-use crate::check::{Finding, Place, Share};
-use crate::matrix::{Call, HookError, Matrix, Plan};
+use crate::c_types::{StatecellsFinding, StatecellsPlan, StatecellsTensor};
+use crate::check::Share;
+use crate::error::HookError;
+use crate::matrix::Matrix;
+use crate::names;
+use crate::product::Call;
+use crate::schemes;
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 4;
-
-/// `statecells_tensor` of the header.
-#[repr(C)]
-#[derive(Debug)]
-pub struct StatecellsTensor {
-    /// Last part of the tensor's name, a C string.
-    pub suffix: *const c_char,
-    /// `enum ggml_type`.
-    pub ggml_type: i32,
-    /// Dimensions, innermost first; unused ones are 1.
-    pub ne: [i64; 4],
-    /// Null while the data is not loaded.
-    pub data: *const c_void,
-    /// Size of the data in bytes.
-    pub n_bytes: usize,
-}
-
-/// `statecells_plan` of the header.
-#[repr(C)]
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct StatecellsPlan {
-    /// Innermost dimension of what `statecells_prepare` writes; 0 if there is no such step.
-    pub prepared_ne0: i64,
-    /// Columns of the same per token.
-    pub prepared_columns: i64,
-    /// `enum ggml_type` of the same.
-    pub prepared_type: i32,
-    /// Whether `ggml_mul_mat(dict, ...)` follows.
-    pub project: i32,
-}
-
-impl From<Plan> for StatecellsPlan {
-    fn from(plan: Plan) -> Self {
-        Self {
-            prepared_ne0: plan.prepared_ne0 as i64,
-            prepared_columns: plan.prepared_columns as i64,
-            prepared_type: crate::sidecars::ggml_type(plan.prepared_type),
-            project: i32::from(plan.project),
-        }
-    }
-}
-
-/// `statecells_finding` of the header.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StatecellsFinding {
-    /// 1 for an input, 2 for an output; 0 for nothing.
-    pub place: i32,
-    /// The value.
-    pub value: f32,
-    /// Column of the product.
-    pub token: i64,
-    /// Input or output within the column.
-    pub index: i64,
-}
-
-impl From<Finding> for StatecellsFinding {
-    fn from(found: Finding) -> Self {
-        let place = match found.place {
-            Place::Input => 1,
-            Place::Output => 2,
-        };
-        Self { place, value: found.value, token: found.token as i64, index: found.index as i64 }
-    }
-}
+const ABI_VERSION: i32 = 5;
 
 /// `STATECELLS_ABI_VERSION` of this library.
 #[unsafe(no_mangle)]
@@ -103,27 +43,21 @@ pub extern "C" fn statecells_kernels() -> *const c_char {
     NAME.get_or_init(name).as_ptr()
 }
 
-/// A list of C strings that ends with a null, shareable between threads because it is constant.
-#[repr(transparent)]
-struct CStrList([*const c_char; crate::sidecars::SUFFIXES.len() + 1]);
-
-// SAFETY: the pointers lead to string literals, which live forever and never change.
-unsafe impl Sync for CStrList {}
-
-static SUFFIX_LIST: CStrList = {
-    let mut list = [std::ptr::null(); crate::sidecars::SUFFIXES.len() + 1];
-    let mut i = 0;
-    while i < crate::sidecars::SUFFIXES.len() {
-        list[i] = crate::sidecars::SUFFIXES[i].as_ptr();
-        i += 1;
-    }
-    CStrList(list)
-};
-
 /// Every suffix that a sidecar may have; ends with a null.
 #[unsafe(no_mangle)]
 pub extern "C" fn statecells_suffixes() -> *const *const c_char {
-    SUFFIX_LIST.0.as_ptr()
+    names::suffixes()
+}
+
+/// The flag, without its dashes, that runs matrices of `scheme`, a C string that stays; of an unknown scheme the one under
+/// which the loader refuses it by name.
+///
+/// # Safety
+/// `scheme` is null or a C string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_flag(scheme: *const c_char) -> *const c_char {
+    // SAFETY: the caller passes null or a C string.
+    names::flag_of(unsafe { text(scheme) }.unwrap_or_default())
 }
 
 /// 0 if the weight `tensor` of `n_dims` dimensions may be coded in a model of architecture `arch`; else `error` says why not.
@@ -169,7 +103,7 @@ pub unsafe extern "C" fn statecells_plan_matrix(
         // SAFETY: the caller's promises on `scheme` and `tensors`.
         let (scheme, shape, sidecars) =
             unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
-        Plan::of(scheme, shape, &sidecars)
+        schemes::plan(scheme, shape, &sidecars)
     });
     let result = result.and_then(|found| {
         // SAFETY: null is refused by as_mut; otherwise the caller promises that it is writable.
@@ -261,7 +195,7 @@ pub unsafe extern "C" fn statecells_prepare(
     let result = guarded(|| {
         // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
         let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
-        let (call, n_inputs, _) = Call::check(matrix, n_tokens, ith, nth)?;
+        let (call, n_inputs, _) = Call::check(matrix.shape(), n_tokens, ith, nth)?;
         // SAFETY: the caller promises [d_in, n_tokens] floats.
         let x = unsafe { bytes_of(x, n_inputs)? };
         // SAFETY: the caller promises `prepared_bytes` writable bytes, shared by the threads of this call only.
@@ -297,7 +231,7 @@ pub unsafe extern "C" fn statecells_apply(
     let result = guarded(|| {
         // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
         let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
-        let (call, n_inputs, n_outputs) = Call::check(matrix, n_tokens, ith, nth)?;
+        let (call, n_inputs, n_outputs) = Call::check(matrix.shape(), n_tokens, ith, nth)?;
         // SAFETY: the caller promises [d_out, n_tokens] floats, written by the threads of this call only.
         let out = unsafe { SharedOutput::new(y, n_outputs)? };
         // Neither a refusal nor a panic must pass by the filling.
@@ -334,7 +268,7 @@ pub unsafe extern "C" fn statecells_check(
     let result = guarded(|| {
         // SAFETY: null is refused by as_ref; otherwise the caller promises a live matrix.
         let matrix = unsafe { matrix.as_ref() }.ok_or(HookError::Call("no matrix"))?;
-        let (call, n_inputs, n_outputs) = Call::check(matrix, n_tokens, ith, nth)?;
+        let (call, n_inputs, n_outputs) = Call::check(matrix.shape(), n_tokens, ith, nth)?;
         let share = Share::new(matrix.shape(), call)?;
         // SAFETY: the caller promises [d_in, n_tokens] floats.
         if let Some(found) = share.input(unsafe { bytes_of(x, n_inputs)? }) {

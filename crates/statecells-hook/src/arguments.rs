@@ -4,32 +4,10 @@ use std::ffi::{CStr, c_char};
 
 use format::MatrixShape;
 
-use crate::abi::StatecellsTensor;
 use crate::buffer::bytes_of;
-use crate::matrix::{Call, HookError, Matrix};
+use crate::c_types::StatecellsTensor;
+use crate::error::HookError;
 use crate::sidecars::{SidecarView, Sidecars};
-
-impl Call {
-    /// Checks the host's numbers; besides, the numbers of inputs and outputs of the call.
-    pub(crate) fn check(
-        matrix: &Matrix,
-        n_tokens: i64,
-        ith: i32,
-        nth: i32,
-    ) -> Result<(Self, usize, usize), HookError> {
-        let bad = HookError::Call("token or thread count out of range");
-        let (n_tokens, ith, nth) =
-            (usize::try_from(n_tokens), usize::try_from(ith), usize::try_from(nth));
-        let (Ok(n_tokens), Ok(ith), Ok(nth)) = (n_tokens, ith, nth) else { return Err(bad) };
-        let (d_in, d_out) = (matrix.shape().d_in, matrix.shape().d_out);
-        match (d_in.checked_mul(n_tokens), d_out.checked_mul(n_tokens)) {
-            (Some(n_in), Some(n_out)) if ith < nth => {
-                Ok((Self { n_tokens, ith, nth }, n_in, n_out))
-            }
-            _ => Err(bad),
-        }
-    }
-}
 
 /// # Safety
 /// `text` is null or a C string that outlives the result.
@@ -42,7 +20,7 @@ pub(crate) unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
 }
 
 /// # Safety
-/// As [`statecells_matrix_new`].
+/// As [`crate::statecells_matrix_new`].
 pub(crate) unsafe fn arguments<'a>(
     scheme: *const c_char,
     d_in: i64,

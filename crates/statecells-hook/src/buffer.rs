@@ -1,6 +1,6 @@
 //! Raw buffers of the host as slices: the one place where a pointer becomes memory.
 
-use crate::matrix::HookError;
+use crate::error::HookError;
 
 /// `n` elements at `data` as a slice; null is accepted for an empty slice only.
 ///

@@ -5,7 +5,8 @@ use std::ops::Range;
 use format::MatrixShape;
 use statecells_kernels::Part;
 
-use crate::matrix::{Call, HookError};
+use crate::error::HookError;
+use crate::product::Call;
 
 /// Where a value that is not finite was found.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,31 +1,10 @@
 //! Sidecar tensors as the host describes them, with checked types, shapes and sizes.
 
-use std::ffi::CStr;
-
-use format::ElementType;
+use format::{ElementType, FAMILIES};
 use half::f16;
 
 use crate::buffer::bytes_of;
-use crate::matrix::HookError;
-
-/// Every suffix that a sidecar may have, in the order in which the loader asks for them. The first that a file
-/// holds also pins the graph nodes to the CPU.
-pub const SUFFIXES: [&CStr; 14] = [
-    c"codes",
-    c"dict",
-    c"vals",
-    c"row_scale",
-    c"outlier_idx",
-    c"outlier_val",
-    c"base_scale",
-    c"base_diag",
-    c"base_v",
-    c"base_u",
-    c"base_circ",
-    c"base_block",
-    c"delta_idx",
-    c"delta_val",
-];
+use crate::error::HookError;
 
 /// Numbers of `enum ggml_type` for the element types a sidecar may have; stable, since they are the file format.
 const GGML_TYPES: [(i32, ElementType); 5] = [
@@ -61,8 +40,10 @@ impl SidecarView {
         data: *const u8,
         n_bytes: usize,
     ) -> Result<Self, HookError> {
-        let known = SUFFIXES.iter().filter_map(|s| s.to_str().ok()).find(|s| Some(*s) == suffix);
-        let suffix = known.ok_or(HookError::Call("sidecar with an unknown suffix"))?;
+        let mut known = FAMILIES.into_iter().flat_map(|family| family.sidecars).copied();
+        let suffix = known
+            .find(|s| Some(*s) == suffix)
+            .ok_or(HookError::Call("sidecar with an unknown suffix"))?;
         let element = GGML_TYPES.iter().find(|(n, _)| *n == ggml_type).map(|(_, e)| *e);
         let element = element.ok_or_else(|| {
             HookError::sidecar(

@@ -2,10 +2,10 @@
 
 mod common;
 
-use codec::{Codec, EncodeContext, ReferenceMatMul};
 use common::{F16, F32, Host, halves};
 use format::seeddelta::BaseType;
 use format::{ElementType, MatrixShape};
+use numerics::{Codec, EncodeContext, ReferenceMatMul};
 use seeddelta::{Delta, SeedDeltaCodec};
 
 /// Numbers in [-1, 1) without a pattern.

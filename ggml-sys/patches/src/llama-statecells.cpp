@@ -125,7 +125,7 @@ static bool flag_is_on(const llama_model_loader & ml, const std::string & key) {
 static bool runs_coded(llama_model_loader & ml, const std::string & name, const std::string & stem, const std::string & scheme, bool has_dense) {
     float gap = 0.0f;
     ml.get_key("statecells." + stem + ".gap", gap, false);
-    const char * flag  = scheme == "seeddelta" ? "seeddelta" : "statecells";
+    const char * flag  = statecells_flag(scheme.c_str());
     const auto max_gap = ml.kv_overrides.find("statecells.gap");
     const bool enabled = flag_is_on(ml, std::string(flag) + ".enable");
     const bool too_far = enabled && max_gap != ml.kv_overrides.end() && !(gap <= max_gap->second.val_f64);

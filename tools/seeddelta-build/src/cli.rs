@@ -4,14 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::LayerList;
 use builder::flags::{DenseFlags, FileFlags, RunFlags};
+use builder::methods::seeddelta::Override;
 use clap::{ArgGroup, Parser, ValueEnum};
 use format::Role;
 use format::seeddelta::{BaseSpec, BaseType};
-use seeddelta_lab::flags::MaterialFlags;
-
-use crate::method::Override;
+use lab::forms::flags::MaterialFlags;
+use program::LayerList;
 
 /// Version of the program and of the llama.cpp whose ggml does the arithmetic.
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));

@@ -1,12 +1,13 @@
 //! From flags to a build: the second step of parsing.
 
 use builder::flags::DenseChoice;
-use builder::{BuildOptions, Error, Job, Selection, Shaping, Source, prepare};
+use builder::methods::seeddelta::{Choices, SeedDeltaMethod};
+use builder::{BuildOptions, Error, Job, Shaping, Source};
+use program::{Selection, outputs};
 use seeddelta::Choice;
 
 use crate::NAME;
 use crate::cli::{Cli, DEFAULT_BASE, DEFAULT_ROLES, DeltaChoice, PolicySource};
-use crate::method::{Choices, SeedDeltaMethod};
 use crate::{policy, search};
 
 /// Importance as it is: a floor only against inputs that the text never used.
@@ -33,9 +34,9 @@ pub fn job(cli: &Cli) -> Result<Job, Error> {
         Some(PolicySource::File(path)) => {
             if cli.base.is_some() || cli.layers.is_some() {
                 let reason = "a file decides alone: leave out --base and --layers".to_owned();
-                return Err(Error::Selection { flag: "--policy", reason });
+                return Err(Error::flag("--policy", reason));
             }
-            prepare::check_distinct(&[("--policy", path)], &cli.files.written())?;
+            outputs::check_distinct(&[("--policy", path)], &cli.files.written())?;
             policy::read(path)?
         }
     };
@@ -49,7 +50,7 @@ fn job_of(cli: &Cli, (choices, selection): (Choices, Selection)) -> Job {
     Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
-        kind: "seeddelta",
+        kind: format::seeddelta::SCHEME,
         n_threads: cli.running.n_threads(),
         existing: cli.running.existing(),
         checkpoint_every: cli.running.checkpoint_every as usize,
@@ -78,7 +79,7 @@ fn check_overrides(cli: &Cli) -> Result<(), Error> {
         None => Ok(()),
         Some(o) => {
             let reason = format!("{o}: the model has {n_layers} layers, numbered from 0");
-            Err(Error::Selection { flag: "--override", reason })
+            Err(Error::flag("--override", reason))
         }
     }
 }
@@ -87,7 +88,7 @@ fn same_for_all(cli: &Cli) -> Result<(Choices, Selection), Error> {
     let delta_k = if cli.delta == DeltaChoice::None { 0 } else { cli.delta_k };
     if delta_k == 0 && cli.delta == DeltaChoice::Coo {
         let reason = "0 residuals are none: use --delta none".to_owned();
-        return Err(Error::Selection { flag: "--delta-k", reason });
+        return Err(Error::flag("--delta-k", reason));
     }
     let base = || DEFAULT_BASE.parse().expect("a base");
     let all = Choice { base: cli.base.clone().unwrap_or_else(base), delta_k };

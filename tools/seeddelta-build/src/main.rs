@@ -2,12 +2,12 @@
 
 mod cli;
 mod config;
-mod method;
 mod policy;
 mod search;
 
 use std::process::ExitCode;
 
+use builder::Error;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -22,8 +22,6 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let is_dry_run = cli.running.dry_run;
-    builder::conclude(
-        NAME,
-        config::job(&cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
-    )
+    let done = config::job(&cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() });
+    program::conclude(NAME, done.map(|()| ExitCode::SUCCESS), Error::is_stop)
 }

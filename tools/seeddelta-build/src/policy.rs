@@ -11,17 +11,11 @@ use seeddelta::Choice;
 /// Reads the policy at `path`. Whether the model has the tensors is not known here.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Selection`] naming the file and what is wrong in it.
+/// [`Error::Program`] naming the file and what is wrong in it.
 pub fn read(path: &Path) -> Result<BTreeMap<MatrixId, Choice>, Error> {
-    let text = fs::read(path).map_err(|cause| Error::Io {
-        path: path.to_owned(),
-        action: "read",
-        cause,
-    })?;
-    by_tensor::policy(&text).map_err(|reason| Error::Selection {
-        flag: "--policy",
-        reason: format!("{}: {reason}", path.display()),
-    })
+    let text = fs::read(path).map_err(program::io(path, "read"))?;
+    let refuse = |reason| Error::flag("--policy", format!("{}: {reason}", path.display()));
+    by_tensor::policy(&text).map_err(refuse)
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use builder::{Error, Existing, by_tensor, files, prepare};
+use builder::{Error, Existing, by_tensor};
 use format::MatrixId;
+use lab::forms::auto::{self, SINGLE_K};
+use lab::forms::bench::{Bench, Setup};
+use lab::forms::plan::{Entry, Sweep};
+use program::{files, outputs};
 use seeddelta::Choice;
-use seeddelta_lab::auto::{self, SINGLE_K};
-use seeddelta_lab::bench::{Bench, Setup};
-use seeddelta_lab::plan::{Entry, Sweep};
 
 use crate::cli::{Cli, DEFAULT_BASE};
 use crate::policy;
@@ -23,7 +24,7 @@ pub fn policy(cli: &Cli) -> Result<BTreeMap<MatrixId, Choice>, Error> {
     let output = cli.files.output.as_deref();
     let kept = output.map(beside);
     if let Some(path) = &kept {
-        prepare::check_output(path)?;
+        outputs::check_output(path)?;
     }
     let folder = Folder::new(output)?;
     let json = search(cli, &folder.0).map_err(refuse)?.ok_or_else(|| {
@@ -47,7 +48,7 @@ fn beside(output: &Path) -> PathBuf {
 }
 
 fn refuse(reason: impl Into<String>) -> Error {
-    Error::Selection { flag: "--policy auto", reason: reason.into() }
+    Error::flag("--policy auto", reason)
 }
 
 /// Where the forms are made, one after the other; each is about as large as the model.
@@ -59,11 +60,7 @@ impl Folder {
         let path = output.map_or(default, |o| files::beside(o, ".seeddelta-trials"));
         // A killed search may have left it.
         let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).map_err(|cause| Error::Io {
-            path: path.clone(),
-            action: "make the folder",
-            cause,
-        })?;
+        fs::create_dir_all(&path).map_err(program::io(&path, "make the folder"))?;
         Ok(Self(path))
     }
 }

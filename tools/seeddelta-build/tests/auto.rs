@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
+use fixtures::models::Model;
 use ggml::gguf::GgufFile;
 use predicates::prelude::*;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// Rows of the FFN of layer 1 are multiples of two rows; layer 0 has full rank, and much of the output.
 fn write_model(path: &Path) {

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
+use fixtures::models::Model;
 use format::{MatrixId, Role, keys};
 use ggml::gguf::GgufFile;
 use predicates::prelude::*;
 use tempfile::TempDir;
-use test_models::Model;
 
 struct Fixture(TempDir);
 

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use hostile::{check, good};
+use fixtures::hostile::{self, check, good};
 
 #[test]
 fn bad_policies_are_refused_in_one_line() {

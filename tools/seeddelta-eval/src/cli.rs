@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use clap::{ArgGroup, Parser};
-use seeddelta_lab::bench::Setup;
-use seeddelta_lab::flags::MaterialFlags;
-use seeddelta_lab::plan::{Entry, Sweep};
+use lab::forms::bench::Setup;
+use lab::forms::flags::MaterialFlags;
+use lab::forms::plan::{Entry, Sweep};
 use serde::Serialize;
 
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
@@ -49,7 +49,7 @@ pub struct Cli {
     pub base: String,
 
     /// Residuals per row of the runs over layers
-    #[arg(long, value_name = "K", default_value_t = seeddelta_lab::auto::SINGLE_K)]
+    #[arg(long, value_name = "K", default_value_t = lab::forms::auto::SINGLE_K)]
     pub delta_k: usize,
 
     /// Six layers and few forms

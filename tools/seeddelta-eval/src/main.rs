@@ -1,19 +1,16 @@
 //! `seeddelta-eval`: tries many SeedDelta forms of a model and reports what would have foretold their loss.
 
 mod cli;
-mod findings;
-mod page;
-mod record;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use seeddelta_lab::auto;
-use seeddelta_lab::bench::Bench;
+use lab::forms::bench::Bench;
+use lab::forms::record::Record;
+use lab::forms::{auto, page};
 
 use crate::cli::Cli;
-use crate::record::Record;
 
 /// The program's name, as it starts messages and records.
 const NAME: &str = env!("CARGO_PKG_NAME");
@@ -21,17 +18,14 @@ const NAME: &str = env!("CARGO_PKG_NAME");
 const EXIT_COLLAPSED: u8 = 3;
 
 fn main() -> ExitCode {
-    match run(&Cli::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("{NAME}: the strict policy (B5) collapsed, see the report");
-            ExitCode::from(EXIT_COLLAPSED)
+    let code = |holds| {
+        if holds {
+            return ExitCode::SUCCESS;
         }
-        Err(error) => {
-            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+        eprintln!("{NAME}: the strict policy (B5) collapsed, see the report");
+        ExitCode::from(EXIT_COLLAPSED)
+    };
+    program::conclude(NAME, run(&Cli::parse()).map(code), |_| false)
 }
 
 /// Whether the strict policy held.
@@ -42,7 +36,10 @@ fn run(cli: &Cli) -> Result<bool> {
     let say = &mut |line: &str| eprintln!("{line}");
     let results = bench.run_all(&sweep.runs(), say)?;
     let auto = auto::strict_policy(&mut bench, &cli.base, &results, say)?;
-    let record = Record::new(cli, &bench, results, auto)?;
+    let tool = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
+    let arguments = serde_json::to_value(cli)?;
+    let material = cli.material.files();
+    let record = Record::new((tool, arguments), &cli.model, material, &bench, (results, auto))?;
     let write = |name: &str, text: String| {
         let path = cli.output.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())

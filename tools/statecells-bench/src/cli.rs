@@ -6,10 +6,10 @@ use std::sync::LazyLock;
 use clap::Parser;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap_complete::Shell;
+use dictionary::GlobalParams;
 use format::Scheme;
 use format::sections::MAX_SECTIONS;
 use ggml::Type;
-use statecells::GlobalParams;
 
 /// Version of the program and of the llama.cpp whose ggml it measures.
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));

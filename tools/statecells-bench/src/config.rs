@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use dictionary::GlobalParams;
 use format::{CodecError, MatrixShape, Scheme, SidecarSpec};
 use ggml::Type;
-use statecells::{GlobalParams, SectionsParams};
+use sections::SectionsParams;
 
 use crate::cli::Cli;
 use crate::machine;

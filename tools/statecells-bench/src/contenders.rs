@@ -5,7 +5,7 @@ use ggml::Type;
 use ggml::product::{CodedWeight, Factor, Weight};
 
 use crate::config::Config;
-use crate::{data, machine};
+use crate::data;
 
 /// One kind of matrix, in as many copies as it takes to leave the cache.
 #[derive(Debug)]
@@ -85,9 +85,10 @@ fn check_memory(config: &Config) -> Result<()> {
     let values = n_tokens.checked_mul(config.shape.d_in.max(config.shape.d_out));
     let vectors = values.and_then(|n| n.checked_mul(4 * size_of::<f32>()));
     needed = needed.zip(vectors).and_then(|(a, b)| a.checked_add(b));
-    let Some(available) = machine::available_bytes() else { return Ok(()) };
+    let Some(available) = program::machine::available_bytes() else { return Ok(()) };
+    let needed = needed.map(|needed| needed as u64);
     if needed.is_none_or(|needed| needed > available) {
-        let gib = |n: usize| n as f64 / f64::from(1 << 30);
+        let gib = |n: u64| n as f64 / f64::from(1 << 30);
         let needed = needed.map_or("too much".to_owned(), |n| format!("{:.1} GiB", gib(n)));
         bail!(
             "the matrices need {needed} of memory and {:.1} GiB are available: use fewer types \

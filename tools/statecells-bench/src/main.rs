@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
+            eprintln!("{NAME}: error: {}", program::printable(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }
@@ -42,8 +42,8 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> Result<()> {
     if let Some(path) = &config.json {
-        let folder = builder::files::parent(path);
-        builder::files::check_writable(folder).map_err(|e| anyhow!("--json: {e}"))?;
+        let folder = program::files::parent(path);
+        program::files::check_writable(folder).map_err(|e| anyhow!("--json: {e}"))?;
     }
     let contenders = contenders::prepare(config)?;
     let pool = ThreadPool::new(config.n_threads)?;
@@ -56,7 +56,7 @@ fn run(config: &Config) -> Result<()> {
         });
         let seconds = measure::measure(&pool, &contenders, &x, config.rounds, reading.as_ref())?;
         let report = Report::new(config, n_tokens, &contenders, &seconds);
-        builder::table::print_line(&report.table())?;
+        program::table::print_line(&report.table())?;
         reports.push(report);
         // After each batch: what is measured is not lost if a later one fails.
         if let Some(path) = &config.json {

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, anyhow};
-use builder::table::{Align, Table};
+use program::table::{Align, Table};
 use serde::Serialize;
-
 use statecells_kernels::{Dispatch, Isa};
 
 use crate::config::{Coded, Config};
 use crate::contenders::Contender;
-use crate::machine;
 use crate::measure::{Seconds, Spread};
 
 /// Version of the JSON's layout.
@@ -113,7 +111,7 @@ impl Report {
             program: crate::NAME,
             version: env!("CARGO_PKG_VERSION"),
             llama_cpp: ggml::LLAMA_CPP_VERSION,
-            processor: machine::processor(),
+            processor: program::machine::processor(),
             isa: Isa::from_env().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned()),
             route: dispatch.ok().zip(n_sections).map(route),
             read,
@@ -193,7 +191,7 @@ pub fn write(reports: &[Report], path: &Path) -> Result<()> {
     };
     json.push(b'\n');
     // The message holds its cause already.
-    builder::files::write_atomically(path, &json).map_err(|e| anyhow!("{e}"))
+    program::files::write_atomically(path, &json).map_err(|e| anyhow!("{e}"))
 }
 
 /// Times of one copy, as for the contenders.

@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 
 use builder::flags::DenseChoice;
-use builder::{BuildOptions, Error, Job, Method, Selection, Shaping, prepare};
+use builder::methods::dictionary::GlobalMethod;
+use builder::methods::sections::{
+    Budget, ModelSteps, Moments, SectionsMethod, Sensitivity, SensitivityRun, SequentialParams,
+    TuneStep,
+};
+use builder::{BuildOptions, Error, Job, Method, Shaping};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
+use dictionary::GlobalParams;
 use format::{Role, Scheme};
-use statecells::GlobalParams;
-use statecells::sections::SectionsParams;
-use tuning::TuneParams;
+use program::{Selection, outputs};
+use sections::SectionsParams;
+use whole_model::TuneParams;
 
 use crate::NAME;
-use crate::budget::{Budget, Sensitivity};
 use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
-use crate::method::GlobalMethod;
-use crate::sections_method::{ModelSteps, Moments, SectionsMethod};
-use crate::tuning::SequentialParams;
 
 /// The build that `cli` asks for, which must not be a call for completions only.
 ///
@@ -57,10 +59,31 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
     })
 }
 
+/// The measurement that `cli` asks for in place of a build, if it does.
+///
+/// # Panics
+/// If there is no input.
+pub fn sensitivity_run(cli: &Cli) -> Option<SensitivityRun> {
+    let flags = &cli.sections;
+    let text = flags.measure_sensitivity.clone()?;
+    Some(SensitivityRun {
+        tool: (NAME, env!("CARGO_PKG_VERSION")),
+        input: cli.files.input.clone().expect("clap demands it"),
+        calib: cli.imatrix.calib.clone().expect("clap demands it"),
+        text,
+        n_contexts: usize::from(flags.sensitivity_contexts),
+        output: cli.files.output.clone(),
+        replaces: cli.running.force,
+        moments: Moments { shrink: flags.shrink, max_dim: flags.max_h_dim },
+        n_threads: cli.running.n_threads(),
+        seed: cli.seed,
+    })
+}
+
 /// Checks that the file of `--sensitivity` will not be overwritten.
 fn check_sensitivity(cli: &Cli) -> Result<(), Error> {
     let Some(path) = &cli.sections.sensitivity else { return Ok(()) };
-    prepare::check_distinct(&[("--sensitivity", path)], &cli.files.written())
+    Ok(outputs::check_distinct(&[("--sensitivity", path)], &cli.files.written())?)
 }
 
 /// What clap cannot check: flags that only one scheme has.
@@ -111,8 +134,7 @@ fn method(
                     every: usize::from(every),
                     weights: sections.token_weights,
                 }),
-                tune: tune_params(sections),
-                seed,
+                tune: tune_step(sections, seed),
             };
             let method = SectionsMethod::new(params, calibrated.then_some(moments), budget);
             Box::new(method.with_steps(steps))
@@ -121,9 +143,9 @@ fn method(
     })
 }
 
-fn tune_params(flags: &SectionsFlags) -> Option<TuneParams> {
-    let steps = flags.tune.map(|steps| steps as usize)?;
-    Some(TuneParams { steps, contexts: usize::from(flags.tune_contexts), rate: flags.tune_rate })
+fn tune_step(flags: &SectionsFlags, seed: u64) -> Option<TuneStep> {
+    let (steps, contexts) = (flags.tune? as usize, usize::from(flags.tune_contexts));
+    Some(TuneStep { params: TuneParams { steps, contexts, rate: flags.tune_rate }, seed })
 }
 
 fn budget(flags: &SectionsFlags) -> Result<Option<(Budget, Sensitivity)>, Error> {

@@ -1,14 +1,11 @@
 //! `statecells-build`: compresses the FFN weights of a GGUF model with learned dictionaries.
 
-mod budget;
 mod cli;
 mod config;
-mod method;
-mod sections_method;
-mod tuning;
 
 use std::process::ExitCode;
 
+use builder::Error;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -27,12 +24,14 @@ fn main() -> ExitCode {
         usage.exit();
     }
     if cli.sections.tune.is_some() || cli.sections.sequential.is_some() {
-        builder::keep_freed_memory();
+        program::keep_freed_memory();
         // SAFETY: no other thread has been started.
-        unsafe { ::tuning::split_among(cli.running.n_threads()) };
+        unsafe { whole_model::split_among(cli.running.n_threads()) };
     }
-    builder::conclude(
-        NAME,
-        config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
-    )
+    let done = match config::sensitivity_run(&cli) {
+        Some(measuring) if is_dry_run => measuring.check().map(drop),
+        Some(measuring) => measuring.run(),
+        None => config::job(cli).and_then(|job| if is_dry_run { job.dry_run() } else { job.run() }),
+    };
+    program::conclude(NAME, done.map(|()| ExitCode::SUCCESS), Error::is_stop)
 }

@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{Fixture, fails, stderr, succeeds};
+use fixtures::models::{Model, write_imatrix};
 use format::{MatrixId, Role};
 use ggml::Type;
 use ggml::gguf::{GgufWriter, WriteError};
-use test_models::{Model, write_imatrix};
 
 const BUILD: &str = "-i model.gguf -o out.gguf";
 

@@ -6,7 +6,7 @@ use std::fs;
 
 use builder::report::BuildReport;
 use common::{Fixture, fails, stdout, succeeds};
-use test_models::Model;
+use fixtures::models::Model;
 
 /// Quick, and with wide enough rows that the scales weigh little.
 const SECTIONS: &str = "-i model.gguf --scheme sections --rounds 1 --beam 4 -t 1";
@@ -83,7 +83,7 @@ fn dry_run_build_and_threads_agree() {
         let line = dry.lines().find(|l| l.contains(stem)).unwrap();
         let sections = format!("S {}", tensor.settings["S"]);
         assert!([" ", ","].iter().any(|end| line.contains(&(sections.clone() + end))), "{line}");
-        assert!(line.contains(&builder::table::bytes(tensor.bytes)), "{line}");
+        assert!(line.contains(&program::table::bytes(tensor.bytes)), "{line}");
     }
     let flags = format!("{SECTIONS} -o two.gguf --bpw 3.3").replace("-t 1", "-t 2");
     succeeds(&mut fixture.plain(&flags));

@@ -8,9 +8,9 @@ use builder::Source;
 use builder::report::{ActivationErrors, BuildReport};
 use common::calibration::{Made, write_calibration};
 use common::{Fixture, fails, stdout, succeeds};
+use fixtures::models::{Model, write_imatrix};
 use format::Role;
 use ggml::gguf::GgufFile;
-use test_models::{Model, write_imatrix};
 
 /// The scheme with the least work.
 const SECTIONS: &str = "--scheme sections --S 4 --rounds 1 --beam 4";
@@ -108,7 +108,7 @@ fn global_dictionaries_use_the_mean_squares() {
     let mut entries = Vec::new();
     let calibration = calibration::Calibration::open(&fixture.path("calib.gguf")).unwrap();
     for tensor in Source::open(&fixture.path("model.gguf")).unwrap().matrices() {
-        let mean_squares = calibration.input(tensor).unwrap().mean_squares();
+        let mean_squares = calibration.input(tensor.input()).unwrap().mean_squares();
         entries.push((tensor.weight(), mean_squares));
     }
     write_imatrix(&fixture.path("imatrix.gguf"), &entries, 1.0).unwrap();

@@ -4,9 +4,9 @@ mod common;
 
 use common::calibration::{Made, write_calibration};
 use common::{Fixture, fails, succeeds};
+use fixtures::models::Model;
 use ggml::Type;
 use ggml::gguf::GgufWriter;
-use test_models::Model;
 
 const BUILD: &str = "-i model.gguf --S 2 --rounds 1 --beam 2 --calib calib.gguf";
 

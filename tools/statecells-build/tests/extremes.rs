@@ -3,8 +3,8 @@
 mod common;
 
 use common::{Fixture, succeeds};
+use fixtures::models::Model;
 use ggml::gguf::GgufFile;
-use test_models::Model;
 
 /// Sidecars that hold numbers, not codes or places.
 const NUMBERS: [&str; 4] = [".dict", ".vals", ".row_scale", ".outlier_val"];

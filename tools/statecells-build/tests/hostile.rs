@@ -6,7 +6,7 @@ mod common;
 use std::process::{Command, Output};
 
 use common::{Fixture, stderr};
-use hostile::{Case, check, good};
+use fixtures::hostile::{self, Case, check, good};
 
 /// KiB of address space: what the program needs for an intact file of the corpus, on one thread, is less.
 const ADDRESS_SPACE: u64 = 768 << 10;

@@ -3,14 +3,14 @@
 mod common;
 
 use builder::report::{BuildReport, Origin};
-use builder::table::bytes;
-use codec::Codec;
 use common::{Fixture, QUICK, fails, stderr, stdout, succeeds};
+use dictionary::{GlobalCodec, GlobalParams};
+use fixtures::models::{Model, write_imatrix};
 use format::{MatrixId, Role, Sidecar, keys};
 use ggml::Type;
 use ggml::gguf::GgufFile;
-use statecells::{GlobalCodec, GlobalParams};
-use test_models::{Model, write_imatrix};
+use numerics::Codec;
+use program::table::bytes;
 
 const GATE: MatrixId = MatrixId { layer: 0, role: Role::Gate };
 
@@ -203,12 +203,12 @@ fn a_dry_run_writes_nothing_and_says_what_a_build_will_need() {
         let stem = tensor.name.strip_suffix(".weight").unwrap();
         let line = text.lines().find(|l| l.contains(stem)).unwrap();
         for bytes in [tensor.bytes, tensor.bytes_source, tensor.bytes_q5_k_m] {
-            assert!(line.contains(&builder::table::bytes(bytes)), "{bytes} is not in: {line}");
+            assert!(line.contains(&program::table::bytes(bytes)), "{bytes} is not in: {line}");
         }
     }
     let total = text.lines().find(|l| l.contains("3 tensors")).unwrap();
-    assert!(total.contains(&builder::table::bytes(report.totals.bytes)), "{total}");
-    assert!(total.contains(&builder::table::bytes(report.totals.bytes_q5_k_m)), "{total}");
+    assert!(total.contains(&program::table::bytes(report.totals.bytes)), "{total}");
+    assert!(total.contains(&program::table::bytes(report.totals.bytes_q5_k_m)), "{total}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use builder::report::{BuildReport, Origin};
 use common::{Fixture, fails, stderr, succeeds};
-use test_models::Model;
+use fixtures::models::Model;
 
 const WORK: &str = "out.gguf.statecells-work";
 

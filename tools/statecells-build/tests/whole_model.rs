@@ -8,8 +8,8 @@ use std::process::{Child, Stdio};
 use builder::report::{BuildReport, Origin};
 use common::calibration::{Made, write_calibration};
 use common::{Fixture, fails, stdout, succeeds};
+use fixtures::models::Model;
 use ggml::gguf::GgufFile;
-use test_models::Model;
 
 /// Coarse codes, so that tuning has something to do.
 const BUILD: &str = "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --calib calib.gguf";

@@ -1,12 +1,14 @@
 //! The flags of `statecells-calib`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::LayerList;
+use builder::calibrate::CalibrationJob;
 use calibration::DEFAULT_MAX_MOMENT_DIM;
 use clap::Parser;
 use clap_complete::Shell;
+use program::LayerList;
+use program::flags::n_threads;
 
 /// Version of the program and of the llama.cpp that runs the model.
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
@@ -114,14 +116,29 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The model, which clap demands wherever it is used.
-    pub fn model(&self) -> &Path {
-        self.model.as_deref().expect("required by clap")
-    }
-
-    /// The output, which clap demands wherever it is used.
-    pub fn output(&self) -> &Path {
-        self.output.as_deref().expect("required by clap")
+    /// The calibration that is asked for.
+    ///
+    /// # Panics
+    /// If only completions are asked for.
+    pub fn job(self) -> CalibrationJob {
+        CalibrationJob {
+            tool: (crate::NAME, env!("CARGO_PKG_VERSION")),
+            model: self.model.expect("required by clap"),
+            file: self.file,
+            output: self.output.expect("required by clap"),
+            chat: self.chat,
+            tokens: self.tokens,
+            ctx: self.ctx,
+            tokens_only: self.tokens_only,
+            max_samples: self.max_samples,
+            max_holdout: self.max_holdout,
+            max_h_dim: self.max_h_dim,
+            layers: self.layers,
+            n_threads: n_threads(self.threads),
+            seed: self.seed,
+            time_plain: self.time_plain,
+            force: self.force,
+        }
     }
 }
 

@@ -1,13 +1,10 @@
 //! `statecells-calib`: collects what the FFN matrices of a GGUF model see on real text.
 
 mod cli;
-mod run;
-mod summary;
-mod texts;
 
 use std::process::ExitCode;
 
-use builder::EXIT_INTERRUPTED;
+use builder::calibrate;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -21,15 +18,6 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), NAME, &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    match run::run(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<run::Stopped>() => {
-            eprintln!("{NAME}: {error:#}");
-            ExitCode::from(EXIT_INTERRUPTED)
-        }
-        Err(error) => {
-            eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
-            ExitCode::FAILURE
-        }
-    }
+    let done = calibrate::run(&cli.job()).map(|()| ExitCode::SUCCESS);
+    program::conclude(NAME, done, |error| error.is::<calibrate::Stopped>())
 }

@@ -16,7 +16,7 @@ struct Setup(TempDir);
 impl Setup {
     fn new() -> Self {
         let setup = Self(tempfile::tempdir().unwrap());
-        test_models::Model::default().write(&setup.at("model.gguf")).unwrap();
+        fixtures::models::Model::default().write(&setup.at("model.gguf")).unwrap();
         fs::write(setup.at("text.txt"), prose(60)).unwrap();
         setup
     }
@@ -101,7 +101,7 @@ fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
     let calibration = setup.open();
     for layer in 0..2 {
         for role in Role::ALL {
-            let input = calibration.input(MatrixId { layer, role }).unwrap();
+            let input = calibration.input(MatrixId { layer, role }.input()).unwrap();
             assert_eq!(input.d(), if role == Role::Down { 192 } else { 64 });
             assert!(input.second_moment().is_some() && input.holdout_moment().is_some());
         }
@@ -124,7 +124,7 @@ fn the_bytes_do_not_depend_on_threads_or_names_of_folders() {
     assert_eq!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
     b.program().args(["--seed", "1", "--force", "--max-holdout", "5"]).assert().success();
     assert_ne!(fs::read(a.at("calib.gguf")).unwrap(), fs::read(b.at("calib.gguf")).unwrap());
-    assert_eq!(b.open().input(up(0)).unwrap().holdout.len(), 5);
+    assert_eq!(b.open().input(up(0).input()).unwrap().holdout.len(), 5);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn the_text_is_written_down_without_running_the_model() {
     text.stdout(predicate::str::contains("fitted").and(predicate::str::contains("pass").not()));
     let calibration = setup.open();
     assert!(calibration.record() == &run && run.tokens.len() == 20 * 64);
-    assert!(!calibration.has_inputs() && !calibration.covers(up(0)));
+    assert!(!calibration.has_inputs() && !calibration.covers(up(0).input()));
     for flags in [["--layers", "0"], ["--max-samples", "5"], ["--time-plain", "1"]] {
         let mut command = setup.program();
         setup.refuses(command.args(["--tokens-only"]).args(flags), 2, "cannot be used with");
@@ -148,7 +148,9 @@ fn another_models_calibration_is_refused_by_the_library() {
     let setup = Setup::new();
     setup.program().assert().success();
     let own = setup.open().record().model.clone();
-    test_models::Model { seed: 2, ..Default::default() }.write(&setup.at("model.gguf")).unwrap();
+    fixtures::models::Model { seed: 2, ..Default::default() }
+        .write(&setup.at("model.gguf"))
+        .unwrap();
     fs::rename(setup.at("calib.gguf"), setup.at("first.gguf")).unwrap();
     setup.program().assert().success();
     let other = setup.open().record().model.clone();
@@ -170,8 +172,8 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
         .assert()
         .success();
     let calibration = setup.open();
-    assert!(!calibration.covers(up(0)) && calibration.covers(up(1)));
-    let down = calibration.input(MatrixId { layer: 1, role: Role::Down }).unwrap();
+    assert!(!calibration.covers(up(0).input()) && calibration.covers(up(1).input()));
+    let down = calibration.input(MatrixId { layer: 1, role: Role::Down }.input()).unwrap();
     assert_eq!(down.fitted_samples().unwrap().len(), 40);
     assert_eq!(calibration.record().texts.len(), 2);
     // The same lines as conversations, whatever the file is called.
@@ -310,7 +312,7 @@ fn an_architecture_that_nothing_runs_is_not_calibrated() {
     let setup = Setup::new();
     let path = setup.at("model.gguf");
     let rename = |w: &mut ggml::gguf::GgufWriter| w.set("general.architecture", "of-tomorrow");
-    test_models::Model::default().write_with(&path, rename, |_, _| {}).unwrap();
+    fixtures::models::Model::default().write_with(&path, rename, |_, _| {}).unwrap();
     setup.refuses(&mut setup.program(), 1, "model.gguf: *'of-tomorrow' is unknown");
 }
 
@@ -344,7 +346,7 @@ fn damaged_models_are_refused() {
         }
     };
     let path = setup.at("model.gguf");
-    test_models::Model::default().write_with(&path, |_| Ok(()), nan).unwrap();
+    fixtures::models::Model::default().write_with(&path, |_| Ok(()), nan).unwrap();
     setup.refuses(&mut setup.program(), 1, "blk.1.ffn_in: *NaN");
 }
 

@@ -5,14 +5,14 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::flags::n_threads;
-use builder::inspect::KvTypes;
 use clap::{Parser, ValueHint};
 use clap_complete::Shell;
 use evaluation::qa::Pack;
 use evaluation::{Options, Part};
 use ggml::Type;
 use ggml::quant_mix::QuantMix;
+use inspect::KvTypes;
+use program::flags::n_threads;
 
 use crate::NAME;
 

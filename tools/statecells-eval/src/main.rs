@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use builder::{EXIT_INTERRUPTED, Interrupt, files, table};
 use clap::CommandFactory;
 use evaluation::comparison::Comparison;
 use evaluation::{Error, EvaluationReport, Options, Part, evaluate, page, summary};
+use program::{Interrupt, files, table};
 
 use crate::cli::Cli;
 
@@ -33,13 +33,7 @@ fn main() -> ExitCode {
         }
         None => cli.options().and_then(|options| run(&options)),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("{NAME}: error: {}", builder::printable(&format!("{error:#}")));
-        match error.downcast_ref::<Error>() {
-            Some(Error::Stopped) => ExitCode::from(EXIT_INTERRUPTED),
-            _ => ExitCode::FAILURE,
-        }
-    })
+    program::conclude(NAME, done, |error| matches!(error.downcast_ref(), Some(Error::Stopped)))
 }
 
 fn run(options: &Options) -> Result<ExitCode> {

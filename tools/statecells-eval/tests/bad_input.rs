@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
-use builder::files::write_atomically;
+use fixtures::models::Model;
 use format::{MatrixId, Role, keys};
 use ggml::gguf::{GgufFile, GgufWriter};
 use predicates::prelude::*;
 use predicates::str::contains;
+use program::files::write_atomically;
 use tempfile::TempDir;
-use test_models::Model;
 
 /// A folder with a model, a file that says it is coded, a text, and programs that only tell of their flags.
 struct Fixture {

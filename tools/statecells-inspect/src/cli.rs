@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::LayerList;
-use builder::inspect::KvTypes;
 use clap::Parser;
 use clap_complete::Shell;
 use format::Role;
 use ggml::Type;
+use inspect::KvTypes;
+use program::LayerList;
 
 static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CARGO_PKG_VERSION")));
 

@@ -1,16 +1,14 @@
 //! `statecells-inspect`: shows what a GGUF holds and needs.
 
 mod cli;
-mod compare;
-mod show;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use builder::inspect::{Inspection, KvTypes};
-use builder::table::print_line;
-use builder::{Error, Selection, printable};
 use clap::CommandFactory;
+use inspect::{Error, Inspection, KvTypes, comparison, text};
+use program::Selection;
+use program::table::print_line;
 
 use crate::cli::Cli;
 
@@ -22,24 +20,13 @@ fn main() -> ExitCode {
         clap_complete::generate(shell, &mut Cli::command(), NAME, &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
-    let text = match text(&cli) {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("{NAME}: error: {}", printable(&error.to_string()));
-            return ExitCode::FAILURE;
-        }
-    };
-    match print_line(&text) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{NAME}: error: stdout: cannot write: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let print = |text: String| print_line(&text).map_err(program::io(Path::new("stdout"), "write"));
+    let done = shown(&cli).and_then(|text| Ok(print(text)?));
+    program::conclude(NAME, done.map(|()| ExitCode::SUCCESS), |_| false)
 }
 
 /// What the user asked to see.
-fn text(cli: &Cli) -> Result<String, Error> {
+fn shown(cli: &Cli) -> Result<String, Error> {
     let selection =
         Selection { layers: cli.layers.clone(), roles: cli.roles.clone(), ..Selection::default() };
     let types = KvTypes { keys: cli.ctk, values: cli.ctv };
@@ -47,10 +34,10 @@ fn text(cli: &Cli) -> Result<String, Error> {
     let file = inspect(cli.file.as_deref().expect("clap demands it"))?;
     let other = cli.compare.as_deref().map(inspect).transpose()?;
     Ok(match (other, cli.json) {
-        (None, false) => show::text(&file),
+        (None, false) => text::text(&file),
         (None, true) => json(&file),
-        (Some(other), false) => compare::text(&file, &other),
-        (Some(other), true) => json(&compare::Comparison { file, other }),
+        (Some(other), false) => comparison::text(&file, &other),
+        (Some(other), true) => json(&comparison::Comparison { file, other }),
     })
 }
 

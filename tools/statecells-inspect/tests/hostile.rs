@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use hostile::{Case, check};
+use fixtures::hostile::{self, Case, check};
 
 /// KiB of address space in which a claimed gigabyte has no room.
 const ADDRESS_SPACE: u64 = 512 << 10;

@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use builder::inspect::Inspection;
+use fixtures::models::{Model, write_imatrix};
 use format::{MatrixId, Role, keys};
 use ggml::Type;
 use ggml::gguf::{GgufWriter, WriteError};
-use test_models::{Model, write_imatrix};
+use inspect::Inspection;
 
 struct Fixture {
     dir: tempfile::TempDir,
@@ -150,9 +150,11 @@ fn a_file_by_seeddelta_is_listed_with_its_parts() {
     let metadata = |w: &mut GgufWriter| {
         w.set("general.architecture", "llama")?;
         w.set("llama.feed_forward_length", 100u32)?;
-        w.set(keys::SCHEME, keys::SEEDDELTA)?;
+        w.set(keys::SCHEME, format::seeddelta::SCHEME)?;
         w.set(&keys::tensor_gap(gate), 0.5f32)?;
-        [gate, up, down].iter().try_for_each(|t| w.set(&keys::tensor_scheme(*t), keys::SEEDDELTA))
+        [gate, up, down]
+            .iter()
+            .try_for_each(|t| w.set(&keys::tensor_scheme(*t), format::seeddelta::SCHEME))
     };
     let tensors: [(&str, Type, &[usize]); 8] = [
         ("blk.0.ffn_gate.base_v", Type::F16, &[60, 4]),

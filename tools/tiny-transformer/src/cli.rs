@@ -50,13 +50,13 @@ pub struct Data {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// Examples per task to learn from, at most
-    #[arg(long, value_name = "N", default_value_t = tiny_model::dataset::Sizes::default().train)]
+    #[arg(long, value_name = "N", default_value_t = lab::tiny::dataset::Sizes::default().train)]
     pub train: usize,
     /// Examples per task to watch
-    #[arg(long, value_name = "N", default_value_t = tiny_model::dataset::Sizes::default().validation)]
+    #[arg(long, value_name = "N", default_value_t = lab::tiny::dataset::Sizes::default().validation)]
     pub validation: usize,
     /// Examples per task to measure with
-    #[arg(long, value_name = "N", default_value_t = tiny_model::dataset::Sizes::default().test)]
+    #[arg(long, value_name = "N", default_value_t = lab::tiny::dataset::Sizes::default().test)]
     pub test: usize,
 }
 
@@ -120,8 +120,8 @@ pub struct PlanFlags {
     pub seed: u64,
 }
 
-fn plan() -> tiny_model::train::Plan {
-    tiny_model::train::Plan::default()
+fn plan() -> lab::tiny::train::Plan {
+    lab::tiny::train::Plan::default()
 }
 
 /// An export.

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         // SAFETY: nothing else runs yet.
         unsafe { std::env::set_var(name, "1") };
     }
-    builder::keep_freed_memory();
+    program::keep_freed_memory();
     match run::run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

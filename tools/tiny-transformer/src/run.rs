@@ -7,13 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use tiny_model::batch::Encoded;
-use tiny_model::checkpoint;
-use tiny_model::dataset::{self, Sizes, Split};
-use tiny_model::export;
-use tiny_model::model::{Config, Score};
-use tiny_model::tasks::{Example, Task};
-use tiny_model::train::{self, Plan, Trainer};
+use lab::tiny::batch::Encoded;
+use lab::tiny::checkpoint;
+use lab::tiny::dataset::{self, Sizes, Split};
+use lab::tiny::export;
+use lab::tiny::model::{Config, Score};
+use lab::tiny::tasks::{Example, Task};
+use lab::tiny::train::{self, Plan, Trainer};
 
 use crate::cli::{Cli, Command, Data, PlanFlags, Train};
 

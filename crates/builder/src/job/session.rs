@@ -1,4 +1,4 @@
-//! A running job: everything that is open, and the steps of a build in their order.
+//! A running job: everything that is open, and the steps of a build in their order. A dry run is one that stops early.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,79 +6,102 @@ use std::time::Instant;
 
 use calibration::Calibration;
 use format::MatrixId;
+use program::table::{bytes, percent, print_line, saved};
+use program::{Interrupt, Reporter, files};
 
 use super::Job;
 use super::start::Start;
 use crate::calibrated::read_importance;
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
-use crate::table::print_line;
 use crate::{
-    Assembly, Build, Error, ExistingOutput, Finished, Importance, Interrupt, Method, Origin, Plan,
-    Record, Reporter, Source, Survey, WorkFolder, explain_bus_errors, files, open_work_folder,
-    publish,
+    Assembly, Build, Error, ExistingOutput, Finished, Importance, Method, Origin, Plan, Record,
+    Source, Survey, WorkFolder, open_work_folder, prepare, publish,
 };
 
 /// What a running job has opened.
 pub(super) struct Session<'a> {
     job: &'a Job,
     source: &'a Source,
-    output: &'a Path,
     existing: Option<ExistingOutput>,
     /// Takes the place of the job's method once a budget has been shared out.
-    pub(super) allocated: Option<Box<dyn Method>>,
-    pub(super) plan: Plan,
+    allocated: Option<Box<dyn Method>>,
+    plan: Plan,
     importance: Option<BTreeMap<MatrixId, Importance>>,
     calibration: Option<Calibration>,
-    record: Record,
-    pub(super) reporter: Reporter,
+    /// What a build writes and how it comes to be, the input's hash missing at the start; `None` in a dry run.
+    goal: Option<(&'a Path, Record)>,
+    reporter: Reporter,
     pub(super) interrupt: Interrupt,
     start: Instant,
 }
 
 impl<'a> Session<'a> {
-    /// Opens everything and refuses what cannot work, before anything takes long.
-    pub(super) fn open(job: &'a Job, source: &'a Source, output: &'a Path) -> Result<Self, Error> {
+    /// Opens everything and refuses what cannot work, before anything takes long. `output` is what a build is to write,
+    /// `None` for a dry run.
+    pub(super) fn open(
+        job: &'a Job,
+        source: &'a Source,
+        output: Option<&'a Path>,
+        reporter: Reporter,
+    ) -> Result<Self, Error> {
         let start = Instant::now();
-        let opened = Start::of(job, source, true)?;
-        let notice = format!("{}: stopping after the tensor in hand", job.tool);
-        let interrupt = Interrupt::install(notice).map_err(io(output, "watch for signals"))?;
-        explain_bus_errors(job.tool, &job.input).map_err(io(output, "watch for signals"))?;
+        let opened = Start::of(job, source, output.is_some())?;
         let session = Self {
             job,
             source,
-            output,
             existing: opened.existing,
             allocated: opened.allocated,
             plan: opened.plan,
             importance: opened.importance,
             calibration: opened.calibration,
-            record: opened.record.expect("it was asked for"),
-            reporter: Reporter::new(),
-            interrupt,
+            goal: output.zip(opened.record),
+            reporter,
+            interrupt: Interrupt::default(),
             start,
         };
         opened.warnings.iter().for_each(|warning| session.warn(warning));
-        if let Some(note) = source.mtp_note(&session.plan.tensors(), job.inputs().is_some()) {
-            session.reporter.line(&note);
-        }
         Ok(session)
+    }
+
+    /// All steps of a build.
+    pub(super) fn run_to_its_end(&mut self) -> Result<BuildReport, Error> {
+        if let Some(note) = self.mtp_note() {
+            self.reporter.line(&note);
+        }
+        self.identify_input()?;
+        self.read_calibration()?;
+        prepare::check_weights(self.source, &self.plan, &self.reporter, &self.interrupt)?;
+        if self.must_allocate() {
+            self.allocate()?;
+        }
+        self.build()
     }
 
     fn warn(&self, warning: &str) {
         self.reporter.line(&format!("{}: warning: {warning}", self.job.tool));
     }
 
+    fn mtp_note(&self) -> Option<String> {
+        self.source.mtp_note(&self.plan.tensors(), self.job.inputs().is_some())
+    }
+
     /// Reads the input once to know its hash, and checks that the calibration and earlier work belong to it.
     pub(super) fn identify_input(&mut self) -> Result<(), Error> {
-        self.record.input_sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
+        if self.goal.is_none() && self.calibration.is_none() {
+            return Ok(());
+        }
+        let sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
         if let Some(calibration) = &self.calibration {
-            calibration.check_model(&self.source.model_id(self.record.input_sha256.clone())?)?;
+            calibration.check_model(&self.source.model_id(sha256.clone())?)?;
         }
-        match &self.existing {
-            Some(earlier) => self.record.check_input(earlier.record(), self.output),
-            None => Ok(()),
+        if let Some((output, record)) = &mut self.goal {
+            record.input_sha256 = sha256;
+            if let Some(earlier) = &self.existing {
+                record.check_input(earlier.record(), output)?;
+            }
         }
+        Ok(())
     }
 
     /// Reads and checks the activations of the calibration, if there are any.
@@ -98,8 +121,14 @@ impl<'a> Session<'a> {
         self.allocated.as_deref().unwrap_or(&*self.job.method)
     }
 
+    /// Whether there is a budget that has not been shared out.
+    pub(super) fn must_allocate(&self) -> bool {
+        self.allocated.is_none() && self.job.method.budget().is_some()
+    }
+
     /// Shares out the budget and plans anew.
     pub(super) fn allocate(&mut self) -> Result<(), Error> {
+        let Some(budget) = self.job.method.budget() else { return Ok(()) };
         let survey = Survey {
             source: self.source,
             plan: &self.plan,
@@ -110,24 +139,56 @@ impl<'a> Session<'a> {
             reporter: &self.reporter,
             interrupt: &self.interrupt,
         };
-        let allocation = self.job.method.allocate(&survey)?;
-        allocation.record(&mut self.record);
-        let method = self.job.method.with_allocation(&allocation);
+        let allocation = budget.allocate(&survey)?;
+        if let Some((_, record)) = &mut self.goal {
+            allocation.record(record);
+        }
+        let method = budget.with_allocation(&allocation);
         self.plan = Plan::new(self.source, &self.plan.tensors(), &*method, self.job.seed)?;
         self.allocated = Some(method);
-        Ok(())
+        match &self.goal {
+            Some((output, _)) => {
+                prepare::check_room(output, self.source, &self.plan, &self.job.room())
+            }
+            None => Ok(()),
+        }
     }
 
-    pub(super) fn build(&self) -> Result<(), Error> {
-        let job = self.job;
-        let path = WorkFolder::path_for(self.output, job.kind);
-        let mut work = open_work_folder(
-            &path,
-            job.existing,
-            job.checkpoint_every,
-            &self.record,
-            self.method(),
-        )?;
+    /// Says which matrices of the final plan would grow, while that can still be changed.
+    fn warn_of_growth(&self) {
+        for warning in self.plan.growth(&*self.job.method) {
+            self.reporter.line(&format!("{}: {warning}", self.job.tool));
+        }
+    }
+
+    /// Ends a dry run: prints what a build would bring.
+    pub(super) fn print_plan(&self) -> Result<(), Error> {
+        self.reporter.finish();
+        self.warn_of_growth();
+        let totals = self.plan.totals();
+        let kept = if self.job.options.keep_dense { totals.source_bytes } else { 0 };
+        let replaced = totals.source_bytes - kept;
+        let file = self.source.n_bytes() - replaced + totals.coded_bytes;
+        let text = format!(
+            "{}\n\n{}Saved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
+             Output file: about {} bytes, the input has {}. Nothing was written (--dry-run).",
+            self.plan.table().render_for_stdout(),
+            self.mtp_note().map_or_else(String::new, |note| note + "\n"),
+            percent(saved(totals.coded_bytes + kept, totals.source_bytes)),
+            percent(saved(totals.coded_bytes + kept, totals.q5_k_m_bytes)),
+            bytes(file),
+            bytes(self.source.n_bytes()),
+        );
+        print_line(&text).map_err(io(Path::new("stdout"), "write"))
+    }
+
+    /// Codes all tensors and puts the output in place.
+    fn build(&self) -> Result<BuildReport, Error> {
+        self.warn_of_growth();
+        let (job, (output, record)) = (self.job, self.goal.as_ref().expect("a build has a goal"));
+        let path = WorkFolder::path_for(output, job.kind);
+        let mut work =
+            open_work_folder(&path, job.existing, job.checkpoint_every, record, self.method())?;
         if let Some(warning) = work.warning() {
             self.warn(warning);
         }
@@ -143,14 +204,14 @@ impl<'a> Session<'a> {
             reporter: &self.reporter,
             interrupt: &self.interrupt,
         };
-        let made = self.make(&build, &mut work);
+        let made = self.make(&build, &mut work, (output, record));
         self.reporter.finish();
         let finished = match made {
             Ok(finished) => finished,
             Err(error) => return Err(self.abandon(error, work)),
         };
         work.remove()?;
-        self.report(&build, &finished)
+        self.report(&build, &finished, (output, record))
     }
 
     /// Finishes all tensors and puts the output in place.
@@ -158,6 +219,7 @@ impl<'a> Session<'a> {
         &self,
         build: &Build<'_>,
         work: &mut WorkFolder,
+        (output, record): (&Path, &Record),
     ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let existing = self.existing.as_ref();
         let mut finished = build.encode_all(work, existing)?;
@@ -166,10 +228,10 @@ impl<'a> Session<'a> {
             return Ok(finished);
         }
         build.tune_all(work, &mut finished)?;
-        let assembly = Assembly::new(build, &finished, work, existing, &self.record)?;
+        let assembly = Assembly::new(build, &finished, work, existing, record)?;
         assembly.write_part()?;
-        self.source.check_unchanged(&self.record.input_sha256, &self.reporter, &self.interrupt)?;
-        publish(work, self.output)?;
+        self.source.check_unchanged(&record.input_sha256, &self.reporter, &self.interrupt)?;
+        publish(work, output)?;
         Ok(finished)
     }
 
@@ -187,7 +249,7 @@ impl<'a> Session<'a> {
                 let total = self.plan.items.len();
                 Error::Interrupted { path, finished: n_kept, total }
             }
-            error @ (Error::Io { .. } | Error::Write { .. }) => {
+            error @ (Error::Program(program::Error::Io { .. }) | Error::Write { .. }) => {
                 Error::Kept { error: Box::new(error), finished: n_kept, path }
             }
             other => other,
@@ -198,8 +260,9 @@ impl<'a> Session<'a> {
         &self,
         build: &Build<'_>,
         finished: &BTreeMap<MatrixId, Finished>,
-    ) -> Result<(), Error> {
-        let n_bytes = std::fs::metadata(self.output).map_err(io(self.output, "read"))?.len();
+        (output, record): (&Path, &Record),
+    ) -> Result<BuildReport, Error> {
+        let n_bytes = std::fs::metadata(output).map_err(io(output, "read"))?.len();
         let file = |path: &Path, bytes, sha256| FileReport {
             path: path.display().to_string(),
             bytes,
@@ -207,16 +270,12 @@ impl<'a> Session<'a> {
         };
         let report = BuildReport {
             schema_version: SCHEMA_VERSION,
-            tool: self.record.tool.clone(),
-            tool_version: self.record.tool_version.clone(),
-            llama_cpp: self.record.llama_cpp.clone(),
-            input: file(
-                &self.job.input,
-                self.source.n_bytes(),
-                Some(self.record.input_sha256.clone()),
-            ),
-            output: file(self.output, n_bytes, None),
-            arguments: self.record.arguments.clone(),
+            tool: record.tool.clone(),
+            tool_version: record.tool_version.clone(),
+            llama_cpp: record.llama_cpp.clone(),
+            input: file(&self.job.input, self.source.n_bytes(), Some(record.input_sha256.clone())),
+            output: file(output, n_bytes, None),
+            arguments: record.arguments.clone(),
             threads: self.job.n_threads,
             resumed: finished.values().any(|f| f.origin != Origin::Built),
             seconds: self.start.elapsed().as_secs_f64(),
@@ -228,6 +287,6 @@ impl<'a> Session<'a> {
             let text = serde_json::to_string_pretty(&report).expect("a report is plain data");
             files::write_atomically(path, (text + "\n").as_bytes())?;
         }
-        print_line(&report.text()).map_err(io(Path::new("stdout"), "write"))
+        Ok(report)
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
 use format::MatrixId;
+use program::outputs;
 
 use super::Job;
 use crate::{
@@ -58,7 +59,7 @@ impl Start {
         tensors.extend(earlier.tensors().filter(|t| available.contains(t)));
         let tensors: Vec<MatrixId> = tensors.into_iter().collect();
         let calibration = job.calibration(source, &tensors)?;
-        job.method.check(source, calibration.as_ref(), &tensors)?;
+        check_steps(&*job.method, source, calibration.as_ref(), &tensors)?;
         earlier.check_growth(&tensors, &*job.method)?;
         let importance = job.imatrix_importance(source, &tensors)?;
         let mut plan = Plan::new(source, &tensors, &*job.method, job.seed)?;
@@ -70,9 +71,11 @@ impl Start {
         let mut warnings = Vec::new();
         let mut allocated = None;
         if let (Some(record), Some(output)) = (&mut record, output) {
-            if let Some(allocation) = earlier.allocation(job, &tensors)? {
+            if let Some(budget) = job.method.budget()
+                && let Some(allocation) = earlier.allocation(&tensors)?
+            {
                 allocation.record(record);
-                let method = job.method.with_allocation(&allocation);
+                let method = budget.with_allocation(&allocation);
                 plan = Plan::new(source, &tensors, &*method, job.seed)?;
                 prepare::check_room(output, source, &plan, &job.room())?;
                 allocated = Some(method);
@@ -85,6 +88,20 @@ impl Start {
     }
 }
 
+/// Checks what follows the coding of single tensors, or goes along with it, as far as that can be known.
+fn check_steps(
+    method: &dyn Method,
+    source: &Source,
+    calibration: Option<&Calibration>,
+    tensors: &[MatrixId],
+) -> Result<(), Error> {
+    let Some(calibration) = calibration else { return Ok(()) };
+    if let Some(sequence) = method.sequence() {
+        sequence.check(source, calibration, tensors)?;
+    }
+    method.tuning().map_or(Ok(()), |tuning| tuning.check(source, calibration, tensors))
+}
+
 impl Job {
     /// Checks that the files to be written can be, and are no others of this job.
     fn check_files(&self, source: &Source) -> Result<(), Error> {
@@ -93,8 +110,8 @@ impl Job {
         let outputs = [("-o", &self.output), ("--report-json", &self.report_json)];
         let written: Vec<(&str, &Path)> =
             outputs.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
-        prepare::check_distinct(&read, &written)?;
-        written.iter().try_for_each(|(_, path)| prepare::check_output(path))
+        outputs::check_distinct(&read, &written)?;
+        Ok(written.iter().try_for_each(|(_, path)| outputs::check_output(path))?)
     }
 }
 
@@ -133,9 +150,9 @@ impl Earlier {
     }
 
     /// What a budget was shared out to, of which exactly `tensors` must have got their share.
-    fn allocation(&self, job: &Job, tensors: &[MatrixId]) -> Result<Option<Allocation>, Error> {
+    fn allocation(&self, tensors: &[MatrixId]) -> Result<Option<Allocation>, Error> {
         let recorded = self.output.as_ref().map(ExistingOutput::record).or(self.work.as_ref());
-        let allocation = Allocation::of(recorded.filter(|_| job.method.has_budget()));
+        let allocation = Allocation::of(recorded);
         if let Some(allocation) = &allocation {
             allocation.check_covers(tensors, &self.path)?;
         }
@@ -144,13 +161,13 @@ impl Earlier {
 
     /// Checks that what is finished may grow to `tensors` where single tensors depend on others.
     fn check_growth(&self, tensors: &[MatrixId], method: &dyn Method) -> Result<(), Error> {
-        if let Some(output) = self.output.as_ref().filter(|_| method.tunes()) {
+        if let Some(output) = self.output.as_ref().filter(|_| method.tuning().is_some()) {
             let known: BTreeSet<MatrixId> = output.tensors().collect();
             if tensors.iter().any(|t| !known.contains(t)) {
                 return Err(Error::tuned_as_a_whole(&self.path));
             }
         }
-        if method.depends_on_earlier() { self.check_order(tensors) } else { Ok(()) }
+        if method.sequence().is_some() { self.check_order(tensors) } else { Ok(()) }
     }
 
     /// Checks that each of `tensors` was known of when those behind it were finished: they were fitted to the model with

@@ -1,5 +1,5 @@
-use codec::metrics::Metrics;
 use format::{ElementType, Role};
+use numerics::metrics::Metrics;
 
 use super::*;
 use crate::{ErrorMetrics, RECORD_VERSION, StoredSpec, TuningReport};
@@ -127,7 +127,10 @@ fn a_folder_can_be_looked_at_without_touching_it() {
     WorkFolder::check(&fixture.path()).unwrap();
     fs::remove_dir_all(fixture.path()).unwrap();
     fs::write(fixture.path(), "a file").unwrap();
-    assert!(matches!(WorkFolder::check(&fixture.path()), Err(Error::Io { .. })));
+    assert!(matches!(
+        WorkFolder::check(&fixture.path()),
+        Err(Error::Program(program::Error::Io { .. }))
+    ));
     assert!(WorkFolder::check(&fixture.dir.path().join("x".repeat(256))).is_err());
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use format::{InputId, MatrixId};
 use ggml::MulMat;
-use ggml::llama::{Computed, Node, Observer};
+use llama::{Computed, Node, Observer};
 
 use super::{CaptureError, CaptureParams};
 use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};

@@ -1,6 +1,6 @@
 //! What can go wrong while inputs are collected.
 
-use ggml::llama::LlamaError;
+use llama::LlamaError;
 
 use super::plan::MIN_CONTEXTS;
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use format::InputId;
 use ggml::Type;
-use ggml::llama::{Context, ContextParams, LlamaError, Model, Observer, Outputs, Token};
+use llama::{Context, ContextParams, LlamaError, Model, Observer, Outputs, Token};
 
 use super::CaptureError;
 use super::collector::Collector;
 use crate::{CalibratedInput, PassageKind};
-use format::InputId;
 
 /// Logits of a batch take at most so many bytes: all tokens are outputs, since the last layer sees no others.
 const MAX_LOGIT_BYTES: usize = 128 << 20;

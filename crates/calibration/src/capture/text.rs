@@ -1,6 +1,6 @@
 //! Text files as one stream of tokens.
 
-use ggml::llama::{Model, Token};
+use llama::{Model, Token};
 
 use super::CaptureError;
 

@@ -1,14 +1,14 @@
 //! Several evaluations as one page, and its pictures by themselves.
 
-use builder::table::{Align, Table as Plain, bytes};
 use maud::{Markup, html};
+use program::table::{Align, Table as Plain, bytes};
 use report::Page;
 use report::elements::{Table, figure, note};
 use report::plot::{Axis, Chart, Series, svg_file};
 
 use super::pictures::{KINDS, megabytes};
 use crate::comparison::{Comparison, Entry};
-use crate::report::FileKind;
+use crate::file_report::FileKind;
 use crate::summary::estimate;
 
 /// Width of a picture that stands alone, in pixels.

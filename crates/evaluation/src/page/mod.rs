@@ -166,6 +166,6 @@ fn printable(text: &str) -> String {
 }
 
 /// The figures of a file's speed, if it was measured.
-fn speed_of(file: &crate::report::FileReport) -> Option<&crate::report::Speed> {
+fn speed_of(file: &crate::file_report::FileReport) -> Option<&crate::file_report::Speed> {
     value(&file.speed)
 }

@@ -4,7 +4,8 @@ use format::Role;
 use report::plot::{Axis, Bar, Bars, Chart, Part, Series, Texture};
 
 use super::speed_of;
-use crate::report::{EvaluationReport, FileKind, FileReport};
+use crate::file_report::{FileKind, FileReport};
+use crate::report::EvaluationReport;
 
 /// Perplexities further apart than this are shown on a logarithmic scale.
 const FAR_APART: f64 = 3.0;
@@ -76,7 +77,7 @@ pub(super) fn by_chunk(report: &EvaluationReport) -> Option<Chart> {
 fn by_layer(
     report: &EvaluationReport,
     y: Axis,
-    of: impl Fn(&builder::inspect::FfnReport) -> Option<f64>,
+    of: impl Fn(&inspect::FfnReport) -> Option<f64>,
 ) -> Option<Chart> {
     let mut chart = Chart::new(Axis::new("layer").whole(), y);
     let mut any = false;

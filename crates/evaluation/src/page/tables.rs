@@ -1,13 +1,14 @@
 //! Tables of an evaluation.
 
-use builder::table::bytes;
 use maud::{Markup, html};
+use program::table::bytes;
 use report::elements::{Outcome, Table, badge, warning};
 
 use super::speed_of;
+use crate::file_report::FileReport;
 use crate::measured::{Measured, value};
 use crate::qa::QaReport;
-use crate::report::{EvaluationReport, FileReport};
+use crate::report::EvaluationReport;
 use crate::stats::median;
 use crate::summary::estimate;
 

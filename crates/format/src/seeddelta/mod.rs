@@ -6,9 +6,14 @@ mod base;
 mod spec;
 mod tiling;
 
+use crate::coo::Layout;
+
 pub use base::{Base, Circulant, Identity, LowRank, Part, Tiles, row_scale_spec};
 pub use spec::{BaseSpec, BaseType, ParseError, PartSpec};
 pub use tiling::Tiling;
+
+/// Name of the scheme.
+pub const SCHEME: &str = "seeddelta";
 
 /// Suffix of the factor of `identity`, `[1]`.
 pub const BASE_SCALE: &str = "base_scale";
@@ -25,6 +30,18 @@ pub const BASE_BLOCK: &str = "base_block";
 /// Suffix of the base's row scale, `[d_out]` F16.
 pub const ROW_SCALE: &str = "row_scale";
 
+/// Every tensor that a matrix may have: those of the base first.
+pub const SIDECARS: [&str; 9] = [
+    BASE_SCALE,
+    BASE_DIAG,
+    BASE_V,
+    BASE_U,
+    BASE_CIRC,
+    BASE_BLOCK,
+    ROW_SCALE,
+    Layout::PerRow.idx_suffix(),
+    Layout::PerRow.val_suffix(),
+];
+
 /// Every tensor of a base and its row scale.
-pub const BASE: [&str; 7] =
-    [BASE_SCALE, BASE_DIAG, BASE_V, BASE_U, BASE_CIRC, BASE_BLOCK, ROW_SCALE];
+pub const BASE: &[&str] = SIDECARS.split_at(7).0;

@@ -4,10 +4,9 @@ mod circulant;
 
 use std::ops::Range;
 
+use circulant::CirculantFft;
 use format::MatrixShape;
 use format::seeddelta::{Base, Part};
-
-use circulant::CirculantFft;
 
 /// A [`Base`] that can be multiplied with vectors.
 ///

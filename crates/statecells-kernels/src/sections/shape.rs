@@ -2,6 +2,7 @@
 
 use format::MatrixShape;
 use format::sections::SectionsLayout;
+
 pub use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
 
 use super::bundles::Grid;

@@ -2,7 +2,6 @@
 //! 128-bit lane, as on AVX2, so a vector spans two tiles.
 
 use std::arch::x86_64::*;
-
 use std::ops::Range;
 
 use super::{Dot, Floats, HALF_STEP, Lookup};

@@ -5,12 +5,13 @@ mod sections;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::LayerList;
-use builder::flags::{DenseFlags, FileFlags, RunFlags, not_negative, number, positive};
+use builder::flags::{DenseFlags, FileFlags, RunFlags};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser};
+use dictionary::{DictType, Encoder, GlobalParams};
 use format::{Role, Scheme};
-use statecells::{DictType, Encoder, GlobalParams};
+use program::LayerList;
+use program::flags::{not_negative, number, positive};
 
 pub use sections::SectionsFlags;
 

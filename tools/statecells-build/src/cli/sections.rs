@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::flags::{number, positive};
+use builder::methods::sections::Weighing;
 use clap::Args;
-use statecells::sections::{SectionsParams, Shrink};
-use tuning::TuneParams;
-
-use crate::tuning::Weighing;
+use numerics::Shrink;
+use program::flags::{number, positive};
+use sections::SectionsParams;
+use whole_model::TuneParams;
 
 /// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
 const OUTLIERS: f64 = 0.001;
@@ -41,9 +41,30 @@ pub struct SectionsFlags {
     pub target_saving: Option<f64>,
 
     /// Factors of single tensors' errors when sections are shared out, 1 for those left out: a JSON file such
-    /// as {"blk.0.ffn_down": 2.5}. scripts/measure_sensitivity.py measures them
+    /// as {"blk.0.ffn_down": 2.5}. --measure-sensitivity measures them
     #[arg(long, value_name = "FILE", requires = "budget")]
     pub sensitivity: Option<PathBuf>,
+
+    /// Instead of coding, measure for --sensitivity what an error in each matrix costs on this text, which should be
+    /// neither that of the calibration nor one to evaluate on; -o names the JSON file. Every layer alone, and every kind
+    /// of matrix in all layers, is coded coarsely and run beside the dense model
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "calib",
+        conflicts_with_all = ["budget", "sequential", "tune", "resume", "layers", "roles", "report_json"]
+    )]
+    pub measure_sensitivity: Option<PathBuf>,
+
+    /// Contexts of 512 tokens of the text of --measure-sensitivity, at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 6,
+        requires = "measure_sensitivity",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub sensitivity_contexts: u16,
 
     /// Partial sums that survive each section of the search, 1 to 64: better and slower
     #[arg(long, value_name = "SUMS", default_value_t = SECTIONS.beam)]

@@ -7,8 +7,8 @@ use builder::Source;
 use calibration::{
     CalibratedInput, Fitted, MomentScratch, Record, Samples, SecondMoment, TextId, TextSketch,
 };
-use codec::ReferenceMatMul;
 use format::{InputId, InputRole};
+use numerics::ReferenceMatMul;
 
 use super::Fixture;
 
@@ -84,7 +84,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
     let path = fixture.path("model.gguf");
     let mut file = fs::File::open(&path).unwrap();
     let sha256 = match made.is_hashed {
-        true => builder::files::sha256(&mut file, |_| Ok(())).unwrap(),
+        true => program::files::sha256(&mut file, |_| Ok(())).unwrap(),
         false => "ab".repeat(32),
     };
     let model = Source::open(&path).unwrap().model_id(sha256).unwrap();

@@ -7,8 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use fixtures::models::Model;
 use ggml::gguf::{GgufFile, GgufWriter};
-use test_models::Model;
 
 /// Flags that keep the codec quick.
 pub const QUICK: [&str; 8] =

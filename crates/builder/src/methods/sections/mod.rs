@@ -1,0 +1,243 @@
+//! Blocks of 8 inputs, one atom of every section per block: `sections`.
+
+mod budget;
+mod divergence;
+mod moments;
+mod sensitivity;
+mod sequential;
+mod text;
+mod tuning;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use calibration::CalibratedInput;
+use format::sections::MAX_SECTIONS;
+use format::{CodecError, MatrixId, MatrixShape, Scheme};
+use inspect::Settings;
+use numerics::{Codec, Shrink};
+use program::table::bits_per_weight;
+use sections::{InputMetrics, Metric, MetricCache, SectionsCodec, SectionsParams};
+
+pub use budget::{Budget, Sensitivity};
+pub use moments::Moments;
+pub use sensitivity::SensitivityRun;
+pub use sequential::{SequentialParams, Weighing};
+pub use tuning::TuneStep;
+
+use crate::{
+    Allocation, Encoded, Encoding, Error, Method, PlanItem, Sequence, SharedBudget, Survey, Tuning,
+};
+use sequential::SequentialStep;
+
+/// Sections with the same parameters for every tensor, except their number where a budget is shared out.
+#[derive(Clone, Debug)]
+pub struct SectionsMethod {
+    params: SectionsParams,
+    moments: Option<Moments>,
+    budget: Option<(Budget, Sensitivity)>,
+    /// Sections of each tensor, once the budget has been shared out.
+    allocation: Allocation,
+    steps: ModelSteps,
+    /// Of the input of the last matrix.
+    metrics: Arc<MetricCache>,
+}
+
+/// What is done with the whole model besides coding tensor by tensor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelSteps {
+    /// How to recapture the activations; `None` to fit to the calibration as it is.
+    pub sequential: Option<SequentialParams>,
+    /// Tuning of the finished codes.
+    pub tune: Option<TuneStep>,
+}
+
+impl SectionsMethod {
+    /// The method with `params` for every tensor; `moments` if there is a calibration. A `budget` takes the
+    /// place of the number of sections.
+    #[must_use]
+    pub fn new(
+        params: SectionsParams,
+        moments: Option<Moments>,
+        budget: Option<(Budget, Sensitivity)>,
+    ) -> Self {
+        let (allocation, steps) = (Allocation::default(), ModelSteps::default());
+        Self { params, moments, budget, allocation, steps, metrics: Arc::default() }
+    }
+
+    /// The same with `steps`, which need a calibration.
+    #[must_use]
+    pub fn with_steps(self, steps: ModelSteps) -> Self {
+        Self { steps, ..self }
+    }
+
+    fn params_for(&self, tensor: MatrixId) -> SectionsParams {
+        let allocated = self.allocation.0.get(&tensor).map(|s| *s as usize);
+        let sections = allocated.unwrap_or(self.params.sections);
+        SectionsParams { sections, ..self.params.clone() }
+    }
+
+    fn codec_for(&self, tensor: MatrixId) -> SectionsCodec {
+        SectionsCodec::new(self.params_for(tensor))
+    }
+
+    /// Metrics of `input`, with what is known from the matrix before if that reads it too.
+    fn input_metrics(
+        &self,
+        moments: Moments,
+        input: &CalibratedInput,
+        encoding: &Encoding<'_>,
+    ) -> InputMetrics {
+        let moment = moments.moment(input, encoding.context.mul_mat);
+        let is_shared = encoding.item.tensor.role.input().readers().count() > 1;
+        self.metrics.take(moment, self.params.damping, is_shared)
+    }
+}
+
+impl Method for SectionsMethod {
+    fn scheme(&self) -> &'static str {
+        Scheme::Sections.as_str()
+    }
+
+    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
+        Box::new(self.codec_for(tensor))
+    }
+
+    fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
+        let Encoding { item, weights, calibrated, context } = encoding;
+        let codec = self.codec_for(item.tensor);
+        let Some((moments, input)) = self.moments.zip(*calibrated) else {
+            let sidecars = codec.encode(weights, item.shape, context)?;
+            return Ok(Encoded { sidecars, shrink: None });
+        };
+        let mut metrics = self.input_metrics(moments, input, encoding);
+        let (share, metric) = moments.metric(&mut metrics, &codec.params, input, encoding)?;
+        self.metrics.keep(metrics);
+        let sidecars = codec.with_metric(metric).encode(weights, item.shape, context)?;
+        Ok(Encoded { sidecars, shrink: Some(share) })
+    }
+
+    fn smaller(&self, items: &[&PlanItem]) -> String {
+        let source: u64 = items.iter().map(|i| i.source_bytes).sum();
+        let n_weights: u64 = items.iter().map(|i| i.shape.n_weights() as u64).sum();
+        let bytes = |sections: usize| {
+            let params = SectionsParams { sections, ..self.params.clone() };
+            let of = |i: &&PlanItem| format::n_bytes(&params.sidecars(i.shape).ok()?);
+            items.iter().map(of).sum::<Option<usize>>()
+        };
+        let is_small = |s: &usize| bytes(*s).is_some_and(|n| (n as u64) < source);
+        match (1..=MAX_SECTIONS).rev().find(is_small) {
+            Some(s) if self.budget.is_none() => format!("use --S {s} or less"),
+            Some(_) => {
+                let bits = bits_per_weight(source, n_weights);
+                format!("use --bpw below {bits:.2} or a larger --target-saving")
+            }
+            None => "leave them out by --targets or --layers, no --S is small enough".to_owned(),
+        }
+    }
+
+    fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings {
+        let sections = self.params_for(tensor).sections;
+        let mut settings = Settings::from([("S".to_owned(), sections as u64)]);
+        if self.params.outlier_share > 0.0 {
+            settings.insert("exact".to_owned(), self.params.n_outliers(shape) as u64);
+        }
+        settings
+    }
+
+    fn arguments(&self) -> BTreeMap<String, String> {
+        let params = &self.params;
+        let mut arguments: BTreeMap<String, String> = [
+            ("--scheme", self.scheme().to_owned()),
+            ("--beam", params.beam.to_string()),
+            ("--rounds", params.rounds.to_string()),
+            ("--outliers", params.outlier_share.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        let mut set = |name: &str, value| arguments.insert(name.to_owned(), value);
+        match &self.budget {
+            None => _ = set("--S", params.sections.to_string()),
+            Some((budget, sensitivity)) => {
+                let (flag, value) = budget.argument();
+                set(flag, value.to_string());
+                if let Some(sha256) = &sensitivity.sha256 {
+                    set("--sensitivity", format!("sha256:{sha256}"));
+                }
+            }
+        }
+        if let Some(moments) = &self.moments {
+            set("--damping", params.damping.to_string());
+            set("--shrink", moments.shrink.to_string());
+            set("--max-h-dim", moments.max_dim.to_string());
+        }
+        if let Some(sequential) = &self.steps.sequential {
+            set("--sequential", sequential.every.to_string());
+            set("--token-weights", sequential.weights.to_string());
+        }
+        if let Some(tune) = &self.steps.tune {
+            let flags = tuning::FLAGS.into_iter().zip(tune.values());
+            flags.for_each(|(flag, value)| _ = set(flag, value));
+        }
+        arguments
+    }
+
+    /// Running the model is candle's work, which goes by the cache. With a calibration that may follow at any time.
+    fn machine(&self) -> Option<String> {
+        self.moments.is_some().then(whole_model::machine)
+    }
+
+    fn is_later_step(&self, flag: &str) -> bool {
+        tuning::FLAGS.contains(&flag)
+    }
+
+    fn budget(&self) -> Option<Box<dyn SharedBudget + '_>> {
+        let (budget, sensitivity) = self.budget.as_ref()?;
+        Some(Box::new(Sharing { method: self, budget: *budget, sensitivity }))
+    }
+
+    fn sequence(&self) -> Option<Box<dyn Sequence + '_>> {
+        let (params, moments) = self.steps.sequential.zip(self.moments)?;
+        Some(Box::new(SequentialStep {
+            params,
+            max_moment_dim: moments.max_dim,
+            damping: self.params.damping,
+            needs_text_only: self.budget.is_none(),
+        }))
+    }
+
+    fn tuning(&self) -> Option<Box<dyn Tuning + '_>> {
+        Some(Box::new(self.steps.tune?))
+    }
+}
+
+/// A method whose budget is to be shared out.
+struct Sharing<'a> {
+    method: &'a SectionsMethod,
+    budget: Budget,
+    sensitivity: &'a Sensitivity,
+}
+
+impl SharedBudget for Sharing<'_> {
+    fn allocate(&self, survey: &Survey<'_>) -> Result<Allocation, Error> {
+        let method = self.method;
+        let metric = |encoding: &Encoding<'_>| -> Result<Option<Arc<Metric>>, CodecError> {
+            let Some((moments, input)) = method.moments.zip(encoding.calibrated) else {
+                return Ok(None);
+            };
+            let share = match moments.shrink {
+                Shrink::Fixed(share) => share,
+                Shrink::Auto => 0.0,
+            };
+            let mut metrics = method.input_metrics(moments, input, encoding);
+            let metric = metrics.with_shrinkage(share, encoding.item.shape)?;
+            method.metrics.keep(metrics);
+            Ok(Some(metric))
+        };
+        self.budget.share_out(survey, &method.params, &metric, self.sensitivity)
+    }
+
+    fn with_allocation(&self, allocation: &Allocation) -> Box<dyn Method> {
+        Box::new(SectionsMethod { allocation: allocation.clone(), ..self.method.clone() })
+    }
+}

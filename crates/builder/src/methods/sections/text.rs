@@ -1,0 +1,72 @@
+//! What steps that run the model with gradients or beside itself have in common: their text, and what can be refused at
+//! the start.
+
+use calibration::{Calibration, PassageKind, passage_kind};
+use whole_model::{Outline, TuningError};
+
+use crate::{Error, Source};
+
+/// The error of the step behind `flag`.
+pub(super) fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
+    move |error| match error {
+        TuningError::Stopped => Error::Stopped,
+        other => Error::flag(flag, other.to_string()),
+    }
+}
+
+/// Checks all that can be known of the step behind `flag` before it is begun; `needed` tells the bytes of memory that the
+/// step takes at least, of a model and a number of tokens.
+///
+/// # Errors
+/// [`Error::Program`] with `flag`.
+pub(super) fn check_step(
+    flag: &'static str,
+    (source, calibration): (&Source, &Calibration),
+    needed: impl FnOnce(&Outline, usize) -> u64,
+    way_out: &str,
+) -> Result<(), Error> {
+    check_text(flag, calibration)?;
+    let tokens = &calibration.record().tokens;
+    let refuse = |error: TuningError| Error::flag(flag, format!("{error}: leave out {flag}"));
+    let model = Outline::of(source.file()).map_err(refuse)?;
+    model.check_tokens(tokens).map_err(|error| {
+        let path = calibration.path().display();
+        Error::flag(flag, format!("{path}: {error}: made for another model"))
+    })?;
+    check_memory(flag, needed(&model, tokens.len()), program::memory_bytes(), way_out)
+}
+
+/// Checks that a step that needs so many bytes at least is not begun where there are fewer.
+fn check_memory(flag: &'static str, needed: u64, there: u64, way_out: &str) -> Result<(), Error> {
+    if needed <= there {
+        return Ok(());
+    }
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    let reason = format!(
+        "needs at least {:.1} GB of memory, this machine has {:.1} with its swap space: leave it out, or take a \
+         larger machine{way_out}",
+        gb(needed),
+        gb(there)
+    );
+    Err(Error::flag(flag, reason))
+}
+
+/// Checks that `calibration` holds the text it was made from.
+fn check_text(flag: &'static str, calibration: &Calibration) -> Result<(), Error> {
+    if !calibration.record().tokens.is_empty() {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} does not hold the tokens it was made from: make it again with statecells-calib",
+        calibration.path().display()
+    );
+    Err(Error::flag(flag, reason))
+}
+
+/// All contexts behind `calibration`, in order.
+pub(super) fn contexts(calibration: &Calibration) -> Vec<(PassageKind, Vec<u32>)> {
+    let record = calibration.record();
+    let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
+    let contexts = record.tokens.chunks_exact((record.n_ctx as usize).max(1)).enumerate();
+    contexts.map(|(i, c)| (passage_kind(i), unsigned(c))).collect()
+}

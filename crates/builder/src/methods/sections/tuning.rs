@@ -1,0 +1,106 @@
+//! `--tune`: moving the finished codes together, against the source model.
+
+use std::collections::BTreeMap;
+
+use calibration::{Calibration, PassageKind};
+use format::MatrixId;
+use program::progress::Eta;
+use program::{Interrupt, Reporter};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use sections::SectionsParts;
+use whole_model::{TuneParams, Tuner};
+
+use super::text::{check_step, contexts, failed};
+use crate::{Error, Source, Tunable, Tuned, Tuning, TuningReport};
+
+/// Contexts that tell whether tuning helped, at most.
+const MEASURED_CONTEXTS: usize = 12;
+
+/// The flag that asks for it.
+const TUNE: &str = "--tune";
+
+/// What decides about tuning, which comes after everything else.
+pub(super) const FLAGS: [&str; 3] = [TUNE, "--tune-contexts", "--tune-rate"];
+
+/// How a finished code is tuned.
+#[derive(Clone, Copy, Debug)]
+pub struct TuneStep {
+    /// Steps and their size.
+    pub params: TuneParams,
+    /// Orders the text that is tuned on.
+    pub seed: u64,
+}
+
+impl TuneStep {
+    /// Values of [`FLAGS`].
+    pub(super) fn values(&self) -> [String; 3] {
+        let TuneParams { steps, contexts, rate } = self.params;
+        [steps.to_string(), contexts.to_string(), rate.to_string()]
+    }
+}
+
+impl Tuning for TuneStep {
+    fn check(
+        &self,
+        source: &Source,
+        calibration: &Calibration,
+        tensors: &[MatrixId],
+    ) -> Result<(), Error> {
+        check_step(TUNE, (source, calibration), |model, _| model.tuner_bytes(tensors), "")
+    }
+
+    /// Leaves the tensors as they are if tuning does not help.
+    fn tune(
+        &self,
+        source: &Source,
+        calibration: &Calibration,
+        tensors: BTreeMap<MatrixId, Tunable>,
+        (reporter, interrupt): (&Reporter, &Interrupt),
+    ) -> Result<Tuned, Error> {
+        let params = self.params;
+        let (mut fitted, mut held_out) = (Vec::new(), Vec::new());
+        for (kind, context) in contexts(calibration) {
+            match kind {
+                PassageKind::Fitted => fitted.push(context),
+                PassageKind::HeldOut => held_out.push(context),
+            }
+        }
+        fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
+        held_out.truncate(MEASURED_CONTEXTS);
+        let codec_error =
+            |tensor: MatrixId| move |cause| Error::Codec { tensor: tensor.weight(), cause };
+        let mut parts = BTreeMap::new();
+        for (tensor, tunable) in &tensors {
+            let read = SectionsParts::read(&tunable.sidecars, tunable.shape);
+            parts.insert(*tensor, read.map_err(codec_error(*tensor))?);
+        }
+        let mut tuner = Tuner::new(source.file(), parts).map_err(failed(TUNE))?;
+        reporter.stage("tuning", params.steps as u64);
+        let mut eta = Eta::new(params.steps as u64);
+        let mut heard = |step: usize, loss: f64| {
+            reporter.advance(1);
+            let left = eta.advance(1);
+            let steps = params.steps;
+            reporter
+                .line(&format!("tuning step {step} of {steps}: divergence {loss:.4}; ETA {left}"));
+            interrupt.is_set()
+        };
+        let report = tuner.run(params, &fitted, &held_out, &mut heard).map_err(failed(TUNE))?;
+        let summary = TuningReport {
+            steps: params.steps,
+            divergence_before: report.before,
+            divergence_after: report.after,
+        };
+        if report.after >= report.before {
+            return Ok((
+                tensors.into_iter().map(|(t, tunable)| (t, tunable.sidecars)).collect(),
+                summary,
+            ));
+        }
+        let tuned = tuner.into_parts().into_iter();
+        let tuned = tuned.map(|(t, parts)| Ok((t, parts.to_sidecars().map_err(codec_error(t))?)));
+        Ok((tuned.collect::<Result<_, Error>>()?, summary))
+    }
+}

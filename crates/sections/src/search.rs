@@ -1,0 +1,271 @@
+//! One pass over the matrix: winners for every block, errors pushed on to the blocks to the right.
+
+use format::MatrixShape;
+use numerics::coo::Coo;
+use numerics::{MatMul, SPAN_STEP};
+use rayon::prelude::*;
+
+use crate::beam::{BlockFactor, Scratch, Tables, times};
+use crate::metric::Metric;
+use crate::parts::{Atoms, sum_atoms};
+use format::sections::BLOCK;
+
+/// Blocks whose tables are in memory at the same time; errors reach the columns behind them together.
+const STRIPE: usize = 8;
+/// Inputs of these blocks.
+const STRIPE_INPUTS: usize = STRIPE * BLOCK;
+// Errors are handed on from stripe to stripe, so no stripe lies in two spans of a second moment.
+const _: () = assert!(SPAN_STEP.is_multiple_of(STRIPE_INPUTS));
+/// Columns that all rows of a task hand errors on to before the next ones: their part of the factor stays in
+/// the second-level cache.
+const PUSH_COLUMNS: usize = 512;
+/// Rows per task.
+const GROUP: usize = 32;
+/// Rows per product with the second moment.
+const PRODUCT_ROWS: usize = 256;
+
+/// The matrix as the search sees it.
+pub(crate) struct Problem<'a> {
+    pub(crate) weights: &'a [f32],
+    pub(crate) shape: MatrixShape,
+    pub(crate) metric: &'a Metric,
+    /// Positions that are corrected exactly afterwards: their error is 0 whatever the winners.
+    pub(crate) outliers: &'a Coo,
+    /// `weights R` without outliers, [d_in, d_out]; empty unless the metric is full.
+    projected: Vec<f32>,
+}
+
+/// The sums of one row in units of its scale: x is the row, q what its winners stand for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct RowSums {
+    /// |x R|^2
+    pub(crate) energy: f64,
+    /// <x R, q R>
+    pub(crate) dot: f64,
+    /// |q R|^2
+    pub(crate) square: f64,
+}
+
+impl RowSums {
+    /// The factor of the row's scale that costs least.
+    pub(crate) fn best_factor(&self) -> f64 {
+        if self.square > 0.0 && self.dot > 0.0 { self.dot / self.square } else { 1.0 }
+    }
+
+    /// The cost with that factor.
+    pub(crate) fn cost(&self, factor: f64) -> f64 {
+        (self.energy - factor * (2.0 * self.dot - factor * self.square)).max(0.0)
+    }
+}
+
+/// Winners of a whole matrix.
+pub(crate) struct Coded {
+    /// Winners, [planes, d_out].
+    pub(crate) winners: Vec<u8>,
+    pub(crate) rows: Vec<RowSums>,
+}
+
+impl<'a> Problem<'a> {
+    pub(crate) fn new(
+        weights: &'a [f32],
+        shape: MatrixShape,
+        metric: &'a Metric,
+        outliers: &'a Coo,
+        mul_mat: &dyn MatMul,
+    ) -> Self {
+        let mut problem = Self { weights, shape, metric, outliers, projected: Vec::new() };
+        if let Some(full) = metric.as_full() {
+            let factor = full.factor_transposed();
+            problem.projected = vec![0.0; shape.n_weights()];
+            let mut rows = Vec::new();
+            for (chunk, out) in problem.projected.chunks_mut(PRODUCT_ROWS * shape.d_in).enumerate()
+            {
+                let first = chunk * PRODUCT_ROWS;
+                let n = out.len() / shape.d_in;
+                rows.clear();
+                rows.extend_from_slice(&weights[first * shape.d_in..(first + n) * shape.d_in]);
+                for (row, column, _) in outliers.entries(first..first + n) {
+                    rows[(row - first) * shape.d_in + column] = 0.0;
+                }
+                full.multiply(&factor, &rows, mul_mat, out);
+            }
+        }
+        problem
+    }
+
+    /// Searches the winners of all blocks for rows scaled by `scales`.
+    pub(crate) fn search(
+        &self,
+        atoms: &Atoms,
+        scales: &[f32],
+        beam: usize,
+        progress: &dyn numerics::Progress,
+    ) -> Coded {
+        let sections = atoms.len() / format::sections::ATOMS;
+        let n_blocks = self.metric.n_blocks;
+        let planes = n_blocks * sections;
+        let mut winners = vec![0u8; planes * self.shape.d_out];
+        let mut rows = vec![RowSums::default(); self.shape.d_out];
+        // errors that earlier columns leave to later ones; without off-diagonal moments there are none
+        let width = if self.metric.as_full().is_some() { n_blocks * BLOCK } else { 1 };
+        let mut carry = vec![0.0f32; width * self.shape.d_out];
+        for first in (0..n_blocks).step_by(STRIPE) {
+            let blocks = first..(first + STRIPE).min(n_blocks);
+            let stripe = Stripe::new(self, atoms, blocks, beam);
+            rows.par_chunks_mut(GROUP)
+                .zip(winners.par_chunks_mut(GROUP * planes))
+                .zip(carry.par_chunks_mut(GROUP * width))
+                .enumerate()
+                .for_each(|(group, ((rows, winners), carry))| {
+                    let first = group * GROUP;
+                    pulp::Arch::new().dispatch(|| {
+                        stripe.encode(first, &scales[first..], rows, winners, carry);
+                    });
+                });
+            progress.advance(stripe.blocks.len() as u64);
+        }
+        Coded { winners, rows }
+    }
+}
+
+/// Some neighbouring blocks of all rows.
+struct Stripe<'a> {
+    problem: &'a Problem<'a>,
+    atoms: &'a Atoms,
+    beam: usize,
+    blocks: std::ops::Range<usize>,
+    tables: Vec<(BlockFactor, Tables)>,
+}
+
+impl<'a> Stripe<'a> {
+    fn new(
+        problem: &'a Problem<'a>,
+        atoms: &'a Atoms,
+        blocks: std::ops::Range<usize>,
+        beam: usize,
+    ) -> Self {
+        let make = |block: usize| {
+            let factor = problem.metric.block(block);
+            (factor, Tables::new(atoms, &factor))
+        };
+        let tables = blocks.clone().into_par_iter().map(make).collect();
+        Self { problem, atoms, beam, blocks, tables }
+    }
+
+    /// Codes the stripe's blocks of the rows from `first` on.
+    #[inline(always)]
+    fn encode(
+        &self,
+        first: usize,
+        scales: &[f32],
+        rows: &mut [RowSums],
+        winners: &mut [u8],
+        carry: &mut [f32],
+    ) {
+        let n = rows.len();
+        let mut scratch = Scratch::default();
+        let mut errors = [[0.0f32; STRIPE_INPUTS]; GROUP];
+        let width = carry.len() / n;
+        let mut outliers = self.problem.outliers.entries(first..first + n).peekable();
+        let carries = carry.chunks_exact_mut(width);
+        let per_row = winners.chunks_exact_mut(winners.len() / n).zip(rows).zip(carries);
+        for (i, ((winners, sums), carry)) in per_row.enumerate() {
+            let row = first + i;
+            let mut columns = Vec::new();
+            while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
+                columns.push(column);
+            }
+            let job = RowJob { stripe: self, row, scale: scales[i], outliers: &columns };
+            job.encode(&mut scratch, winners, carry, &mut errors[i], sums);
+        }
+        self.push(&errors[..n], carry, width);
+    }
+
+    /// Hands the `errors` of the stripe on to the columns behind it, `width` of them per row of `carry`.
+    #[inline(always)]
+    fn push(&self, errors: &[[f32; STRIPE_INPUTS]], carry: &mut [f32], width: usize) {
+        let Some(full) = self.problem.metric.as_full() else { return };
+        let (start, end) = (self.blocks.start * BLOCK, self.blocks.end * BLOCK);
+        for first in (end..width).step_by(PUSH_COLUMNS) {
+            let columns = first..(first + PUSH_COLUMNS).min(width);
+            for (errors, carry) in errors.iter().zip(carry.chunks_exact_mut(width)) {
+                let carry = &mut carry[columns.clone()];
+                full.push_errors((start, &errors[..end - start]), first, carry);
+            }
+        }
+    }
+}
+
+/// One row of a stripe.
+struct RowJob<'a> {
+    stripe: &'a Stripe<'a>,
+    row: usize,
+    scale: f32,
+    /// Columns that are corrected exactly.
+    outliers: &'a [usize],
+}
+
+impl RowJob<'_> {
+    #[inline(always)]
+    fn encode(
+        &self,
+        scratch: &mut Scratch,
+        winners: &mut [u8],
+        carry: &mut [f32],
+        errors: &mut [f32; STRIPE_INPUTS],
+        sums: &mut RowSums,
+    ) {
+        let Stripe { problem, atoms, beam, blocks, tables } = self.stripe;
+        let sections = winners.len() / problem.metric.n_blocks;
+        let full = problem.metric.as_full();
+        let end = blocks.end * BLOCK;
+        for (block, (factor, tables)) in blocks.clone().zip(tables) {
+            let x = self.load(problem.weights, block, true);
+            let before = match full {
+                Some(_) => carry[block * BLOCK..][..BLOCK].try_into().expect("whole block"),
+                None => [0.0; BLOCK],
+            };
+            let own = times(&x, factor);
+            let winners = &mut winners[block * sections..(block + 1) * sections];
+            tables.search(&std::array::from_fn(|i| own[i] + before[i]), *beam, scratch, winners);
+            let sum = sum_atoms(atoms, winners);
+            let mut e: [f32; BLOCK] = std::array::from_fn(|i| x[i] - sum[i]);
+            for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
+                e[column % BLOCK] = 0.0;
+            }
+            let error = times(&e, factor);
+            let whole =
+                if full.is_some() { self.load(&problem.projected, block, false) } else { own };
+            for i in 0..BLOCK {
+                let x = f64::from(whole[i]);
+                let q = x - f64::from(error[i] + before[i]);
+                sums.energy += x * x;
+                sums.dot += x * q;
+                sums.square += q * q;
+            }
+            if let Some(full) = full {
+                let next = (block + 1) * BLOCK;
+                full.push_errors((block * BLOCK, &e), next, &mut carry[next..end]);
+                errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
+            }
+        }
+    }
+
+    /// The block `block` of the row in `matrix`, [d_in, d_out], in units of the row's scale; padded inputs
+    /// and, if `masked`, outliers are 0.
+    #[inline(always)]
+    fn load(&self, matrix: &[f32], block: usize, masked: bool) -> [f32; BLOCK] {
+        let d_in = self.stripe.problem.shape.d_in;
+        let width = BLOCK.min(d_in - block * BLOCK);
+        let mut x = [0.0; BLOCK];
+        x[..width].copy_from_slice(&matrix[self.row * d_in + block * BLOCK..][..width]);
+        let inverse = if self.scale > 0.0 { self.scale.recip() } else { 0.0 };
+        x = x.map(|v| v * inverse);
+        if masked {
+            for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
+                x[column % BLOCK] = 0.0;
+            }
+        }
+        x
+    }
+}

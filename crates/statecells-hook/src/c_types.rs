@@ -1,0 +1,72 @@
+//! The structures of `include/statecells.h`.
+
+use std::ffi::{c_char, c_void};
+
+use crate::check::{Finding, Place};
+use crate::product::Plan;
+use crate::sidecars::ggml_type;
+
+/// `statecells_tensor` of the header.
+#[repr(C)]
+#[derive(Debug)]
+pub struct StatecellsTensor {
+    /// Last part of the tensor's name, a C string.
+    pub suffix: *const c_char,
+    /// `enum ggml_type`.
+    pub ggml_type: i32,
+    /// Dimensions, innermost first; unused ones are 1.
+    pub ne: [i64; 4],
+    /// Null while the data is not loaded.
+    pub data: *const c_void,
+    /// Size of the data in bytes.
+    pub n_bytes: usize,
+}
+
+/// `statecells_plan` of the header.
+#[repr(C)]
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct StatecellsPlan {
+    /// Innermost dimension of what `statecells_prepare` writes; 0 if there is no such step.
+    pub prepared_ne0: i64,
+    /// Columns of the same per token.
+    pub prepared_columns: i64,
+    /// `enum ggml_type` of the same.
+    pub prepared_type: i32,
+    /// Whether `ggml_mul_mat(dict, ...)` follows.
+    pub project: i32,
+}
+
+impl From<Plan> for StatecellsPlan {
+    fn from(plan: Plan) -> Self {
+        Self {
+            prepared_ne0: plan.prepared_ne0 as i64,
+            prepared_columns: plan.prepared_columns as i64,
+            prepared_type: ggml_type(plan.prepared_type),
+            project: i32::from(plan.project),
+        }
+    }
+}
+
+/// `statecells_finding` of the header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StatecellsFinding {
+    /// 1 for an input, 2 for an output; 0 for nothing.
+    pub place: i32,
+    /// The value.
+    pub value: f32,
+    /// Column of the product.
+    pub token: i64,
+    /// Input or output within the column.
+    pub index: i64,
+}
+
+impl From<Finding> for StatecellsFinding {
+    fn from(found: Finding) -> Self {
+        let place = match found.place {
+            Place::Input => 1,
+            Place::Output => 2,
+        };
+        Self { place, value: found.value, token: found.token as i64, index: found.index as i64 }
+    }
+}

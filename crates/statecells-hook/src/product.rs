@@ -1,0 +1,82 @@
+//! What every scheme gives and gets: the plan of a product, and one call of it.
+
+use std::cell::RefCell;
+
+use format::{ElementType, MatrixShape};
+use statecells_kernels::Scratch;
+
+use crate::buffer::SharedOutput;
+use crate::error::HookError;
+
+/// The graph nodes of a product, see `statecells_plan` in the header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Innermost dimension of the prepared tensor; 0 if there is no such step.
+    pub prepared_ne0: usize,
+    /// Columns of the prepared tensor per token.
+    pub prepared_columns: usize,
+    /// Its element type.
+    pub prepared_type: ElementType,
+    /// Whether the host multiplies with `dict`.
+    pub project: bool,
+}
+
+/// The checked numbers of one call: how many tokens, and which thread of how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    pub n_tokens: usize,
+    pub ith: usize,
+    pub nth: usize,
+}
+
+impl Call {
+    /// Checks the host's numbers; besides, the numbers of inputs and outputs of the call.
+    pub fn check(
+        shape: MatrixShape,
+        n_tokens: i64,
+        ith: i32,
+        nth: i32,
+    ) -> Result<(Self, usize, usize), HookError> {
+        let bad = HookError::Call("token or thread count out of range");
+        let (n_tokens, ith, nth) =
+            (usize::try_from(n_tokens), usize::try_from(ith), usize::try_from(nth));
+        let (Ok(n_tokens), Ok(ith), Ok(nth)) = (n_tokens, ith, nth) else { return Err(bad) };
+        let (d_in, d_out) = (shape.d_in, shape.d_out);
+        match (d_in.checked_mul(n_tokens), d_out.checked_mul(n_tokens)) {
+            (Some(n_in), Some(n_out)) if ith < nth => {
+                Ok((Self { n_tokens, ith, nth }, n_in, n_out))
+            }
+            _ => Err(bad),
+        }
+    }
+}
+
+/// A matrix of some scheme, checked and immutable. Any number of threads may use it at once.
+pub trait Product: std::fmt::Debug + Send + Sync {
+    /// This thread's share of the step before projection or look-up.
+    ///
+    /// # Shapes
+    /// `x`: [d_in, n_tokens].
+    fn prepare(&self, x: &[f32], call: Call, out: &SharedOutput<u8>) -> Result<(), HookError>;
+
+    /// This thread's share of the product.
+    ///
+    /// # Shapes
+    /// `x`: [d_in, n_tokens], `prepared`: as the plan says, `out`: [d_out, n_tokens].
+    fn apply(
+        &self,
+        x: &[f32],
+        prepared: &[u8],
+        call: Call,
+        out: &SharedOutput<f32>,
+    ) -> Result<(), HookError>;
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch::new()) };
+}
+
+/// Runs `body` with the working memory of this thread of the host's pool.
+pub fn with_scratch<T>(body: impl FnOnce(&mut Scratch) -> T) -> T {
+    SCRATCH.with_borrow_mut(body)
+}

@@ -1,0 +1,56 @@
+//! The table of all schemes: what each computes. Their names, flags and tensors are the other half, `format::Family`.
+
+mod global;
+mod sections;
+mod seeddelta;
+
+use format::{Family, MatrixShape};
+
+use crate::error::HookError;
+use crate::product::{Plan, Product};
+use crate::sidecars::Sidecars;
+
+/// A checked matrix, or why there is none.
+type Opened = Result<Box<dyn Product>, HookError>;
+
+/// What runs the schemes of a family; both functions get the scheme's name.
+struct Entry {
+    family: &'static Family,
+    /// The graph nodes, from types and shapes alone.
+    plan: fn(&str, MatrixShape, &Sidecars) -> Result<Plan, HookError>,
+    /// The matrix, its data checked too.
+    open: fn(&str, MatrixShape, &Sidecars) -> Opened,
+}
+
+/// One line for each of [`format::FAMILIES`].
+static SCHEMES: [Entry; 3] = [
+    Entry { family: &format::GLOBAL, plan: global::plan, open: global::open },
+    Entry { family: &format::SECTIONS, plan: sections::plan, open: sections::open },
+    Entry { family: &format::SEEDDELTA, plan: seeddelta::plan, open: seeddelta::open },
+];
+
+/// The plan for a matrix of `scheme`, from types and shapes alone.
+pub fn plan(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+    (find(scheme)?.plan)(scheme, shape, sidecars)
+}
+
+/// A matrix of `scheme`, everything checked, data included.
+pub fn open(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Opened {
+    (find(scheme)?.open)(scheme, shape, sidecars)
+}
+
+fn find(scheme: &str) -> Result<&'static Entry, HookError> {
+    let entry = SCHEMES.iter().find(|entry| entry.family.schemes.contains(&scheme));
+    entry.ok_or_else(|| HookError::unknown_scheme(scheme))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_every_family_of_the_format() {
+        let families: Vec<_> = SCHEMES.iter().map(|entry| entry.family).collect();
+        assert_eq!(families, format::FAMILIES);
+    }
+}

@@ -1,0 +1,174 @@
+//! Matrices coded in sections: tables of projections first, then look-ups; or for large batches inputs rounded to
+//! bytes first, then products with decoded rows.
+
+use format::coo::Layout as CooLayout;
+use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
+use format::{ElementType, MatrixShape};
+use statecells_kernels::sections::{
+    Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
+    TableEntry, TableLayout, TableOutput, Tables,
+};
+use statecells_kernels::{Columns, Dispatch, Output, Part, Route, SparseMatrix};
+
+use crate::buffer::SharedOutput;
+use crate::error::HookError;
+use crate::product::{Call, Plan, Product, with_scratch};
+use crate::sidecars::Sidecars;
+
+const OUTLIER_IDX: &str = CooLayout::Flat.idx_suffix();
+const OUTLIER_VAL: &str = CooLayout::Flat.val_suffix();
+
+/// Blocks of inputs that share one scale of the tables. Massive activations cost their neighbours precision only
+/// within such a group.
+const GROUP_BLOCKS: usize = 8;
+
+/// The graph nodes, from types and shapes alone.
+pub fn plan(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+    SectionsMatrix::plan(shape, sidecars)
+}
+
+/// The matrix, its data checked too.
+pub fn open(
+    _: &str,
+    shape: MatrixShape,
+    sidecars: &Sidecars,
+) -> Result<Box<dyn Product>, HookError> {
+    Ok(Box::new(SectionsMatrix::new(shape, sidecars)?))
+}
+
+/// A matrix of the scheme `sections`.
+#[derive(Debug)]
+struct SectionsMatrix {
+    dispatch: Dispatch,
+    tables: TableBuilder,
+    inputs: InputLayout,
+    decoder: Decoder,
+    rows: SectionMatrix<'static>,
+}
+
+impl SectionsMatrix {
+    /// Checks types and shapes alone.
+    fn plan(shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+        Ok(Plan {
+            prepared_ne0: check(shape, sidecars)?.bytes_per_token(),
+            prepared_columns: 1,
+            prepared_type: ElementType::I8,
+            project: false,
+        })
+    }
+
+    /// Checks the data too. Every byte of the codes is valid, so they are not read here: the file stays mapped and
+    /// loading costs nothing.
+    fn new(shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+        let layout = check(shape, sidecars)?;
+        let dict = sidecars.need(DICT)?;
+        let atoms = Atoms::F16(dict.f16()?);
+        let tables = TableBuilder::new(layout, atoms)?;
+        let outliers = match (sidecars.get(OUTLIER_IDX), sidecars.get(OUTLIER_VAL)) {
+            (Some(idx), Some(val)) => {
+                Some(SparseMatrix::from_flat(shape.d_in, shape.d_out, idx.i32()?, val.f16()?)?)
+            }
+            _ => None,
+        };
+        let size =
+            SectionShape { d_in: shape.d_in, d_out: shape.d_out, n_sections: dict.dims()[2] };
+        let codes = sidecars.need(CODES)?.bytes()?;
+        let rows = SectionMatrix::new(size, codes, sidecars.need(ROW_SCALE)?.f16()?, outliers)?;
+        let (inputs, decoder) = (InputLayout::new(size)?, Decoder::new(size.n_sections, atoms)?);
+        let dispatch = Dispatch::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
+        Ok(Self { dispatch, tables, inputs, decoder, rows })
+    }
+
+    fn route(&self, call: Call) -> Route {
+        self.dispatch.route(self.rows.shape().n_sections, call.n_tokens)
+    }
+
+    /// Whether a buffer has the bytes that the plan asks for, those of the tables. Rounded inputs need no more and leave
+    /// the rest alone.
+    fn fits(&self, n_bytes: usize, n_tokens: usize) -> bool {
+        let tables = self.tables.layout().bytes_per_token();
+        tables.checked_mul(n_tokens) == Some(n_bytes) && self.inputs.bytes_per_token() <= tables
+    }
+}
+
+impl Product for SectionsMatrix {
+    /// Writes this thread's share of the tables, or of the rounded inputs.
+    fn prepare(&self, x: &[f32], call: Call, out: &SharedOutput<u8>) -> Result<(), HookError> {
+        if !self.fits(out.len(), call.n_tokens) {
+            return Err(HookError::Call("prepare: buffer does not fit"));
+        }
+        let d_in = self.rows.shape().d_in;
+        let x = Columns::new(x, d_in, call.n_tokens, d_in)?;
+        let (part, isa, data) =
+            (Part::new(call.ith, call.nth)?, self.dispatch.isa(), out.as_mut_ptr());
+        // SAFETY: `out` has room for either layout (checked above) and is shared only by the threads of this call, each
+        // with its own `ith`, all with the same layout and number of tokens.
+        unsafe {
+            match self.route(call) {
+                Route::Lookup => {
+                    let layout = self.tables.layout();
+                    let mut out = TableOutput::from_raw(data, layout, call.n_tokens, part)?;
+                    Ok(self.tables.build(isa, x, &mut out)?)
+                }
+                Route::Decode => {
+                    let mut out = InputOutput::from_raw(data, &self.inputs, call.n_tokens, part)?;
+                    Ok(self.decoder.round_inputs(isa, x, &mut out)?)
+                }
+            }
+        }
+    }
+
+    /// Computes this thread's rows from the tables, or from the rounded inputs.
+    fn apply(
+        &self,
+        x: &[f32],
+        prepared: &[u8],
+        call: Call,
+        out: &SharedOutput<f32>,
+    ) -> Result<(), HookError> {
+        let shape = self.rows.shape();
+        if !self.fits(prepared.len(), call.n_tokens) {
+            return Err(HookError::Call("apply: buffer does not fit"));
+        }
+        let x = Columns::new(x, shape.d_in, call.n_tokens, shape.d_in)?;
+        let part = Part::new(call.ith, call.nth)?;
+        // SAFETY: `out` is [d_out, n_tokens], shared only by the threads of this call, each with its own `ith`.
+        let mut y = unsafe {
+            Output::from_raw(out.as_mut_ptr(), shape.d_out, call.n_tokens, shape.d_out, part)?
+        };
+        let isa = self.dispatch.isa();
+        with_scratch(|scratch| match self.route(call) {
+            Route::Lookup => {
+                let tables = Tables::new(prepared, self.tables.layout(), call.n_tokens)?;
+                Ok(self.rows.product(isa, tables, x, &mut y, scratch)?)
+            }
+            Route::Decode => {
+                let inputs = &prepared[..self.inputs.bytes_per_token() * call.n_tokens];
+                let inputs = Inputs::new(inputs, &self.inputs, call.n_tokens)?;
+                Ok(self.rows.decoded_product(isa, &self.decoder, inputs, x, &mut y, scratch)?)
+            }
+        })
+    }
+}
+
+/// The layout of the tables, once all types and shapes are what the format says.
+fn check(shape: MatrixShape, sidecars: &Sidecars) -> Result<TableLayout, HookError> {
+    let dict = sidecars.need(DICT)?;
+    let sections = dict.dims()[2];
+    dict.expect(&[ElementType::F16], &[BLOCK, ATOMS, sections])?;
+    let layout = TableLayout::new(shape.d_in, sections, GROUP_BLOCKS, TableEntry::I8)?;
+    let codes = SectionsLayout { shape, sections }.codes();
+    sidecars.need(CODES)?.expect(&[codes.element_type], &codes.dims)?;
+    sidecars.need(ROW_SCALE)?.expect(&[ElementType::F16], &[shape.d_out])?;
+    match (sidecars.get(OUTLIER_IDX), sidecars.get(OUTLIER_VAL)) {
+        (None, None) => {}
+        (Some(idx), Some(val)) => {
+            let n = idx.dims()[0];
+            idx.expect(&[ElementType::I32], &[n])?;
+            val.expect(&[ElementType::F16], &[n])?;
+        }
+        (Some(_), None) => return Err(HookError::sidecar(OUTLIER_VAL, "missing")),
+        (None, Some(_)) => return Err(HookError::sidecar(OUTLIER_IDX, "missing")),
+    }
+    Ok(layout)
+}
