@@ -165,11 +165,11 @@ impl Job {
             .transpose()
     }
 
-    /// Sets the number of threads of rayon and, through [`MulMat`], of ggml.
+    /// Sets the number of threads of rayon, on which products run as well.
     fn use_threads(&self) -> MulMat {
         // An error means that the pool exists already, as in a test that runs several jobs.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build_global();
-        MulMat::new(self.n_threads)
+        MulMat::on_rayon(self.n_threads)
     }
 
     /// What takes room beside the source's bytes.

@@ -1,6 +1,7 @@
 //! Dense products on ggml's CPU backend.
 
 use ggml_sys as sys;
+use rayon::prelude::*;
 
 use crate::Type;
 use crate::arena::Arena;
@@ -9,18 +10,34 @@ use crate::arena::Arena;
 ///
 /// The bytes of the result do not depend on the number of threads: threads only share out whole elements
 /// of the result, and each is summed in one order. They do depend on the machine's vector width and on
-/// the shapes, which decide which of ggml's kernels runs.
+/// the shapes, which decide which of ggml's kernels runs. Which threads do the work decides about the time alone: those
+/// of a second pool wait for the first one's, which look for work for a while before they sleep.
 #[derive(Clone, Copy, Debug)]
 pub struct MulMat {
     n_threads: i32,
+    pool: Pool,
+}
+
+/// Whose threads multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pool {
+    Ggml,
+    Rayon,
 }
 
 impl MulMat {
-    /// Products on `n_threads` threads: at least one, at most as many as ggml supports (512).
+    /// Products on `n_threads` of ggml's threads, at least one, at most as many as ggml supports (512): beside a model
+    /// that runs on them.
     #[must_use]
     pub fn new(n_threads: usize) -> Self {
         let n_threads = n_threads.clamp(1, sys::GGML_MAX_N_THREADS as usize);
-        Self { n_threads: i32::try_from(n_threads).expect("at most 512") }
+        Self { n_threads: i32::try_from(n_threads).expect("at most 512"), pool: Pool::Ggml }
+    }
+
+    /// The same on rayon's threads: beside work that is shared out by rayon.
+    #[must_use]
+    pub fn on_rayon(n_threads: usize) -> Self {
+        Self { pool: Pool::Rayon, ..Self::new(n_threads) }
     }
 
     /// Number of threads used.
@@ -34,6 +51,48 @@ impl numerics::MatMul for MulMat {
     /// # Panics
     /// If the lengths of `a`, `b` and `out` are not `k * m`, `k * n` and `m * n`.
     fn mul_mat(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
+        let (m, n) = checked_shape(a, b, k, out);
+        if out.is_empty() {
+            return;
+        }
+        if self.pool == Pool::Ggml || self.n_threads == 1 {
+            return self.whole(a, b, k, out);
+        }
+        let one = Self::new(1);
+        match n {
+            1 => {
+                let rows = m.div_ceil(self.n_threads());
+                let parts = a.par_chunks(k * rows).zip(out.par_chunks_mut(rows));
+                parts.for_each(|(a, out)| one.whole(a, b, k, out));
+            }
+            _ => {
+                let columns = self.columns(n);
+                let (is_single, head) = (n % columns == 1, n - n % columns);
+                // A single column would be another kernel's: the last part takes it along.
+                let head = if is_single { head - columns } else { head };
+                let (b, b_rest) = b.split_at(head * k);
+                let (out, out_rest) = out.split_at_mut(head * m);
+                let parts = b.par_chunks(k * columns).zip(out.par_chunks_mut(m * columns));
+                rayon::join(
+                    || parts.for_each(|(b, out)| one.whole(a, b, k, out)),
+                    || one.whole(a, b_rest, k, out_rest),
+                );
+            }
+        }
+    }
+}
+
+impl MulMat {
+    /// Columns of a part of `n` on rayon's threads: two parts for each thread, but at least two columns.
+    fn columns(&self, n: usize) -> usize {
+        n.div_ceil(2 * self.n_threads()).max(2)
+    }
+
+    /// The product in one graph.
+    ///
+    /// # Shapes
+    /// `a`: [k, m], `b`: [k, n], `out`: [m, n].
+    fn whole(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
         let (m, n) = checked_shape(a, b, k, out);
         if out.is_empty() {
             return;
@@ -159,13 +218,15 @@ mod tests {
     }
 
     #[test]
-    fn bytes_do_not_depend_on_the_number_of_threads() {
+    fn bytes_do_not_depend_on_the_threads() {
         for shape in SHAPES {
             let one: Vec<_> =
                 product(&MulMat::new(1), shape).into_iter().map(f32::to_bits).collect();
-            for n_threads in 2..=4 {
-                let more = product(&MulMat::new(n_threads), shape).into_iter().map(f32::to_bits);
-                assert!(one.iter().copied().eq(more), "{shape:?}, {n_threads} threads");
+            for n_threads in 2..=5 {
+                for mul_mat in [MulMat::new(n_threads), MulMat::on_rayon(n_threads)] {
+                    let more = product(&mul_mat, shape).into_iter().map(f32::to_bits);
+                    assert!(one.iter().copied().eq(more), "{shape:?}, {mul_mat:?}");
+                }
             }
         }
     }

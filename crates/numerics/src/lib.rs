@@ -17,6 +17,7 @@ pub mod functional;
 #[cfg(feature = "factors")]
 pub mod linalg;
 pub mod metrics;
+#[cfg(feature = "factors")]
 mod moment;
 #[cfg(feature = "factors")]
 mod retarget;
@@ -26,6 +27,7 @@ pub mod testing;
 pub use codec::{Codec, EncodeContext, MatMul, Progress, ReferenceMatMul, check_finite};
 #[cfg(feature = "factors")]
 pub use factored::{FactoredMoment, PAD};
+#[cfg(feature = "factors")]
 pub use moment::{Moment, SPAN_STEP};
 #[cfg(feature = "factors")]
 pub use retarget::{Retarget, retarget_gain};

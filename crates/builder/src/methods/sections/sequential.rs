@@ -113,7 +113,7 @@ impl<'a> Sequential<'a> {
                 (record.n_held_out, HOLD_OUT_SAMPLES),
                 record.seed,
             ),
-            mul_mat: MulMat::new(rayon::current_num_threads()),
+            mul_mat: MulMat::on_rayon(rayon::current_num_threads()),
             reporter,
             interrupt,
         })
