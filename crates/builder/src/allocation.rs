@@ -5,10 +5,10 @@ use std::path::Path;
 
 use calibration::{CalibratedInput, Calibration};
 use format::MatrixId;
-use numerics::{EncodeContext, MatMul, Progress, check_finite};
+use numerics::{EncodeContext, MatMul};
 use program::{Interrupt, Reporter};
 
-use crate::{BuildOptions, Encoding, Error, Importance, Plan, PlanItem, Record, Source};
+use crate::{BuildOptions, Encoding, Error, Importance, Plan, PlanItem, Record, Source, Steps};
 
 /// Under which name an allocation stands among the arguments of a record.
 const ARGUMENT: &str = "the allocation";
@@ -35,14 +35,6 @@ pub struct Survey<'a> {
     pub reporter: &'a Reporter,
     /// When to stop.
     pub interrupt: &'a Interrupt,
-}
-
-/// Progress of single tensors is not shown while there are many.
-struct Quiet;
-
-impl Progress for Quiet {
-    fn stage(&self, _name: &str, _steps: u64) {}
-    fn advance(&self, _steps: u64) {}
 }
 
 impl Survey<'_> {
@@ -78,16 +70,15 @@ impl Survey<'_> {
             return Err(Error::Stopped);
         }
         let error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
-        let info = self.source.info(item.tensor);
-        let weights = self.source.file().to_f32(info)?;
-        self.source.file().release(info);
-        check_finite(&weights, item.shape).map_err(error)?;
+        let weights = self.source.weights(item.tensor)?;
         let importance = self.importance.and_then(|all| all.get(&item.tensor));
+        // Progress of single tensors is not shown while there are many.
+        let silent = Reporter::silent();
         let context = EncodeContext {
             mul_mat: self.mul_mat,
             importance: importance.map(|i| i.shaped.as_slice()),
             seed: item.seed,
-            progress: &Quiet,
+            progress: &Steps(&silent),
         };
         look(&Encoding { item, weights: &weights, calibrated, context: &context }).map_err(error)
     }

@@ -93,15 +93,12 @@ impl Encoder<'_> {
         let codec_error = |cause| Error::Codec { tensor: item.tensor.weight(), cause };
         let inputs = self.inputs.filter(|_| !self.source.is_mtp(item.tensor));
         let weights = match inputs.and_then(|i| i.target(item.tensor)) {
-            Some(target) => Cow::Borrowed(target),
-            None => {
-                let info = self.source.info(item.tensor);
-                let weights = self.source.file().to_f32(info)?;
-                self.source.file().release(info);
-                Cow::Owned(weights)
+            Some(target) => {
+                check_finite(target, item.shape).map_err(codec_error)?;
+                Cow::Borrowed(target)
             }
+            None => Cow::Owned(self.source.weights(item.tensor)?),
         };
-        check_finite(&weights, item.shape).map_err(codec_error)?;
         let calibrated = inputs.map(|i| i.input(item.tensor.input())).transpose()?;
         let calibrated = calibrated.as_deref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));

@@ -209,6 +209,16 @@ fn write_hint(error: &ggml::gguf::WriteError) -> &'static str {
     }
 }
 
+/// From now on a request to stop is heard, which `tool` says to be `doing` then, and one line says so when someone cuts
+/// `input`, which is mapped, short.
+pub(crate) fn watch(tool: &str, doing: &str, input: &Path) -> Result<program::Interrupt, Error> {
+    let interrupt = program::Interrupt::install(format!("{tool}: {doing}"));
+    let interrupt = interrupt.map_err(io(input, "watch for signals"))?;
+    program::explain_bus_errors(tool, &Error::changed(input))
+        .map_err(io(input, "watch for signals"))?;
+    Ok(interrupt)
+}
+
 /// Turns an I/O error into one that names `path`.
 pub(crate) fn io<'a>(
     path: &'a Path,

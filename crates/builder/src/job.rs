@@ -11,12 +11,12 @@ use calibration::Calibration;
 use format::MatrixId;
 use ggml::MulMat;
 use program::table::print_line;
-use program::{Interrupt, Reporter, Selection, explain_bus_errors, files};
+use program::{Interrupt, Reporter, Selection, files};
 use session::Session;
 use start::Start;
 
 use crate::calibrated::open_calibration;
-use crate::error::io;
+use crate::error::{io, watch};
 use crate::machine::arithmetic;
 use crate::report::BuildReport;
 use crate::{
@@ -120,12 +120,9 @@ impl Job {
     /// # Panics
     /// If there is no output.
     pub fn run(&self) -> Result<(), Error> {
-        let notice = format!("{}: stopping after the tensor in hand", self.tool);
-        let cannot = || io(&self.input, "watch for signals");
         let source = Source::open(&self.input)?;
         let mut session = Session::open(self, &source, self.output.as_deref(), Reporter::new())?;
-        session.interrupt = Interrupt::install(notice).map_err(cannot())?;
-        explain_bus_errors(self.tool, &Error::changed(&self.input)).map_err(cannot())?;
+        session.interrupt = watch(self.tool, "stopping after the tensor in hand", &self.input)?;
         let report = session.run_to_its_end()?;
         print_line(&report.text()).map_err(io(Path::new("stdout"), "write"))
     }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use numerics::check_finite;
 use program::outputs::check_space;
 use program::{Interrupt, Reporter};
 
@@ -62,11 +61,7 @@ pub fn check_weights(
         if interrupt.is_set() {
             return Err(Error::Stopped);
         }
-        let info = source.info(item.tensor);
-        let weights = source.file().to_f32(info)?;
-        source.file().release(info);
-        check_finite(&weights, item.shape)
-            .map_err(|cause| Error::Codec { tensor: item.tensor.weight(), cause })?;
+        source.weights(item.tensor)?;
         stage.advance(item.source_bytes);
     }
     Ok(())

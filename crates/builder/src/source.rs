@@ -85,6 +85,22 @@ impl Source {
         self.file.tensor(&tensor.weight()).expect("the map has weights of the file")
     }
 
+    /// The weights of `tensor`, which must be one of [`Self::matrices`], [d_in, d_out]. Their pages are given back.
+    ///
+    /// # Errors
+    /// [`Error::Inspect`] if they cannot be read, [`Error::Codec`] with the position of one that is not finite.
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn weights(&self, tensor: MatrixId) -> Result<Vec<f32>, Error> {
+        let info = self.info(tensor);
+        let weights = self.file.to_f32(info)?;
+        self.file.release(info);
+        numerics::check_finite(&weights, self.shape(tensor))
+            .map_err(|cause| Error::Codec { tensor: tensor.weight(), cause })?;
+        Ok(weights)
+    }
+
     /// Shape of `tensor`, which must be one of [`Self::matrices`].
     ///
     /// # Panics

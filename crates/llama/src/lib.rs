@@ -8,10 +8,10 @@ mod error;
 mod model;
 mod node;
 
-// The patched libllama calls the run-time hook; linking it here spares every program to remember it.
 use std::sync::Once;
 
 use ggml::log;
+// The patched libllama calls the run-time hook; linking it here spares every program to remember it.
 use statecells_hook as _;
 
 pub use architecture::knows_architecture;
@@ -41,4 +41,12 @@ impl Backend {
         });
         Self(())
     }
+}
+
+/// `ln sum exp` of the logits of one position: a logit less this is the logarithm of a probability.
+#[must_use]
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    let peak = logits.iter().fold(f32::MIN, |m, &v| m.max(v));
+    let sum: f64 = logits.iter().map(|&v| f64::from(v - peak).exp()).sum();
+    f64::from(peak) + sum.ln()
 }

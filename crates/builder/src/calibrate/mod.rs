@@ -16,9 +16,10 @@ use format::{InputId, Site};
 use llama::{Backend, Model, ModelParams, Token};
 use program::files::Unfinished;
 use program::progress::{Eta, duration};
-use program::{Interrupt, LayerList, Reporter, Selection, explain_bus_errors, outputs};
+use program::{Interrupt, LayerList, Reporter, Selection, outputs};
 
 use self::summary::PlainTime;
+use crate::error::watch;
 use crate::{Source, prepare};
 
 /// Lines of progress on plain output.
@@ -79,9 +80,7 @@ pub struct CalibrationJob {
 /// [`Stopped`], or in one line what is in the way.
 pub fn run(job: &CalibrationJob) -> Result<()> {
     let (name, _) = job.tool;
-    let notice = format!("{name}: stopping, nothing will be written");
-    let interrupt = Interrupt::install(notice).context("cannot catch signals")?;
-    explain_bus_errors(name, &crate::Error::changed(&job.model)).context("cannot catch signals")?;
+    let interrupt = watch(name, "stopping, nothing will be written", &job.model)?;
     rayon::ThreadPoolBuilder::new().num_threads(job.n_threads).build_global()?;
     let reporter = Reporter::new();
     let result = calibrate(job, &interrupt, &reporter);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use ggml::Type;
-use llama::{Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token};
+use llama::{
+    Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token, log_sum_exp,
+};
 use serde::Serialize;
 
 use crate::forms::Error;
@@ -103,10 +105,4 @@ fn argmax(logits: &[f32]) -> Token {
         }
     }
     best as Token
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let peak = logits.iter().fold(f32::MIN, |m, &v| m.max(v));
-    let sum: f64 = logits.iter().map(|&v| f64::from(v - peak).exp()).sum();
-    f64::from(peak) + sum.ln()
 }

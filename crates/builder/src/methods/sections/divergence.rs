@@ -5,16 +5,16 @@ use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
 use ggml::Type;
-use llama::{Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token};
+use llama::{
+    Backend, Context, ContextParams, Model, ModelParams, Outputs, Override, Token, log_sum_exp,
+};
 use program::Interrupt;
 
-use super::sensitivity::SensitivityRun;
+use super::sensitivity::{FLAG, SensitivityRun};
 use crate::Error;
 
 /// Tokens of a context, as llama-perplexity takes them; the second half of them counts.
 pub(super) const N_CTX: usize = 512;
-/// The flag whose text is run.
-const FLAG: &str = "--measure-sensitivity";
 
 /// A text and what the dense model says after every token of it that counts.
 pub(super) struct Divergence {
@@ -129,11 +129,6 @@ fn divergence(base: &[f32], other: &[f32]) -> f64 {
         ln_p.exp() * (ln_p - ln_q)
     };
     base.iter().zip(other).map(term).sum()
-}
-
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let peak = f64::from(logits.iter().copied().fold(f32::MIN, f32::max));
-    peak + logits.iter().map(|v| (f64::from(*v) - peak).exp()).sum::<f64>().ln()
 }
 
 #[cfg(test)]

@@ -15,13 +15,14 @@ use sections::SectionsParams;
 
 use super::divergence::Divergence;
 use super::{Moments, SectionsMethod};
+use crate::error::watch;
 use crate::report::TensorReport;
 use crate::{BuildOptions, Error, Existing, Job, Shaping, Source};
 
 /// The coarse code: its errors are to show in the model's outputs, not to be small.
 const COARSE: (usize, usize, usize) = (5, 4, 0);
 /// The flag that asks for all of it.
-const FLAG: &str = "--measure-sensitivity";
+pub(super) const FLAG: &str = "--measure-sensitivity";
 
 /// What is measured on what.
 #[derive(Clone, Debug)]
@@ -89,9 +90,7 @@ impl SensitivityRun {
     pub fn run(&self) -> Result<(), Error> {
         let output = self.output.as_deref().expect("a measurement has an output");
         let source = self.check()?;
-        let notice = format!("{}: stopping after the matrix in hand", self.tool.0);
-        let interrupt =
-            Interrupt::install(notice).map_err(program::io(&self.input, "watch for signals"))?;
+        let interrupt = watch(self.tool.0, "stopping after the matrix in hand", &self.input)?;
         let folder = tempfile::Builder::new()
             .prefix(".sensitivity-")
             .tempdir_in(files::parent(output))
