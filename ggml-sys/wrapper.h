@@ -5,4 +5,5 @@
 #include "gguf.h"
 #ifdef BIND_LLAMA
 #include "llama.h"
+#include "llama-layers.h"
 #endif

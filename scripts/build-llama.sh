@@ -24,7 +24,7 @@ CMAKE_FLAGS=(-DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
 HOOK=libstatecells_hook.a
 HOOK_HEADER=$ROOT/crates/statecells-hook/include/statecells.h
 # What ggml-sys reads of the two trees.
-HEADERS=(CMakeLists.txt include ggml/CMakeLists.txt ggml/include)
+HEADERS=(CMakeLists.txt include ggml/CMakeLists.txt ggml/include src/llama-layers.h)
 LIBRARIES=(src/libllama.a ggml/src/libggml.a ggml/src/libggml-base.a ggml/src/libggml-cpu.a
   CMakeCache.txt common/build-info.cpp)
 JOBS=$(nproc)

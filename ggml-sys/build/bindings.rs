@@ -6,12 +6,13 @@ use std::process::Command;
 
 use crate::locate::{self, Tree};
 
-const HEADERS: [&str; 5] = [
+const HEADERS: [&str; 6] = [
     "ggml/include/ggml.h",
     "ggml/include/ggml-backend.h",
     "ggml/include/ggml-cpu.h",
     "ggml/include/gguf.h",
     "include/llama.h",
+    "src/llama-layers.h",
 ];
 
 /// Writes `bindings.rs` into cargo's output directory.
@@ -45,7 +46,8 @@ fn builder(tree: &Tree, with_llama: bool) -> Result<bindgen::Builder, String> {
         .generate_comments(false);
     if with_llama {
         builder = builder
-            .clang_args(["-DBIND_LLAMA", &format!("-I{}", source.join("include").display())]);
+            .clang_arg("-DBIND_LLAMA")
+            .clang_args(["include", "src"].map(|f| format!("-I{}", source.join(f).display())));
     }
     for prefix in ["gguf", "ggml", "llama"] {
         builder = builder

@@ -120,8 +120,22 @@ impl<'m, O: Observer> Context<'m, O> {
     /// # Panics
     /// With the observer's panic, once llama.cpp has returned.
     pub fn decode(&mut self, tokens: &[Token], outputs: Outputs) -> Result<(), LlamaError> {
+        self.decode_with(tokens, outputs, |context, batch| {
+            // SAFETY: the context is valid, and the arrays of the batch live during the call (`decode_with`).
+            unsafe { sys::llama_decode(context, batch) }
+        })
+    }
+
+    /// [`Self::decode`] by `decode`, which gets a valid context and a batch whose arrays have as many entries as it says
+    /// and live during the call; counts, tokens and positions were checked.
+    pub(crate) fn decode_with(
+        &mut self,
+        tokens: &[Token],
+        outputs: Outputs,
+        decode: impl FnOnce(*mut sys::llama_context, sys::llama_batch) -> i32,
+    ) -> Result<(), LlamaError> {
         self.check_tokens(tokens)?;
-        let result = self.evaluate(tokens, outputs);
+        let result = self.evaluate(tokens, outputs, decode);
         match result {
             Ok(()) => self.n_past += tokens.len(),
             Err(_) => self.batch.outputs.clear(), // there are no logits
@@ -129,13 +143,16 @@ impl<'m, O: Observer> Context<'m, O> {
         result
     }
 
-    fn evaluate(&mut self, tokens: &[Token], outputs: Outputs) -> Result<(), LlamaError> {
+    fn evaluate(
+        &mut self,
+        tokens: &[Token],
+        outputs: Outputs,
+        decode: impl FnOnce(*mut sys::llama_context, sys::llama_batch) -> i32,
+    ) -> Result<(), LlamaError> {
         let mut sequence: sys::llama_seq_id = 0;
         let batch = self.batch.fill(tokens, self.n_past, outputs, &raw mut sequence);
         let raw = self.raw.as_ptr();
-        // SAFETY: the context is valid, all arrays of the batch have as many entries as it says and live
-        // during the call; counts, tokens and positions were checked.
-        let (status, message) = log::capture(|| unsafe { sys::llama_decode(raw, batch) });
+        let (status, message) = log::capture(|| decode(raw, batch));
         // SAFETY: llama.cpp uses the pointer only during the call above.
         let watch = unsafe { self.watch.as_mut() };
         if let Some(panic) = watch.panic.take() {

@@ -62,6 +62,9 @@ pub enum LlamaError {
     /// The evaluation failed.
     #[error("evaluation failed: {0}")]
     Decode(String),
+    /// A part of the model cannot be run by itself.
+    #[error("cannot run a part of the model: {0}")]
+    Part(String),
     /// The observer asked to stop.
     #[error("evaluation was stopped")]
     Stopped,

@@ -1,10 +1,12 @@
 //! Running models through llama.cpp, and looking at what its graph computes.
 //!
-//! Enough to read the inputs of weights during evaluation: load, tokenize, decode on the CPU.
+//! Enough to read the inputs of weights during evaluation: load, tokenize, decode on the CPU. [`Layers`] runs parts of a
+//! model.
 
 mod architecture;
 mod context;
 mod error;
+mod layers;
 mod model;
 mod node;
 
@@ -17,6 +19,7 @@ use statecells_hook as _;
 pub use architecture::knows_architecture;
 pub use context::{Context, ContextParams, Outputs};
 pub use error::LlamaError;
+pub use layers::{Layers, Part, Point, Ran, StandIn};
 pub use model::{Model, ModelParams, Override};
 pub use node::{Computed, Node, Observer};
 

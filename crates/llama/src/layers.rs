@@ -1,0 +1,240 @@
+//! Running a part of a model: some of its layers, or what lies before a product.
+
+use std::ffi::{CStr, CString};
+use std::ptr::NonNull;
+
+use ggml_sys as sys;
+
+use crate::{Context, ContextParams, LlamaError, Model, Outputs, Token};
+
+/// A place in a model where one tensor, with a row per token, carries on all that was computed before, or that is the
+/// input of a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point<'a> {
+    /// The hidden state before this layer; of the number of layers: that behind the last.
+    Before(usize),
+    /// The hidden state in the layer behind all that comes before the products with the input of `weight`: behind the
+    /// attention, where that stands before the FFN.
+    Middle {
+        /// Number of the layer.
+        layer: usize,
+        /// Name of the weight in the file.
+        weight: &'a str,
+    },
+    /// The input of the product with `weight`.
+    Input {
+        /// Number of the layer.
+        layer: usize,
+        /// Name of the weight in the file.
+        weight: &'a str,
+    },
+}
+
+impl Point<'_> {
+    fn layer(self) -> usize {
+        match self {
+            Self::Before(layer) | Self::Middle { layer, .. } | Self::Input { layer, .. } => layer,
+        }
+    }
+
+    /// The form in C; `name` keeps its text.
+    fn raw(self, name: &mut CString) -> Result<sys::llama_layers_point, LlamaError> {
+        let (place, weight) = match self {
+            Self::Before(_) => (sys::LLAMA_LAYERS_BEFORE, None),
+            Self::Middle { weight, .. } => (sys::LLAMA_LAYERS_MIDDLE, Some(weight)),
+            Self::Input { weight, .. } => (sys::LLAMA_LAYERS_INPUT, Some(weight)),
+        };
+        let refuse = || LlamaError::Part("a number or a name is no layer's".to_owned());
+        *name = CString::new(weight.unwrap_or_default()).map_err(|_| refuse())?;
+        Ok(sys::llama_layers_point {
+            layer: i32::try_from(self.layer()).map_err(|_| refuse())?,
+            place,
+            weight: if weight.is_some() { name.as_ptr() } else { std::ptr::null() },
+        })
+    }
+}
+
+/// A part of a model.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// Where it begins; [`Point::Before`] the first layer: with the tokens.
+    pub from: Point<'a>,
+    /// Where it ends.
+    pub to: Point<'a>,
+    /// Weights that take the place of the model's.
+    pub stand_ins: &'a [StandIn],
+    /// Weight of whose product [`Ran::gain`] tells.
+    pub added: Option<&'a str>,
+}
+
+impl<'a> Part<'a> {
+    /// From `from` to `to` with the model's own weights.
+    #[must_use]
+    pub fn new(from: Point<'a>, to: Point<'a>) -> Self {
+        Self { from, to, stand_ins: &[], added: None }
+    }
+}
+
+/// What a run has to tell.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ran {
+    /// Nodes of the graph that was computed.
+    pub n_nodes: usize,
+    /// The factor with which the product with [`Part::added`] is added to the result; 0 where the product gets there in
+    /// any other way, through a norm for example.
+    pub gain: f32,
+}
+
+/// A matrix in F32 that takes the place of a weight.
+#[derive(Debug)]
+pub struct StandIn {
+    name: CString,
+    context: NonNull<sys::ggml_context>,
+    buffer: NonNull<sys::ggml_backend_buffer>,
+    tensor: *mut sys::ggml_tensor,
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        // SAFETY: both are owned by this value and freed only here; no run outlives the call that it is given to.
+        unsafe {
+            sys::ggml_backend_buffer_free(self.buffer.as_ptr());
+            sys::ggml_free(self.context.as_ptr());
+        }
+    }
+}
+
+impl StandIn {
+    /// `values` in the place of the weight `name`.
+    ///
+    /// # Shapes
+    /// `values`: [d_in, values.len() / d_in].
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] if the values are no matrix, or if there is not enough memory.
+    pub fn new(name: &str, values: &[f32], d_in: usize) -> Result<Self, LlamaError> {
+        let refuse = |reason: &str| LlamaError::Part(format!("'{name}': {reason}"));
+        if values.is_empty() || d_in == 0 || !values.len().is_multiple_of(d_in) {
+            return Err(refuse("not a matrix"));
+        }
+        let c_name = CString::new(name).map_err(|_| refuse("the name holds a NUL character"))?;
+        let (n_in, n_out) = (d_in as i64, (values.len() / d_in) as i64);
+        // SAFETY: the context has room for one tensor, whose size does not overflow because the values are in memory; the
+        // buffer is made for all tensors of the context, and the tensor takes as many bytes as the values have.
+        unsafe {
+            let context = sys::ggml_init(sys::ggml_init_params {
+                mem_size: sys::ggml_tensor_overhead(),
+                mem_buffer: std::ptr::null_mut(),
+                no_alloc: true,
+            });
+            let context = NonNull::new(context).ok_or_else(|| refuse("out of memory"))?;
+            let tensor = sys::ggml_new_tensor_2d(context.as_ptr(), sys::GGML_TYPE_F32, n_in, n_out);
+            sys::ggml_set_name(tensor, c_name.as_ptr());
+            let memory = sys::ggml_backend_cpu_buffer_type();
+            let buffer = sys::ggml_backend_alloc_ctx_tensors_from_buft(context.as_ptr(), memory);
+            let Some(buffer) = NonNull::new(buffer) else {
+                sys::ggml_free(context.as_ptr());
+                return Err(refuse("out of memory"));
+            };
+            sys::ggml_backend_buffer_set_usage(
+                buffer.as_ptr(),
+                sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
+            );
+            sys::ggml_backend_tensor_set(tensor, values.as_ptr().cast(), 0, size_of_val(values));
+            Ok(Self { name: c_name, context, buffer, tensor })
+        }
+    }
+
+    /// Name of the weight.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.to_str().expect("made from text")
+    }
+}
+
+/// A model whose parts are run one by one, each time on one sequence of tokens from its start.
+///
+/// The graph that llama.cpp builds for the whole model is cut where a single tensor carries on what was computed before
+/// (`llama-layers.h`), so every architecture is run as llama.cpp runs it. Layers outside the part are neither computed nor
+/// read.
+#[derive(Debug)]
+pub struct Layers<'m> {
+    context: Context<'m>,
+    model: &'m Model,
+}
+
+impl<'m> Layers<'m> {
+    /// For sequences of at most `params.n_batch` tokens.
+    ///
+    /// # Errors
+    /// As [`Context::new`].
+    pub fn new(model: &'m Model, params: ContextParams) -> Result<Self, LlamaError> {
+        Ok(Self { context: Context::new(model, params)?, model })
+    }
+
+    /// Whether all models of this kind can be cut at `point`, as far as the graph for one token tells.
+    #[must_use]
+    pub fn has(&mut self, point: Point<'_>) -> bool {
+        let mut out = vec![0.0; self.model.n_embd()];
+        let part = Part::new(Point::Before(0), point);
+        self.run(&part, &[0], &[], &mut out).is_ok()
+    }
+
+    /// Computes `part` for `tokens`.
+    ///
+    /// # Shapes
+    /// `input` and `out`: [width at the point, tokens.len()]; `input` is not read where the part begins with the tokens.
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] if the part cannot be cut out or a size is wrong, or as [`Context::decode`].
+    pub fn run(
+        &mut self,
+        part: &Part<'_>,
+        tokens: &[Token],
+        input: &[f32],
+        out: &mut [f32],
+    ) -> Result<Ran, LlamaError> {
+        let (mut from, mut to) = (CString::default(), CString::default());
+        let added = CString::new(part.added.unwrap_or_default())
+            .map_err(|_| LlamaError::Part("the name of a weight holds NUL".to_owned()))?;
+        let swap =
+            |s: &StandIn| sys::llama_layers_swap { weight: s.name.as_ptr(), tensor: s.tensor };
+        let swaps: Vec<_> = part.stand_ins.iter().map(swap).collect();
+        let mut run = sys::llama_layers_run {
+            from: part.from.raw(&mut from)?,
+            to: part.to.raw(&mut to)?,
+            in_: input.as_ptr(),
+            n_in: input.len(),
+            out: out.as_mut_ptr(),
+            n_out: out.len(),
+            swaps: swaps.as_ptr(),
+            n_swaps: swaps.len(),
+            added: if part.added.is_some() { added.as_ptr() } else { std::ptr::null() },
+            gain: 0.0,
+            n_nodes: 0,
+            error: [0; 256],
+        };
+        self.context.clear();
+        let (context, result) = (&mut self.context, &mut run);
+        let decoded = context.decode_with(tokens, Outputs::All, |raw, batch| {
+            // SAFETY: context and batch are valid as for llama_decode; names, buffers and stand-ins live until the end of
+            // this function, and the glue compares the sizes of both buffers before it touches them.
+            unsafe { sys::llama_layers_decode(raw, batch, result) }
+        });
+        self.context.clear();
+        // SAFETY: the glue ends the text with NUL, and it was zeros before.
+        let error = unsafe { CStr::from_ptr(run.error.as_ptr()) }.to_string_lossy();
+        match decoded {
+            Err(_) if !error.is_empty() => Err(LlamaError::Part(error.into_owned())),
+            Err(other) => Err(other),
+            Ok(()) => Ok(Ran { n_nodes: run.n_nodes.unsigned_abs() as usize, gain: run.gain }),
+        }
+    }
+
+    /// Gives the memory of a mapped model's `layer` back: its weights are read again when they are needed.
+    pub fn release(&self, layer: usize) {
+        let Ok(layer) = i32::try_from(layer) else { return };
+        // SAFETY: the model is loaded, and no evaluation is going on.
+        unsafe { sys::llama_layers_release(self.model.as_ptr(), layer) }
+    }
+}

@@ -1,0 +1,144 @@
+//! Parts of a model, one after the other, are the whole model.
+
+use fixtures::installed;
+use fixtures::models;
+use ggml::Type;
+use llama::{
+    Backend, Computed, Context, ContextParams, Layers, LlamaError, Model, ModelParams, Node,
+    Observer, Outputs, Part, Point, StandIn, Token,
+};
+
+const PARAMS: ContextParams =
+    ContextParams { n_ctx: 64, n_batch: 64, n_threads: 2, cache_type: Type::F16 };
+
+fn load(path: &std::path::Path) -> Model {
+    Model::load(Backend::init(), path, &ModelParams::default()).unwrap()
+}
+
+fn some_tokens(model: &Model, n: usize) -> Vec<Token> {
+    let n_vocab = model.n_vocab() - 3;
+    (0..n).map(|i| (3 + i * 7919 % n_vocab) as Token).collect()
+}
+
+/// Keeps the last node of this name.
+struct Keeper(String, Vec<f32>);
+
+impl Observer for Keeper {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        node.name() == self.0
+    }
+
+    fn observe(&mut self, node: Computed<'_>) -> bool {
+        self.1 = node.rows().unwrap().flatten().copied().collect();
+        true
+    }
+}
+
+/// The hidden state behind the last layer, as a plain evaluation computes it.
+fn whole(model: &Model, tokens: &[Token]) -> Vec<f32> {
+    let keeper = Keeper(format!("l_out-{}", model.n_layer() - 1), Vec::new());
+    let mut context = Context::with_observer(model, PARAMS, keeper).unwrap();
+    context.decode(tokens, Outputs::All).unwrap();
+    std::mem::take(&mut context.observer_mut().1)
+}
+
+fn check(model: &Model) {
+    let tokens = some_tokens(model, 40);
+    let expected = whole(model, &tokens);
+    assert!(expected.iter().any(|v| *v != 0.0));
+    let mut layers = Layers::new(model, PARAMS).unwrap();
+    let mut state = vec![0.0; tokens.len() * model.n_embd()];
+    let mut next = state.clone();
+    for layer in 0..model.n_layer() {
+        let weight = format!("blk.{layer}.ffn_up.weight");
+        let middle = Point::Middle { layer, weight: &weight };
+        for (from, to) in [(Point::Before(layer), middle), (middle, Point::Before(layer + 1))] {
+            layers.run(&Part::new(from, to), &tokens, &state, &mut next).unwrap();
+            std::mem::swap(&mut state, &mut next);
+        }
+    }
+    assert_eq!(state, expected, "halves of layers");
+    let part = Part::new(Point::Before(0), Point::Before(model.n_layer()));
+    layers.run(&part, &tokens, &[], &mut next).unwrap();
+    assert_eq!(next, expected, "all layers");
+}
+
+#[test]
+fn parts_one_after_the_other_are_the_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    for has_gate in [true, false] {
+        models::Model { n_layers: 3, has_gate, ..Default::default() }.write(&path).unwrap();
+        check(&load(&path));
+    }
+}
+
+#[test]
+fn parts_of_a_real_model_are_the_whole() {
+    let Some(path) = installed::model() else { return };
+    check(&load(&path));
+}
+
+#[test]
+fn stand_ins_take_the_place_of_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let made = models::Model { n_layers: 2, ..Default::default() };
+    made.write(&path).unwrap();
+    let (name, other) = ("blk.0.ffn_down.weight", folder.path().join("o.gguf"));
+    let mut zeros = Vec::new();
+    made.write_with(
+        &other,
+        |_| Ok(()),
+        |tensor, values| {
+            if tensor == name {
+                values.iter_mut().for_each(|v| *v = -*v);
+                zeros = values.to_vec();
+            }
+        },
+    )
+    .unwrap();
+    let (model, other) = (load(&path), load(&other));
+    let tokens = some_tokens(&model, 20);
+    let expected = whole(&other, &tokens);
+    let stand_ins = [StandIn::new(name, &zeros, made.n_ff).unwrap()];
+    let part = Part {
+        stand_ins: &stand_ins,
+        added: Some(name),
+        ..Part::new(Point::Before(0), Point::Before(1))
+    };
+    let mut layers = Layers::new(&model, PARAMS).unwrap();
+    let mut state = vec![0.0; tokens.len() * model.n_embd()];
+    let ran = layers.run(&part, &tokens, &[], &mut state).unwrap();
+    assert_eq!(ran.gain, 1.0);
+    let mut last = state.clone();
+    layers.run(&Part::new(Point::Before(1), Point::Before(2)), &tokens, &state, &mut last).unwrap();
+    assert_eq!(last, expected);
+
+    let wrong = [StandIn::new(name, &zeros[..64 * 64], 64).unwrap()];
+    let part = Part { stand_ins: &wrong, ..part };
+    let error = layers.run(&part, &tokens, &[], &mut state).unwrap_err();
+    assert!(matches!(&error, LlamaError::Part(reason) if reason.contains(name)), "{error}");
+}
+
+#[test]
+fn places_that_are_not_there_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    models::Model::default().write(&path).unwrap();
+    let model = load(&path);
+    let mut layers = Layers::new(&model, PARAMS).unwrap();
+    assert!(layers.has(Point::Before(1)) && layers.has(Point::Before(2)));
+    let missing = Point::Middle { layer: 0, weight: "blk.0.ffn_none.weight" };
+    assert!(!layers.has(missing) && !layers.has(Point::Before(usize::MAX)));
+    let mut out = vec![0.0; 7];
+    let part = Part::new(Point::Before(0), Point::Before(1));
+    let error = layers.run(&part, &[3, 4], &[], &mut out).unwrap_err();
+    assert!(
+        matches!(&error, LlamaError::Part(reason) if reason.contains("not 7 values")),
+        "{error}"
+    );
+    // The context is as good as new afterwards.
+    let mut out = vec![0.0; 2 * model.n_embd()];
+    layers.run(&part, &[3, 4], &[], &mut out).unwrap();
+}
