@@ -91,7 +91,7 @@ impl Build<'_> {
         let layers: BTreeSet<usize> = todo.iter().map(|i| i.tensor.layer).collect();
         self.reporter.start(layers.len(), todo.len());
         let mut eta = Eta::new(todo.iter().map(|i| i.shape.n_weights() as u64).sum());
-        let mut recapture = Recapturing::new(self)?;
+        let mut recapture = Recapturing::new(self, work.path())?;
         for (n, item) in todo.iter().enumerate() {
             self.stop_if_asked(work, finished.len())?;
             let inputs = recapture.inputs(item, work, existing, &finished)?;

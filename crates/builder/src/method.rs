@@ -1,6 +1,7 @@
 //! What a build program brings along: its codec for each tensor.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use calibration::{CalibratedInput, Calibration};
 use format::{CodecError, MatrixId, MatrixShape, Sidecar};
@@ -131,7 +132,7 @@ pub trait Sequence {
     /// Whether what is seen takes the place of all activations of a calibration, so that its text is enough.
     fn needs_text_only(&self) -> bool;
 
-    /// Begins before the first layer.
+    /// Begins before the first layer. Files that nobody else sees may be kept in `folder`.
     ///
     /// # Errors
     /// [`Error::Program`] if the model or the calibration does not allow it.
@@ -139,6 +140,7 @@ pub trait Sequence {
         &self,
         source: &'a Source,
         calibration: &'a Calibration,
+        folder: &Path,
         watch: (&'a Reporter, &'a Interrupt),
     ) -> Result<Box<dyn Recapture + 'a>, Error>;
 }

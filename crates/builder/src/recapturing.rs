@@ -1,6 +1,7 @@
 //! Keeping up with the layers: which activations a tensor is fitted to while the model before it changes.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use calibration::Calibration;
 use format::MatrixId;
@@ -18,13 +19,14 @@ pub(crate) struct Recapturing<'a> {
 }
 
 impl<'a> Recapturing<'a> {
-    /// Asks the method of `build` whether it wants to recapture.
+    /// Asks the method of `build` whether it wants to recapture, with `folder` for its files.
     ///
     /// # Errors
     /// As [`Sequence::recapture`].
-    pub(crate) fn new(build: &'a Build<'a>) -> Result<Self, Error> {
+    pub(crate) fn new(build: &'a Build<'a>, folder: &Path) -> Result<Self, Error> {
         let begin = |(sequence, calibration): (Box<dyn Sequence + '_>, &'a Calibration)| {
-            sequence.recapture(build.source, calibration, (build.reporter, build.interrupt))
+            let watch = (build.reporter, build.interrupt);
+            sequence.recapture(build.source, calibration, folder, watch)
         };
         let recapture = build.method.sequence().zip(build.calibration).map(begin).transpose()?;
         Ok(Self { build, recapture, group: None })

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use format::{MatrixId, MatrixShape, ModelMap};
 use ggml::Type;
@@ -19,6 +20,8 @@ pub struct Source {
     map: ModelMap,
     n_layers: usize,
     mtp_layers: Range<usize>,
+    /// As llama.cpp runs it, once that was asked for.
+    model: OnceLock<llama::Model>,
 }
 
 impl Source {
@@ -34,13 +37,27 @@ impl Source {
         let map = map(&file, &architecture).map_err(refuse)?;
         let n_layers = n_layers(&file, &architecture, &map)?;
         let mtp_layers = inspect::mtp::layers(&file, &architecture)?;
-        Ok(Self { file, architecture, map, n_layers, mtp_layers })
+        Ok(Self { file, architecture, map, n_layers, mtp_layers, model: OnceLock::new() })
     }
 
     /// The mapped file.
     #[must_use]
     pub fn file(&self) -> &GgufFile {
         &self.file
+    }
+
+    /// The model as llama.cpp runs it, whose weights stay in the file until they are needed.
+    ///
+    /// # Errors
+    /// As [`llama::Model::load`].
+    pub fn model(&self) -> Result<&llama::Model, llama::LlamaError> {
+        if self.model.get().is_none() {
+            let params = llama::ModelParams { repack: false, ..llama::ModelParams::default() };
+            let model = llama::Model::load(llama::Backend::init(), self.file.path(), &params)?;
+            // Another thread may have been faster: its model does as well.
+            drop(self.model.set(model));
+        }
+        Ok(self.model.get().expect("just set"))
     }
 
     /// Number of layers; not every layer need have FFN matrices.

@@ -160,6 +160,12 @@ impl InputRole {
         }
     }
 
+    /// Whether what its matrix makes of it is added to the hidden state.
+    #[must_use]
+    pub fn feeds_state(self) -> bool {
+        self == Self::FfnDown
+    }
+
     /// The roles of the matrices that read it, in the order in which a layer uses them.
     pub fn readers(self) -> impl Iterator<Item = Role> {
         ROLES.iter().filter(move |entry| entry.input == self).map(|entry| entry.role)

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use ggml_sys as sys;
 
-use crate::{Context, ContextParams, LlamaError, Model, Outputs, Token};
+use crate::{Computed, Context, ContextParams, LlamaError, Model, Node, Observer, Outputs, Token};
 
 /// A place in a model where one tensor, with a row per token, carries on all that was computed before, or that is the
 /// input of a product.
@@ -63,15 +63,15 @@ pub struct Part<'a> {
     pub to: Point<'a>,
     /// Weights that take the place of the model's.
     pub stand_ins: &'a [StandIn],
-    /// Weight of whose product [`Ran::gain`] tells.
-    pub added: Option<&'a str>,
+    /// Weight of whose product [`Ran::gain`] tells and [`Layers::watched`] shows.
+    pub watched: Option<&'a str>,
 }
 
 impl<'a> Part<'a> {
     /// From `from` to `to` with the model's own weights.
     #[must_use]
     pub fn new(from: Point<'a>, to: Point<'a>) -> Self {
-        Self { from, to, stand_ins: &[], added: None }
+        Self { from, to, stand_ins: &[], watched: None }
     }
 }
 
@@ -80,7 +80,7 @@ impl<'a> Part<'a> {
 pub struct Ran {
     /// Nodes of the graph that was computed.
     pub n_nodes: usize,
-    /// The factor with which the product with [`Part::added`] is added to the result; 0 where the product gets there in
+    /// The factor with which the product with [`Part::watched`] is added to the result; 0 where the product gets there in
     /// any other way, through a norm for example.
     pub gain: f32,
 }
@@ -159,8 +159,42 @@ impl StandIn {
 /// read.
 #[derive(Debug)]
 pub struct Layers<'m> {
-    context: Context<'m>,
+    context: Context<'m, Watched>,
     model: &'m Model,
+}
+
+/// A product, as it was computed last.
+#[derive(Debug, Default)]
+pub struct Watched {
+    weight: Option<String>,
+    /// Its input, one row per token.
+    pub input: Vec<f32>,
+    /// What came out, one row per token.
+    pub output: Vec<f32>,
+    error: Option<LlamaError>,
+}
+
+impl Watched {
+    fn keep(&mut self, node: Computed<'_>) -> Result<(), LlamaError> {
+        let copy = |rows: &mut Vec<f32>, row: &[f32]| rows.extend_from_slice(row);
+        self.input.clear();
+        self.output.clear();
+        node.source_rows(1)?.for_each(|row| copy(&mut self.input, row));
+        node.rows()?.for_each(|row| copy(&mut self.output, row));
+        Ok(())
+    }
+}
+
+impl Observer for Watched {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        let Some(weight) = &self.weight else { return false };
+        node.op() == "MUL_MAT" && node.source(0).is_some_and(|w| w.name() == weight)
+    }
+
+    fn observe(&mut self, node: Computed<'_>) -> bool {
+        self.error = self.keep(node).err();
+        self.error.is_none()
+    }
 }
 
 impl<'m> Layers<'m> {
@@ -169,15 +203,23 @@ impl<'m> Layers<'m> {
     /// # Errors
     /// As [`Context::new`].
     pub fn new(model: &'m Model, params: ContextParams) -> Result<Self, LlamaError> {
-        Ok(Self { context: Context::new(model, params)?, model })
+        let context = Context::with_observer(model, params, Watched::default())?;
+        Ok(Self { context, model })
     }
 
-    /// Whether all models of this kind can be cut at `point`, as far as the graph for one token tells.
-    #[must_use]
-    pub fn has(&mut self, point: Point<'_>) -> bool {
-        let mut out = vec![0.0; self.model.n_embd()];
-        let part = Part::new(Point::Before(0), point);
-        self.run(&part, &[0], &[], &mut out).is_ok()
+    /// Whether the model can be cut at `point`. Nothing is computed.
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] with the reason why not.
+    pub fn check(&mut self, point: Point<'_>, width: usize) -> Result<(), LlamaError> {
+        // From the layer itself where the point is in it, and never from the tokens: both ends are looked at.
+        let from = match point {
+            Point::Before(layer) => Point::Before(layer.saturating_sub(1)),
+            Point::Middle { layer, .. } | Point::Input { layer, .. } => Point::Before(layer),
+        };
+        let part = Part::new(from, point);
+        let input = vec![0.0; self.model.n_embd()];
+        self.compute(&part, &[0], &input, (std::ptr::null_mut(), width)).map(|_| ())
     }
 
     /// Computes `part` for `tokens`.
@@ -194,9 +236,31 @@ impl<'m> Layers<'m> {
         input: &[f32],
         out: &mut [f32],
     ) -> Result<Ran, LlamaError> {
+        let ran = self.compute(part, tokens, input, (out.as_mut_ptr(), out.len()));
+        match self.context.observer_mut().error.take() {
+            Some(error) => Err(error),
+            None => ran,
+        }
+    }
+
+    /// The product of [`Part::watched`] in the last run.
+    #[must_use]
+    pub fn watched(&self) -> &Watched {
+        self.context.observer()
+    }
+
+    /// With a null pointer `out` the part is cut out and not computed.
+    fn compute(
+        &mut self,
+        part: &Part<'_>,
+        tokens: &[Token],
+        input: &[f32],
+        (out, n_out): (*mut f32, usize),
+    ) -> Result<Ran, LlamaError> {
         let (mut from, mut to) = (CString::default(), CString::default());
-        let added = CString::new(part.added.unwrap_or_default())
+        let added = CString::new(part.watched.unwrap_or_default())
             .map_err(|_| LlamaError::Part("the name of a weight holds NUL".to_owned()))?;
+        self.context.observer_mut().weight = part.watched.map(str::to_owned);
         let swap =
             |s: &StandIn| sys::llama_layers_swap { weight: s.name.as_ptr(), tensor: s.tensor };
         let swaps: Vec<_> = part.stand_ins.iter().map(swap).collect();
@@ -205,11 +269,11 @@ impl<'m> Layers<'m> {
             to: part.to.raw(&mut to)?,
             in_: input.as_ptr(),
             n_in: input.len(),
-            out: out.as_mut_ptr(),
-            n_out: out.len(),
+            out,
+            n_out,
             swaps: swaps.as_ptr(),
             n_swaps: swaps.len(),
-            added: if part.added.is_some() { added.as_ptr() } else { std::ptr::null() },
+            added: if part.watched.is_some() { added.as_ptr() } else { std::ptr::null() },
             gain: 0.0,
             n_nodes: 0,
             error: [0; 256],
@@ -226,8 +290,10 @@ impl<'m> Layers<'m> {
         let error = unsafe { CStr::from_ptr(run.error.as_ptr()) }.to_string_lossy();
         match decoded {
             Err(_) if !error.is_empty() => Err(LlamaError::Part(error.into_owned())),
-            Err(other) => Err(other),
-            Ok(()) => Ok(Ran { n_nodes: run.n_nodes.unsigned_abs() as usize, gain: run.gain }),
+            Err(other) if !out.is_null() => Err(other),
+            Ok(()) | Err(_) => {
+                Ok(Ran { n_nodes: run.n_nodes.unsigned_abs() as usize, gain: run.gain })
+            }
         }
     }
 

@@ -28,6 +28,9 @@ pub struct ModelParams {
     pub n_gpu_layers: i32,
     /// Whether weights are mapped instead of read.
     pub mmap: bool,
+    /// Whether weights of some types are stored a second time, in the order in which this machine's products read them:
+    /// they take memory then even where they are mapped, and products are faster.
+    pub repack: bool,
     /// Whether only the vocabulary is read: such a model tokenizes, and nothing else.
     pub vocab_only: bool,
     /// Metadata to replace, as `--override-kv` does.
@@ -36,7 +39,8 @@ pub struct ModelParams {
 
 impl Default for ModelParams {
     fn default() -> Self {
-        Self { n_gpu_layers: 0, mmap: true, vocab_only: false, overrides: Vec::new() }
+        let overrides = Vec::new();
+        Self { n_gpu_layers: 0, mmap: true, repack: true, vocab_only: false, overrides }
     }
 }
 
@@ -79,6 +83,7 @@ impl Model {
         raw_params.n_gpu_layers = params.n_gpu_layers;
         raw_params.load_mode =
             if params.mmap { sys::LLAMA_LOAD_MODE_MMAP } else { sys::LLAMA_LOAD_MODE_NONE };
+        raw_params.use_extra_bufts = params.repack;
         raw_params.vocab_only = params.vocab_only;
         raw_params.kv_overrides = overrides.as_ptr();
         let (raw, message) = log::capture(|| {

@@ -104,13 +104,15 @@ fn stand_ins_take_the_place_of_weights() {
     let stand_ins = [StandIn::new(name, &zeros, made.n_ff).unwrap()];
     let part = Part {
         stand_ins: &stand_ins,
-        added: Some(name),
+        watched: Some(name),
         ..Part::new(Point::Before(0), Point::Before(1))
     };
     let mut layers = Layers::new(&model, PARAMS).unwrap();
     let mut state = vec![0.0; tokens.len() * model.n_embd()];
     let ran = layers.run(&part, &tokens, &[], &mut state).unwrap();
     assert_eq!(ran.gain, 1.0);
+    let (rows, columns) = (layers.watched().output.len(), layers.watched().input.len());
+    assert_eq!((rows, columns), (tokens.len() * model.n_embd(), tokens.len() * made.n_ff));
     let mut last = state.clone();
     layers.run(&Part::new(Point::Before(1), Point::Before(2)), &tokens, &state, &mut last).unwrap();
     assert_eq!(last, expected);
@@ -128,9 +130,16 @@ fn places_that_are_not_there_are_refused() {
     models::Model::default().write(&path).unwrap();
     let model = load(&path);
     let mut layers = Layers::new(&model, PARAMS).unwrap();
-    assert!(layers.has(Point::Before(1)) && layers.has(Point::Before(2)));
+    let mut check = |point: Point<'_>| layers.check(point, model.n_embd());
+    for layer in 0..2 {
+        check(Point::Before(layer + 1)).unwrap();
+        check(Point::Middle { layer, weight: &format!("blk.{layer}.ffn_gate.weight") }).unwrap();
+    }
     let missing = Point::Middle { layer: 0, weight: "blk.0.ffn_none.weight" };
-    assert!(!layers.has(missing) && !layers.has(Point::Before(usize::MAX)));
+    for (point, said) in [(missing, "ffn_none"), (Point::Before(usize::MAX), "no layer")] {
+        let error = check(point).unwrap_err();
+        assert!(matches!(&error, LlamaError::Part(reason) if reason.contains(said)), "{error}");
+    }
     let mut out = vec![0.0; 7];
     let part = Part::new(Point::Before(0), Point::Before(1));
     let error = layers.run(&part, &[3, 4], &[], &mut out).unwrap_err();

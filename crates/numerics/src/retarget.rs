@@ -1,7 +1,6 @@
 //! What a matrix should be when earlier errors have changed its inputs.
 
 use faer::Mat;
-use format::MatrixShape;
 
 use crate::MatMul;
 use crate::linalg::{cholesky, solve_with};
@@ -56,30 +55,38 @@ impl Retarget {
     }
 }
 
-/// How much less |y - W x'|^2 is on average with `target` in place of `weights`, where shortfall and moment are as
-/// for [`Retarget`] but of other inputs: what the target is worth beyond those that it was fitted to.
+/// The share of the way from `weights` to `target`, 0 to 1, at which |y - W x'|^2 is least on average, where shortfall and
+/// moment are as for [`Retarget`] but of other inputs than those that the target was fitted to: 0 if no part of the way
+/// helps.
+///
+/// # Shapes
+/// `weights`, `target` and `shortfall`: [d_in, d_out]; `moment`: [d_in, d_in].
 ///
 /// # Panics
 /// If a size is wrong.
 #[must_use]
-pub fn retarget_gain(
+pub fn best_share(
     (weights, target): (&[f32], &[f32]),
     shortfall: &[f32],
     moment: &[f32],
-    shape: MatrixShape,
+    d_in: usize,
     mul_mat: &dyn MatMul,
 ) -> f64 {
     let change: Vec<f32> = target.iter().zip(weights).map(|(t, w)| t - w).collect();
-    let mut image = vec![0.0; shape.n_weights()];
-    mul_mat.mul_mat(moment, &change, shape.d_in, &mut image);
+    let mut image = vec![0.0; weights.len()];
+    mul_mat.mul_mat(moment, &change, d_in, &mut image);
     let sum = |a: &[f32]| -> f64 {
         a.iter().zip(&change).map(|(a, c)| f64::from(*a) * f64::from(*c)).sum()
     };
-    2.0 * sum(shortfall) - sum(&image)
+    // |y - (W + s C) x'|^2 is a parabola in s.
+    let share = sum(shortfall) / sum(&image);
+    if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
 }
 
 #[cfg(test)]
 mod tests {
+    use format::MatrixShape;
+
     use super::*;
     use crate::ReferenceMatMul;
     use crate::testing::uniform;
@@ -128,13 +135,17 @@ mod tests {
         for (a, b) in target.iter().zip(&wanted) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
-        // the gain is all that was missing, and none is left
-        let gain = |weights: &[f32], target: &[f32], shortfall: &[f32]| {
-            retarget_gain((weights, target), shortfall, &moment, SHAPE, &ReferenceMatMul)
+        // All of the way is right; where the target goes twice as far, half of it; in the other direction, none.
+        let share = |end: &[f32], shortfall: &[f32]| {
+            best_share((&weights, end), shortfall, &moment, SHAPE.d_in, &ReferenceMatMul)
         };
-        let all = pairs.iter().flat_map(missing).map(|v| f64::from(v * v)).sum::<f64>() / 200.0;
-        assert!((gain(&weights, &target, &shortfall) / all - 1.0).abs() < 1e-3);
-        assert!(gain(&wanted, &weights, &[0.0; 18]) < -0.9 * all);
+        let beyond = |f: f32| -> Vec<f32> {
+            weights.iter().zip(&target).map(|(w, t)| w + f * (t - w)).collect()
+        };
+        assert!((share(&target, &shortfall) - 1.0).abs() < 1e-4);
+        assert!((share(&beyond(2.0), &shortfall) - 0.5).abs() < 1e-4);
+        assert_eq!(share(&beyond(-1.0), &shortfall), 0.0);
+        assert_eq!(share(&weights, &shortfall), 0.0);
         // damping draws it back to the weights
         let damped = retarget(&weights, &shortfall, &moment, 1e6).unwrap();
         for (a, b) in damped.iter().zip(&weights) {

@@ -63,15 +63,6 @@ impl Outline {
         let coded: u64 = coded.iter().map(|t| self.n_ffn[t.layer][t.role as usize]).sum();
         F32_BYTES * (self.n_other + all + 2 * coded)
     }
-
-    /// Bytes that a [`crate::Stream`] over `n_tokens` holds at least: the model without its FFN, one layer of that as
-    /// it was and as it is, and two hidden states of every token.
-    #[must_use]
-    pub fn stream_bytes(&self, n_tokens: usize) -> u64 {
-        let layer = self.n_ffn.iter().map(|layer| layer.iter().sum::<u64>()).max().unwrap_or(0);
-        let states = (2 * n_tokens as u64).saturating_mul(self.n_embd as u64);
-        F32_BYTES * (self.n_other + 2 * layer + states)
-    }
 }
 
 /// Matrices and norms of a layer besides the FFN, each with its shape.

@@ -19,6 +19,12 @@ pub enum TuningError {
     /// The model file cannot be read.
     #[error(transparent)]
     Gguf(#[from] ggml::gguf::GgufError),
+    /// llama.cpp cannot run it, or not in parts.
+    #[error(transparent)]
+    Llama(#[from] llama::LlamaError),
+    /// The hidden states cannot be kept.
+    #[error("cannot keep hidden states: {0}")]
+    Io(#[from] std::io::Error),
     /// A token that the model does not have.
     #[error("token {token} is not in the model's vocabulary of {n_vocab}")]
     Token {

@@ -1,5 +1,6 @@
-//! The llama architecture with gradients, on the CPU, by candle.
+//! Looking at a model as a whole: what matrices see behind those that are coded already, and tuning.
 //!
+//! [`Stream`] takes text through a model of any architecture part by part, in llama.cpp, as it was and as it is coded so far.
 //! [`Llama`] runs a GGUF of that architecture layer by layer in F32. With it, dictionaries, row scales and
 //! exact weights of a coded model are tuned against the outputs of the model as it was ([`Tuner`]). The codes
 //! stay as they are. Row-wise parts of a layer are single operations ([`fused`]).
@@ -15,7 +16,9 @@ mod layer;
 mod llama;
 mod loss;
 mod parameters;
+mod shortfall;
 mod split;
+mod states;
 mod stream;
 mod tuner;
 mod watch;
@@ -26,6 +29,7 @@ pub use costs::ReadFfn;
 pub use error::TuningError;
 pub use llama::{FfnWeights, Llama};
 pub use split::{machine, split_among};
-pub use stream::{LayerFfn, Stream};
+pub use stream::{Decoded, Stream, check, stream_bytes};
 pub use tuner::{TuneParams, TuneReport, Tuner};
 pub use watch::{Seen, Watch};
+pub use weights::TokenWeights;

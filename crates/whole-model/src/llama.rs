@@ -41,14 +41,6 @@ impl FfnWeights {
         Ok(())
     }
 
-    pub(crate) fn get(&self, role: Role) -> &Tensor {
-        match role {
-            Role::Gate => &self.gate,
-            Role::Up => &self.up,
-            Role::Down => &self.down,
-        }
-    }
-
     pub(crate) fn get_mut(&mut self, role: Role) -> &mut Tensor {
         match role {
             Role::Gate => &mut self.gate,

@@ -1,99 +1,161 @@
-//! Contexts on their way through the layers of a model, as it was and as it is coded so far.
+//! Contexts on their way through the layers of a model, as it was and as it is coded so far, run by llama.cpp.
 
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use calibration::PassageKind;
-use candle_core::Tensor;
+use format::{MatrixId, ModelMap, Site};
+use ggml::Type;
+use ggml::gguf::GgufFile;
+use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 
 use crate::TuningError;
-use crate::costs::{Backward, ReadFfn};
-use crate::layer::linear;
-use crate::llama::{FfnWeights, Llama};
+use crate::states::States;
 use crate::weights::TokenWeights;
 
-/// Contexts that go through the layers and back together: their states are kept for every layer, and each layer's
-/// matrices are read twice for all of them.
-const CONTEXTS: usize = 8;
-
-/// The FFN matrices of one layer, as they were and as they are.
-#[derive(Clone)]
-pub struct LayerFfn {
-    /// Those of the source model.
-    pub source: FfnWeights,
-    /// Those that take their place, where any of them differs.
-    pub coded: Option<FfnWeights>,
-}
+/// Matrices in the place of the source's, [d_in, d_out].
+pub type Decoded = BTreeMap<MatrixId, Vec<f32>>;
 
 /// The hidden states of all contexts in the same place, in the model as it was and as it is coded so far.
-#[derive(Clone)]
-pub struct Stream {
-    pub(crate) model: Arc<Llama>,
-    pub(crate) passages: Vec<Passage>,
-    /// The layer in hand.
-    pub(crate) layer: usize,
-    /// Whether its attention is behind already.
-    attended: bool,
+pub struct Stream<'m> {
+    pub(crate) layers: Layers<'m>,
+    pub(crate) file: &'m GgufFile,
+    map: &'m ModelMap,
+    folder: PathBuf,
+    /// Of the hidden state.
+    n_embd: usize,
+    pub(crate) contexts: Vec<Context>,
+    pub(crate) source: Side,
+    pub(crate) coded: Side,
     /// Whether a matrix was replaced so far.
     pub(crate) differs: bool,
     /// How much the tokens count; all alike if not known.
     pub(crate) weights: Option<Arc<TokenWeights>>,
+    /// How far the states are apart where both sides were last in the same place.
+    pub(crate) distance: f64,
 }
 
-/// The hidden states of one context, (tokens, n_embd).
-#[derive(Clone)]
-pub(crate) struct Passage {
+/// The text of a context.
+pub(crate) struct Context {
     pub(crate) kind: PassageKind,
-    pub(crate) original: Tensor,
-    pub(crate) coded: Tensor,
+    pub(crate) tokens: Vec<Token>,
 }
 
-impl Stream {
-    /// Contexts before the first layer.
+/// One of the two models.
+pub(crate) struct Side {
+    pub(crate) states: States,
+    pub(crate) at: Place,
+}
+
+/// Where the states are; places further on are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Before this layer, or in it.
+    pub(crate) layer: usize,
+    /// Whether in it, behind what comes before its first site.
+    is_middle: bool,
+}
+
+impl Place {
+    pub(crate) fn before(layer: usize) -> Self {
+        Self { layer, is_middle: false }
+    }
+
+    /// The place as llama.cpp is asked for it; `site`: name of a matrix of the layer's first site.
+    pub(crate) fn point(self, site: &str) -> Point<'_> {
+        match self {
+            Self { layer, is_middle: false } => Point::Before(layer),
+            Self { layer, is_middle: true } => Point::Middle { layer, weight: site },
+        }
+    }
+}
+
+/// Checks that the parts of `model` can be run that a [`Stream`] through the layers of `map` needs, and that it has all of
+/// `tokens`. Nothing is computed.
+///
+/// # Errors
+/// [`TuningError::Token`], or [`TuningError::Llama`] with what cannot be run.
+pub fn check(model: &Model, map: &ModelMap, tokens: &[i32]) -> Result<(), TuningError> {
+    let n_vocab = model.n_vocab();
+    let known = |t: &&i32| usize::try_from(**t).is_ok_and(|t| t < n_vocab);
+    if let Some(token) = tokens.iter().find(|t| !known(t)) {
+        return Err(TuningError::Token { token: *token, n_vocab });
+    }
+    let mut layers = Layers::new(model, params(8, 1))?;
+    let last = map.sites().last().map_or(0, |site| site.input.layer);
+    for layer in 0..=last {
+        layers.check(Point::Before(layer + 1), model.n_embd())?;
+    }
+    for site in map.sites() {
+        let (weight, layer) = (site.matrices[0].id.weight(), site.input.layer);
+        layers.check(Point::Input { layer, weight: &weight }, site.matrices[0].shape.d_in)?;
+    }
+    Ok(())
+}
+
+/// Bytes of memory that a [`Stream`] through the layers of `map` takes at least besides the mapped model: the matrices of
+/// one layer twice, and what is made of one second moment, which are formed of inputs up to `max_moment_dim`.
+#[must_use]
+pub fn stream_bytes(map: &ModelMap, max_moment_dim: usize) -> u64 {
+    let mut layers: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut longest = 0;
+    for site in map.sites() {
+        let weights: u64 = site.matrices.iter().map(|m| m.shape.n_weights() as u64).sum();
+        let layer = layers.entry(site.input.layer).or_default();
+        *layer = layer.saturating_add(weights);
+        let d_in = site.matrices[0].shape.d_in;
+        longest = longest.max(if d_in <= max_moment_dim { d_in as u64 } else { 0 });
+    }
+    let layer = layers.into_values().max().unwrap_or(0);
+    // Both moments as triangles and the held-out one whole in F32, a factor in F64.
+    (2 * size_of::<f32>() as u64).saturating_mul(layer).saturating_add(16 * longest * longest)
+}
+
+fn params(n_ctx: usize, n_threads: usize) -> ContextParams {
+    let n = u32::try_from(n_ctx).unwrap_or(u32::MAX);
+    let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX);
+    ContextParams { n_ctx: n, n_batch: n, n_threads, cache_type: Type::F16 }
+}
+
+impl<'m> Stream<'m> {
+    /// Contexts before the first layer of `model`, which is that in `file` and has the matrices of `map`. The states are
+    /// kept in `folder`.
     ///
     /// # Errors
-    /// [`TuningError::Compute`], for tokens that the vocabulary does not have.
-    pub fn new<'t>(
-        model: Llama,
-        contexts: impl IntoIterator<Item = (PassageKind, &'t [u32])>,
+    /// [`TuningError::Llama`] or [`TuningError::Io`].
+    pub fn new(
+        (model, file, map): (&'m Model, &'m GgufFile, &'m ModelMap),
+        contexts: impl IntoIterator<Item = (PassageKind, Vec<Token>)>,
+        folder: &Path,
+        n_threads: usize,
     ) -> Result<Self, TuningError> {
-        let embedded = contexts.into_iter().map(|(kind, tokens)| {
-            let original = model.embed(tokens)?;
-            Ok(Passage { kind, coded: original.clone(), original })
-        });
-        let passages = embedded.collect::<Result<_, TuningError>>()?;
+        let context = |(kind, tokens)| Context { kind, tokens };
+        let contexts: Vec<Context> = contexts.into_iter().map(context).collect();
+        let n_ctx = contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1);
+        let side = || -> Result<Side, TuningError> {
+            let states = States::new(folder, contexts.len(), n_ctx * model.n_embd())?;
+            Ok(Side { states, at: Place::before(0) })
+        };
+        let (source, coded) = (side()?, side()?);
         Ok(Self {
-            model: Arc::new(model),
-            passages,
-            layer: 0,
-            attended: false,
+            layers: Layers::new(model, params(n_ctx, n_threads))?,
+            file,
+            map,
+            folder: folder.to_owned(),
+            n_embd: model.n_embd(),
+            contexts,
+            source,
+            coded,
             differs: false,
             weights: None,
+            distance: 0.0,
         })
     }
 
-    /// Makes every token count by the root of what an error in the output of a matrix costs there: of the trace of the
-    /// Fisher information of the next-token distributions, estimated by one random direction per context. `ffn` reads the
-    /// source's matrices. `heard` is told [`Self::n_weighing_steps`] times and says whether to stop.
-    ///
-    /// # Errors
-    /// [`TuningError::Compute`], [`TuningError::Stopped`] or those of `ffn`.
-    ///
-    /// # Panics
-    /// If the contexts are not before the first layer any more.
-    pub fn weigh(
-        &mut self,
-        ffn: &ReadFfn<'_>,
-        heard: &mut dyn FnMut() -> bool,
-    ) -> Result<(), TuningError> {
-        assert!(self.layer == 0 && !self.attended, "costs are those of all layers");
-        let mut backward = Backward::new(&self.model, ffn, heard);
-        let mut costs = Vec::with_capacity(self.passages.len());
-        for passages in self.passages.chunks(CONTEXTS) {
-            let embedded: Vec<&Tensor> = passages.iter().map(|p| &p.original).collect();
-            costs.extend(backward.costs(&embedded, costs.len())?);
-        }
-        self.weights = Some(Arc::new(TokenWeights::new(&costs)?));
-        Ok(())
+    /// Makes every token count as `weights` say.
+    pub fn weigh(&mut self, weights: TokenWeights) {
+        self.weights = Some(Arc::new(weights));
     }
 
     /// Whether [`Self::weigh`] was called.
@@ -102,89 +164,149 @@ impl Stream {
         self.weights.is_some()
     }
 
-    /// What [`Self::weigh`] is in steps: every context through every layer and back.
-    #[must_use]
-    pub fn n_weighing_steps(&self) -> usize {
-        2 * self.passages.len() * self.model.n_layers()
-    }
-
     /// The layer that comes next.
     #[must_use]
     pub fn layer(&self) -> usize {
-        self.layer
+        self.coded.at.layer
     }
 
-    /// Takes all contexts through the next layer, whose matrices are `ffn`. `stop` is asked after each context.
+    /// How far the coded model's hidden states are from those of the model as it was: the sum of the squared differences
+    /// over the sum of squares, on all contexts, where they were compared last.
+    #[must_use]
+    pub fn distance(&self) -> f64 {
+        self.distance
+    }
+
+    /// Takes all contexts through the next layer, in which `decoded` takes the place of what was there. `stop` is asked
+    /// after each context.
     ///
     /// # Errors
-    /// [`TuningError::Compute`] or [`TuningError::Stopped`].
-    pub fn advance(&mut self, ffn: &LayerFfn, stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
-        self.attend(stop)?;
-        self.differs |= ffn.coded.is_some();
-        let model = self.model.clone();
-        let layer = &model.layers[self.layer];
-        let coded = ffn.coded.as_ref().unwrap_or(&ffn.source);
-        let after = |x: &Tensor, ffn: &FfnWeights| -> Result<Tensor, TuningError> {
-            let down = ffn.down_input(&layer.ffn_input(x, &model.config)?)?;
-            Ok((x + linear(&down, &ffn.down)?)?)
-        };
-        self.step(
-            |passage| after(&passage.original, &ffn.source),
-            |passage| after(&passage.coded, coded),
-            stop,
-        )?;
-        (self.layer, self.attended) = (self.layer + 1, false);
-        Ok(())
-    }
-
-    /// How far the coded model's hidden states are from those of the model as it was: the sum of the squared
-    /// differences over the sum of squares, on all contexts.
-    ///
-    /// # Errors
-    /// [`TuningError::Compute`].
-    pub fn distance(&self) -> Result<f64, TuningError> {
-        let square = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f32>();
-        let (mut difference, mut size) = (0.0, 0.0);
-        for Passage { original, coded, .. } in &self.passages {
-            difference += f64::from(square(&(original - coded)?)?);
-            size += f64::from(square(original)?);
-        }
-        Ok(difference / size)
-    }
-
-    /// Takes all contexts through the attention of the layer in hand, unless that is done.
-    pub(crate) fn attend(&mut self, stop: &dyn Fn() -> bool) -> Result<(), TuningError> {
-        if self.attended {
-            return Ok(());
-        }
-        let model = self.model.clone();
-        let layer = &model.layers[self.layer];
-        let attended = |x: &Tensor| -> Result<Tensor, TuningError> {
-            let rotation = model.rotation(x.dim(0)?)?;
-            Ok(layer.attend(x, &rotation, &model.config)?)
-        };
-        self.step(|passage| attended(&passage.original), |passage| attended(&passage.coded), stop)?;
-        self.attended = true;
-        Ok(())
-    }
-
-    /// Replaces the states; those of the coded model are computed only where there is a difference.
-    fn step(
+    /// [`TuningError::Llama`] or [`TuningError::Stopped`].
+    pub fn advance(
         &mut self,
-        original: impl Fn(&Passage) -> Result<Tensor, TuningError>,
-        coded: impl Fn(&Passage) -> Result<Tensor, TuningError>,
+        decoded: &Decoded,
         stop: &dyn Fn() -> bool,
     ) -> Result<(), TuningError> {
-        for passage in &mut self.passages {
-            let next = original(passage)?.detach();
-            passage.coded = if self.differs { coded(passage)?.detach() } else { next.clone() };
-            passage.original = next;
+        let layer = self.layer();
+        let stand_ins = self.stand_ins(decoded)?;
+        self.differs |= !stand_ins.is_empty();
+        self.go(Place::before(layer + 1), &stand_ins, stop)?;
+        self.layers.release(layer);
+        Ok(())
+    }
+
+    /// Sites of `layer`, in the order in which it uses them.
+    pub(crate) fn sites(&self, layer: usize) -> impl Iterator<Item = &'m Site> + use<'m> {
+        self.map.sites().iter().filter(move |site| site.input.layer == layer)
+    }
+
+    /// Name of a matrix of the first site of `layer`; empty if the layer has none.
+    pub(crate) fn first_matrix(&self, layer: usize) -> String {
+        self.sites(layer).next().map_or_else(String::new, |site| site.matrices[0].id.weight())
+    }
+
+    /// The place in `layer` behind what comes before its first site, or before the layer where the graph has no such place.
+    pub(crate) fn middle(&mut self, layer: usize) -> Place {
+        let weight = self.first_matrix(layer);
+        let middle = Point::Middle { layer, weight: &weight };
+        Place { layer, is_middle: self.layers.check(middle, self.n_embd).is_ok() }
+    }
+
+    /// Takes both sides on to `to`, a place in the layer in hand or that behind it, unless they are there.
+    pub(crate) fn go(
+        &mut self,
+        to: Place,
+        stand_ins: &[StandIn],
+        stop: &dyn Fn() -> bool,
+    ) -> Result<(), TuningError> {
+        let site = self.first_matrix(self.layer());
+        for (number, context) in self.contexts.iter().enumerate() {
+            let mut pass = |side: &mut Side, stand_ins: &[StandIn]| -> Result<(), TuningError> {
+                if side.at >= to {
+                    return Ok(());
+                }
+                let part = Part { stand_ins, ..Part::new(side.at.point(&site), to.point(&site)) };
+                let state = side.states.context_mut(number);
+                let before = state.to_vec();
+                self.layers.run(&part, &context.tokens, &before, state)?;
+                Ok(())
+            };
+            pass(&mut self.source, &[])?;
+            if self.differs {
+                pass(&mut self.coded, stand_ins)?;
+            } else if self.coded.at < to {
+                let source = self.source.states.context(number);
+                self.coded.states.context_mut(number).copy_from_slice(source);
+            }
             stop_if(stop)?;
+        }
+        self.source.at = self.source.at.max(to);
+        self.coded.at = self.coded.at.max(to);
+        if self.source.at == self.coded.at {
+            self.distance = self.measured_distance();
         }
         Ok(())
     }
+
+    /// `decoded` as llama.cpp takes it.
+    pub(crate) fn stand_ins(&self, decoded: &Decoded) -> Result<Vec<StandIn>, TuningError> {
+        let stand_in = |(id, values): (&MatrixId, &Vec<f32>)| {
+            let d_in = self.map.matrix(*id).map_or(0, |matrix| matrix.shape.d_in);
+            Ok(StandIn::new(&id.weight(), values, d_in)?)
+        };
+        decoded.iter().map(stand_in).collect()
+    }
+
+    fn measured_distance(&self) -> f64 {
+        if !self.differs {
+            return 0.0;
+        }
+        let (mut difference, mut size) = (0.0, 0.0);
+        for number in 0..self.contexts.len() {
+            let both = self.source.states.context(number).iter();
+            for (a, b) in both.zip(self.coded.states.context(number)) {
+                difference += f64::from(a - b).powi(2);
+                size += f64::from(*a).powi(2);
+            }
+        }
+        difference / size
+    }
+
+    /// Where everything is, to come back to.
+    pub(crate) fn keep(&self) -> Result<Kept, TuningError> {
+        let copy = |side: &Side| -> Result<Side, TuningError> {
+            Ok(Side { states: side.states.copy(&self.folder)?, at: side.at })
+        };
+        let (source, coded) = (copy(&self.source)?, copy(&self.coded)?);
+        Ok(Kept { source, coded, differs: self.differs, distance: self.distance })
+    }
+
+    /// Comes back to where everything was.
+    pub(crate) fn restore(&mut self, kept: Kept) {
+        let Kept { source, coded, differs, distance } = kept;
+        (self.source, self.coded, self.differs, self.distance) = (source, coded, differs, distance);
+    }
+}
+
+/// Where everything in a [`Stream`] was.
+pub(crate) struct Kept {
+    source: Side,
+    coded: Side,
+    differs: bool,
+    distance: f64,
 }
 
 pub(crate) fn stop_if(mut stop: impl FnMut() -> bool) -> Result<(), TuningError> {
     if stop() { Err(TuningError::Stopped) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_further_on_are_greater() {
+        let places = [0, 1].map(|layer| [false, true].map(|is_middle| Place { layer, is_middle }));
+        assert!(places.as_flattened().is_sorted());
+    }
 }

@@ -1,30 +1,44 @@
-//! What the FFN matrices of the next layers see, and what they should make of it.
+//! What the sites of the next layers see, and what their matrices should make of it.
 
 use std::collections::BTreeMap;
 
-use calibration::{CalibratedInput, GrowingInput, MomentScratch, Sampling};
-use candle_core::{Device, Tensor};
-use format::{InputId, InputRole, MatrixId, MatrixShape};
-use numerics::{MatMul, Retarget, retarget_gain};
+use calibration::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
+use format::{InputId, MatrixId, Site};
+use llama::{Part, Point};
+use numerics::{MatMul, Retarget, best_share};
 
 use crate::TuningError;
-use crate::layer::linear;
-use crate::llama::FfnWeights;
-use crate::stream::{LayerFfn, Passage, Stream, stop_if};
+use crate::shortfall::Shortfall;
+use crate::stream::{Decoded, Place, Stream, stop_if};
+
+/// Bytes of the inputs of one site that are kept one by one, where there are too many for a second moment.
+const SAMPLE_BYTES: u64 = 1 << 30;
 
 /// What is kept of what streams through.
 #[derive(Clone)]
 pub struct Watch<'a> {
     /// Longest input whose second moment is formed.
     pub max_moment_dim: usize,
-    /// Which inputs are kept one by one.
-    pub sampling: Sampling,
+    /// Tokens to fit to.
+    pub n_fitted: u64,
+    /// Held-out tokens, and those kept one by one.
+    pub held_out: (u64, u64),
+    /// Decides which.
+    pub seed: u64,
     /// Damping of moments that are inverted, as a share of their mean diagonal.
     pub damping: f64,
     /// Matrices that will be coded: the others stay as they are.
     pub tensors: &'a [MatrixId],
     /// Dense products.
     pub mul_mat: &'a dyn MatMul,
+}
+
+impl Watch<'_> {
+    /// Which inputs of `d` values are kept one by one.
+    fn sampling(&self, d: usize) -> Sampling {
+        let room = SAMPLE_BYTES / (size_of::<half::f16>() * d) as u64;
+        Sampling::new((self.n_fitted, self.n_fitted.min(room)), self.held_out, self.seed)
+    }
 }
 
 /// What the watched layers see.
@@ -38,38 +52,41 @@ pub struct Seen {
     pub targets: BTreeMap<MatrixId, Vec<f32>>,
 }
 
-impl Stream {
-    /// What the FFN matrices of the next layers see, which are `ffn`, and what those to be coded should be. Where
-    /// several layers are watched, each counts as if its targets were met when the next one is. The contexts go no
-    /// further than the first layer's attention.
+impl Stream<'_> {
+    /// What the sites of `layers` see, the next ones, and what the matrices to be coded should be; `decoded` is what is
+    /// coded in them already. Where several layers are watched, each counts as if its targets were met when the next one
+    /// is, and the contexts come back to the first.
     ///
-    /// For gate and up, the wanted outputs are those of the model as it was. `ffn_down` adds to the hidden state,
-    /// so it is wanted to bring that back to where it was, whatever went wrong before.
+    /// Outputs are wanted as they were in the source model. Those that are added to the hidden state are wanted to bring
+    /// that back to where it was, whatever went wrong before.
     ///
     /// # Errors
-    /// [`TuningError::Compute`] or [`TuningError::Stopped`].
+    /// [`TuningError::Llama`], [`TuningError::Gguf`], [`TuningError::Io`] or [`TuningError::Stopped`].
     pub fn watch(
         &mut self,
-        ffn: &[LayerFfn],
+        layers: &[Decoded],
         watch: &Watch<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Seen, TuningError> {
-        self.attend(stop)?;
-        let mut ahead = Ahead { stream: self.clone(), watch, stop, seen: Seen::default() };
-        for (n, layer) in ffn.iter().enumerate() {
-            ahead.stream.attend(stop)?;
-            let met = ahead.observe(layer)?;
-            if n + 1 < ffn.len() {
+        let kept = if layers.len() > 1 { Some(self.keep()?) } else { None };
+        let mut ahead = Ahead { stream: self, watch, stop, seen: Seen::default() };
+        for (n, decoded) in layers.iter().enumerate() {
+            let met = ahead.observe(decoded.clone())?;
+            if n + 1 < layers.len() {
                 ahead.stream.advance(&met, stop)?;
             }
         }
-        Ok(ahead.seen)
+        let Ahead { seen, .. } = ahead;
+        if let Some(kept) = kept {
+            self.restore(kept);
+        }
+        Ok(seen)
     }
 }
 
-/// A stream that runs ahead.
-struct Ahead<'a> {
-    stream: Stream,
+/// A stream that is watched, and may run ahead.
+struct Ahead<'a, 'm> {
+    stream: &'a mut Stream<'m>,
     watch: &'a Watch<'a>,
     stop: &'a dyn Fn() -> bool,
     seen: Seen,
@@ -77,116 +94,160 @@ struct Ahead<'a> {
 
 /// One input of a layer in one context.
 struct View {
-    /// In the model as it is coded so far, (tokens, d_in).
-    input: Tensor,
-    /// What is lacking there or behind it, (tokens, any).
-    lack: Option<Tensor>,
+    /// In the model as it is coded so far, [d_in, tokens].
+    input: Vec<f32>,
+    /// What is lacking there or behind it, [any, tokens]; empty if nothing is.
+    lack: Vec<f32>,
 }
 
-impl Ahead<'_> {
+/// What is lacking at a site.
+#[derive(Clone, Copy, PartialEq)]
+enum Lack {
+    /// Of the input: the outputs lack what the matrix makes of that.
+    Input,
+    /// Of the only output.
+    Output,
+}
+
+impl Ahead<'_, '_> {
     /// Watches the layer in hand; its matrices with all targets met.
-    fn observe(&mut self, ffn: &LayerFfn) -> Result<LayerFfn, TuningError> {
-        let mut met = ffn.coded.as_ref().unwrap_or(&ffn.source).clone();
-        self.observe_gate_up(&ffn.source, &mut met)?;
-        let differs = self.stream.differs || ffn.coded.is_some();
-        self.observe_down(&ffn.source, &mut met, differs)?;
-        Ok(LayerFfn { source: ffn.source.clone(), coded: differs.then_some(met) })
-    }
-
-    fn observe_gate_up(
-        &mut self,
-        source: &FfnWeights,
-        met: &mut FfnWeights,
-    ) -> Result<(), TuningError> {
-        let wanted = self.wanted(InputRole::FfnIn);
-        let Some(any) = wanted.first() else { return Ok(()) };
-        let seen = any.input();
-        let model = self.stream.model.clone();
-        let layer = &model.layers[self.stream.layer];
-        let differs = self.stream.differs;
-        let (input, lacks) = self.collect(seen, source.gate.dim(1)?, |p| {
-            let input = layer.ffn_input(&p.coded, &model.config)?;
-            let lack = || layer.ffn_input(&p.original, &model.config)? - &input;
-            Ok(View { lack: differs.then(lack).transpose()?, input })
-        })?;
-        let moments = lacks.as_ref().and_then(|_| self.moments(&input));
-        for tensor in wanted {
-            let matrix = source.get(tensor.role);
-            // What the outputs lack is what the matrix makes of what the input lacks.
-            let shortfall = |lack: &Tensor| matrix.matmul(lack);
-            let shortfalls = lacks.as_ref().map(|lacks| lacks.try_map(shortfall)).transpose()?;
-            self.retarget(tensor, matrix, (shortfalls, moments.as_ref()), met)?;
+    fn observe(&mut self, mut met: Decoded) -> Result<Decoded, TuningError> {
+        let layer = self.stream.layer();
+        let middle = self.stream.middle(layer);
+        self.stream.go(middle, &[], self.stop)?;
+        for site in self.stream.sites(layer) {
+            let all = site.matrices.iter().map(|matrix| matrix.id);
+            let wanted: Vec<MatrixId> = all.filter(|id| self.watch.tensors.contains(id)).collect();
+            if !wanted.is_empty() {
+                self.observe_site(site, &wanted, &mut met)?;
+            }
         }
-        self.seen.inputs.insert(seen, input);
-        Ok(())
+        Ok(met)
     }
 
-    fn observe_down(
+    fn observe_site(
         &mut self,
-        source: &FfnWeights,
-        met: &mut FfnWeights,
-        differs: bool,
+        site: &Site,
+        wanted: &[MatrixId],
+        met: &mut Decoded,
     ) -> Result<(), TuningError> {
-        let wanted = self.wanted(InputRole::FfnDown);
-        let [tensor] = wanted[..] else { return Ok(()) };
-        let model = self.stream.model.clone();
-        let layer = &model.layers[self.stream.layer];
-        let seen =
-            |ffn: &FfnWeights, x: &Tensor| ffn.down_input(&layer.ffn_input(x, &model.config)?);
-        let (input, lacks) = self.collect(tensor.input(), source.down.dim(1)?, |p| {
-            let input = seen(met, &p.coded)?;
-            let lack = || -> Result<Tensor, candle_core::Error> {
-                let change = (seen(source, &p.original)? - &input)?;
-                (&p.original - &p.coded)? + linear(&change, &source.down)?
-            };
-            Ok(View { lack: differs.then(lack).transpose()?, input })
-        })?;
-        let moments = lacks.as_ref().and_then(|_| self.moments(&input));
-        self.retarget(tensor, &source.down, (lacks, moments.as_ref()), met)?;
-        self.seen.inputs.insert(tensor.input(), input);
+        let d_in = site.matrices[0].shape.d_in;
+        let lack = if site.input.role.feeds_state() { Lack::Output } else { Lack::Input };
+        let differs = self.stream.differs || !met.is_empty();
+        let (input, lacks) = match lack {
+            Lack::Input => self.collect(site.input, d_in, |ahead, n| ahead.input(site, n))?,
+            Lack::Output => {
+                let replaced = self.stream.stand_ins(met)?;
+                let seen = self.collect(site.input, d_in, |ahead, number| {
+                    ahead.output(wanted[0], (&replaced, differs), number)
+                })?;
+                self.stream.source.at = Place::before(site.input.layer + 1);
+                seen
+            }
+        };
+        if differs {
+            let moments = lacks.as_ref().and_then(|_| self.moments(&input));
+            for id in wanted {
+                self.retarget(*id, lack, lacks.as_ref().zip(moments.as_ref()), met)?;
+            }
+        }
+        self.seen.inputs.insert(site.input, input);
         Ok(())
     }
 
-    /// The matrices of the layer in hand that read `input` and will be coded.
-    fn wanted(&self, input: InputRole) -> Vec<MatrixId> {
-        let layer = self.stream.layer;
-        let all = input.readers().map(|role| MatrixId { layer, role });
-        all.filter(|t| self.watch.tensors.contains(t)).collect()
+    /// The input of a site of matrices whose outputs are not added to the hidden state.
+    fn input(&mut self, site: &Site, number: usize) -> Result<View, TuningError> {
+        let weight = site.matrices[0].id.weight();
+        let to = Point::Input { layer: site.input.layer, weight: &weight };
+        let stream = &mut *self.stream;
+        let first = stream.first_matrix(site.input.layer);
+        let tokens = &stream.contexts[number].tokens;
+        let mut values = [(); 2].map(|()| vec![0.0; tokens.len() * site.matrices[0].shape.d_in]);
+        let [input, lack] = &mut values;
+        let part = |place: Place| Part::new(place.point(&first), to);
+        let coded = (&stream.coded, input);
+        let source = stream.differs.then_some((&stream.source, &mut *lack));
+        for (side, out) in [Some(coded), source].into_iter().flatten() {
+            stream.layers.run(&part(side.at), tokens, side.states.context(number), out)?;
+        }
+        let [input, mut lack] = values;
+        match stream.differs {
+            true => lack.iter_mut().zip(&input).for_each(|(lack, x)| *lack -= x),
+            false => lack.clear(),
+        }
+        Ok(View { input, lack })
+    }
+
+    /// The input of a matrix whose output is added to the hidden state, with `replaced` in its layer. Takes the source's
+    /// states to the next layer.
+    fn output(
+        &mut self,
+        id: MatrixId,
+        (replaced, differs): (&[llama::StandIn], bool),
+        number: usize,
+    ) -> Result<View, TuningError> {
+        let stream = &mut *self.stream;
+        let (weight, to) = (id.weight(), Point::Before(id.layer + 1));
+        let first = stream.first_matrix(id.layer);
+        let tokens = &stream.contexts[number].tokens;
+        let part = Part { watched: Some(&weight), ..Part::new(stream.coded.at.point(&first), to) };
+        let state = stream.source.states.context(number);
+        let mut wanted = vec![0.0; state.len()];
+        stream.layers.run(&part, tokens, state, &mut wanted)?;
+        let mut view = View { input: stream.layers.watched().input.clone(), lack: Vec::new() };
+        if differs {
+            let mut lack = stream.layers.watched().output.clone();
+            let mut found = vec![0.0; state.len()];
+            let part = Part { stand_ins: replaced, ..part };
+            let state = stream.coded.states.context(number);
+            let ran = stream.layers.run(&part, tokens, state, &mut found)?;
+            view.input.clone_from(&stream.layers.watched().input);
+            if ran.gain == 0.0 {
+                // Something stands between the output and the state: the output itself is wanted as it was.
+                let outputs = &stream.layers.watched().output;
+                lack.iter_mut().zip(outputs).for_each(|(lack, y)| *lack -= y);
+            } else {
+                let both = wanted.iter().zip(&found);
+                lack = both.map(|(wanted, found)| (wanted - found) / ran.gain).collect();
+            }
+            view.lack = lack;
+        }
+        stream.source.states.context_mut(number).copy_from_slice(&wanted);
+        Ok(view)
     }
 
     /// The input `seen`, of `d_in` values, over all contexts, and the means of lack x^T where something lacks and there
     /// is a second moment.
     fn collect(
-        &self,
+        &mut self,
         seen: InputId,
         d_in: usize,
-        view: impl Fn(&Passage) -> Result<View, TuningError>,
+        mut view: impl FnMut(&mut Self, usize) -> Result<View, TuningError>,
     ) -> Result<(CalibratedInput, Option<Lacks>), TuningError> {
-        let Self { stream, watch, stop, .. } = self;
+        let (watch, stop) = (self.watch, self.stop);
+        let sampling = watch.sampling(d_in);
         let mut growing = GrowingInput::new(d_in, watch.max_moment_dim);
         let mut scratch = MomentScratch::default();
         let (mut n_before, mut sums) = ([0; 2], [Shortfall::default(), Shortfall::default()]);
-        for (number, passage) in stream.passages.iter().enumerate() {
-            let weigh = |rows: Tensor| match &stream.weights {
-                Some(weights) => weights.apply(seen, number, &rows),
-                None => Ok(rows),
-            };
-            let View { input, lack } = view(passage)?;
-            let (input, lack) = (weigh(input)?, lack.map(weigh).transpose()?);
-            let rows = input.flatten_all()?.to_vec1::<f32>()?;
-            let kind = passage.kind as usize;
-            let at = (passage.kind, n_before[kind]);
-            growing.add(at, &rows, &watch.sampling, watch.mul_mat, &mut scratch);
-            n_before[kind] += input.dim(0)? as u64;
-            if let Some(lack) = lack.filter(|_| d_in <= watch.max_moment_dim) {
-                sums[kind].add(&lack, &input, watch.mul_mat)?;
+        for number in 0..self.stream.contexts.len() {
+            let View { mut input, mut lack } = view(self, number)?;
+            if let Some(weights) = &self.stream.weights {
+                weights.apply(seen, number, &mut input);
+                weights.apply(seen, number, &mut lack);
             }
-            stop_if(*stop)?;
+            let kind = self.stream.contexts[number].kind;
+            let first = &mut n_before[kind as usize];
+            growing.add((kind, *first), &input, &sampling, watch.mul_mat, &mut scratch);
+            *first += (input.len() / d_in) as u64;
+            if !lack.is_empty() && d_in <= watch.max_moment_dim {
+                sums[kind as usize].add(&lack, &input, d_in, watch.mul_mat);
+            }
+            stop_if(stop)?;
         }
-        let lacks = match sums.each_ref().map(|sum| sum.mean(d_in)) {
-            [fitted, held_out] => fitted?.zip(held_out?),
-        };
-        Ok((growing.finish(), lacks.map(|(fitted, held_out)| Lacks { fitted, held_out })))
+        let [fitted, held_out] =
+            [PassageKind::Fitted, PassageKind::HeldOut].map(|kind| sums[kind as usize].mean());
+        let lacks = fitted.zip(held_out).map(|(fitted, held_out)| Lacks { fitted, held_out });
+        Ok((growing.finish(), lacks))
     }
 
     /// What retargeting needs to know of an input; `None` where there are no second moments or that to fit to cannot be
@@ -196,24 +257,41 @@ impl Ahead<'_> {
         Some(Moments { fitted, held_out: input.holdout_moment()? })
     }
 
-    /// Puts what `matrix` should be into `met` and among what is seen, if that can be told and helps.
+    /// Puts what the matrix `id` should be into `met` and among what is seen, if that can be told and helps.
     fn retarget(
         &mut self,
-        tensor: MatrixId,
-        matrix: &Tensor,
-        (shortfalls, moments): (Option<Lacks>, Option<&Moments>),
-        met: &mut FfnWeights,
+        id: MatrixId,
+        lack: Lack,
+        known: Option<(&Lacks, &Moments)>,
+        met: &mut Decoded,
     ) -> Result<(), TuningError> {
-        let Some((shortfalls, moments)) = shortfalls.zip(moments) else { return Ok(()) };
-        let flat = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
-        let (d_out, d_in) = matrix.dims2()?;
-        let (weights, shape) = (flat(matrix)?, MatrixShape::new(d_in, d_out));
-        let target = moments.fitted.target(&weights, &flat(&shortfalls.fitted)?);
-        let Some(target) = target else { return Ok(()) };
-        let (both, held_out) = ((&*weights, &*target), flat(&shortfalls.held_out)?);
-        if retarget_gain(both, &held_out, &moments.held_out, shape, self.watch.mul_mat) > 0.0 {
-            met.replace(tensor.role, target.clone())?;
-            self.seen.targets.insert(tensor, target);
+        let Some((lacks, moments)) = known else { return Ok(()) };
+        let file = self.stream.file;
+        let info = file.require_tensor(&id.weight())?;
+        let (weights, d_in) = (file.to_f32(info)?, info.dims()[0]);
+        file.release(info);
+        let mul_mat = self.watch.mul_mat;
+        let shortfall = |mean: &Vec<f32>| match lack {
+            Lack::Output => mean.clone(),
+            Lack::Input => {
+                let by_input: Vec<f32> =
+                    (0..mean.len()).map(|i| mean[i % d_in * d_in + i / d_in]).collect();
+                let mut out = vec![0.0; weights.len()];
+                mul_mat.mul_mat(&by_input, &weights, d_in, &mut out);
+                out
+            }
+        };
+        let Some(target) = moments.fitted.target(&weights, &shortfall(&lacks.fitted)) else {
+            return Ok(());
+        };
+        let both = (&*weights, &*target);
+        let held_out = shortfall(&lacks.held_out);
+        let share = best_share(both, &held_out, &moments.held_out, d_in, mul_mat);
+        if share > 0.0 {
+            let drawn = |(w, t): (&f32, &f32)| *w + share as f32 * (t - w);
+            let target: Vec<f32> = weights.iter().zip(&target).map(drawn).collect();
+            met.insert(id, target.clone());
+            self.seen.targets.insert(id, target);
         }
         Ok(())
     }
@@ -226,57 +304,8 @@ struct Moments {
     held_out: Vec<f32>,
 }
 
-/// The means of lack x^T over the contexts to fit to and the held-out ones, (any, d_in).
+/// The means of lack x^T over the contexts to fit to and the held-out ones, as [`Shortfall::mean`] gives them.
 struct Lacks {
-    fitted: Tensor,
-    held_out: Tensor,
-}
-
-impl Lacks {
-    fn try_map(
-        &self,
-        f: impl Fn(&Tensor) -> Result<Tensor, candle_core::Error>,
-    ) -> Result<Self, TuningError> {
-        Ok(Self { fitted: f(&self.fitted)?, held_out: f(&self.held_out)? })
-    }
-}
-
-/// Sum over tokens of lack x^T.
-#[derive(Default)]
-struct Shortfall {
-    n_tokens: usize,
-    /// [d_in, any].
-    sum: Vec<f32>,
-    product: Vec<f32>,
-}
-
-impl Shortfall {
-    fn add(
-        &mut self,
-        lack: &Tensor,
-        input: &Tensor,
-        mul_mat: &dyn MatMul,
-    ) -> Result<(), TuningError> {
-        let by_value = |x: &Tensor| x.t()?.flatten_all()?.to_vec1::<f32>();
-        let n = input.dim(0)?;
-        let (inputs, lacks) = (by_value(input)?, by_value(lack)?);
-        let size = inputs.len() / n * (lacks.len() / n);
-        self.sum.resize(size, 0.0);
-        self.product.resize(size, 0.0);
-        mul_mat.mul_mat(&inputs, &lacks, n, &mut self.product);
-        self.sum.iter_mut().zip(&self.product).for_each(|(s, p)| *s += p);
-        self.n_tokens += n;
-        Ok(())
-    }
-
-    /// The mean, (any, d_in); `None` of no tokens.
-    fn mean(&self, d_in: usize) -> Result<Option<Tensor>, TuningError> {
-        if self.n_tokens == 0 {
-            return Ok(None);
-        }
-        let mean = |sum: &f32| (f64::from(*sum) / self.n_tokens as f64) as f32;
-        let values: Vec<f32> = self.sum.iter().map(mean).collect();
-        let rows = values.len() / d_in;
-        Ok(Some(Tensor::from_vec(values, (rows, d_in), &Device::Cpu)?))
-    }
+    fitted: Vec<f32>,
+    held_out: Vec<f32>,
 }

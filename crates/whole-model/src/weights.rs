@@ -1,50 +1,83 @@
 //! How much each token counts in the moments that matrices are fitted to.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use format::InputId;
 
 use crate::TuningError;
-use crate::costs::TokenCosts;
+use crate::costs::{Backward, ReadFfn, TokenCosts};
+use crate::llama::Llama;
+
+/// Contexts that go through the layers and back together: their states are kept for every layer, and each layer's
+/// matrices are read twice for all of them.
+const CONTEXTS: usize = 8;
 
 /// Costs above this quantile count as if they were there.
 const CAP_QUANTILE: f64 = 0.999;
 
 /// Weights of the tokens of all passages for each FFN input; their mean is 1.
 #[derive(Debug)]
-pub(crate) struct TokenWeights {
-    /// Square roots, by layer: for gate and up, and for down; of each passage (tokens, 1).
-    roots: Vec<[Vec<Tensor>; 2]>,
+pub struct TokenWeights {
+    /// Square roots, by layer: for gate and up, and for down; of each context one per token.
+    roots: Vec<[Vec<Vec<f32>>; 2]>,
 }
 
 impl TokenWeights {
+    /// Every token of `contexts` counts by the root of what an error in the output of a matrix costs there: of the trace of
+    /// the Fisher information of the next-token distributions, estimated by one random direction per context. `ffn` reads
+    /// the matrices of `model`. `heard` is told [`Self::n_steps`] times and says whether to stop.
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`], [`TuningError::Stopped`] or those of `ffn`.
+    pub fn curvature(
+        model: &Llama,
+        contexts: &[Vec<u32>],
+        ffn: &ReadFfn<'_>,
+        heard: &mut dyn FnMut() -> bool,
+    ) -> Result<Self, TuningError> {
+        let mut backward = Backward::new(model, ffn, heard);
+        let mut costs = Vec::with_capacity(contexts.len());
+        for some in contexts.chunks(CONTEXTS) {
+            let embedded =
+                some.iter().map(|c| model.embed(c)).collect::<Result<Vec<Tensor>, _>>()?;
+            let embedded: Vec<&Tensor> = embedded.iter().collect();
+            costs.extend(backward.costs(&embedded, costs.len())?);
+        }
+        Ok(Self::new(&costs))
+    }
+
+    /// What [`Self::curvature`] is in steps: every context through every layer and back.
+    #[must_use]
+    pub fn n_steps(model: &Llama, n_contexts: usize) -> usize {
+        2 * n_contexts * model.n_layers()
+    }
+
     /// Weights in proportion to the roots of `costs`, by passage and layer. In proportion to the costs themselves, which
     /// come from a single random direction and have a long tail, few tokens would decide: in the first layers of
     /// SmolLM2 the equivalent of an eighth of them.
-    pub(crate) fn new(costs: &[Vec<TokenCosts>]) -> Result<Self, TuningError> {
+    pub(crate) fn new(costs: &[Vec<TokenCosts>]) -> Self {
         let n_layers = costs.first().map_or(0, Vec::len);
         let of = |layer: usize, values: fn(&TokenCosts) -> &[f32]| {
             roots(costs.iter().map(|passage| values(&passage[layer])).collect())
         };
-        let layer = |n| Ok([of(n, |c| &c.gate_up)?, of(n, |c| &c.down)?]);
-        Ok(Self { roots: (0..n_layers).map(layer).collect::<Result<_, TuningError>>()? })
+        let layer = |n| [of(n, |c| &c.gate_up), of(n, |c| &c.down)];
+        Self { roots: (0..n_layers).map(layer).collect() }
     }
 
-    /// `rows`, (tokens, any), of a passage at `input` so that their squares count as much as they should.
-    pub(crate) fn apply(
-        &self,
-        input: InputId,
-        passage: usize,
-        rows: &Tensor,
-    ) -> Result<Tensor, TuningError> {
-        Ok(rows.broadcast_mul(&self.roots[input.layer][input.role as usize][passage])?)
+    /// Makes the squares of `rows`, [any, tokens], of context number `context` at `input` count as much as they should.
+    pub(crate) fn apply(&self, input: InputId, context: usize, rows: &mut [f32]) {
+        let roots = &self.roots[input.layer][input.role as usize][context];
+        let width = (rows.len() / roots.len()).max(1);
+        for (row, root) in rows.chunks_mut(width).zip(roots) {
+            row.iter_mut().for_each(|v| *v *= root);
+        }
     }
 }
 
 /// Square roots of the weights for `costs`.
-fn roots(costs: Vec<&[f32]>) -> Result<Vec<Tensor>, TuningError> {
+fn roots(costs: Vec<&[f32]>) -> Vec<Vec<f32>> {
     let mut sorted: Vec<f32> = costs.concat();
     sorted.sort_by(f32::total_cmp);
-    let Some(last) = sorted.len().checked_sub(1) else { return Ok(Vec::new()) };
+    let Some(last) = sorted.len().checked_sub(1) else { return Vec::new() };
     let cap = sorted[(last as f64 * CAP_QUANTILE) as usize];
     let weight = |cost: &f32| f64::from(cost.min(cap)).sqrt();
     let mean = sorted.iter().map(weight).sum::<f64>() / sorted.len() as f64;
@@ -53,11 +86,7 @@ fn roots(costs: Vec<&[f32]>) -> Result<Vec<Tensor>, TuningError> {
         0.0 => 1.0,
         _ => (weight(cost) / mean).sqrt() as f32,
     };
-    let column = |passage: &[f32]| {
-        let values: Vec<f32> = passage.iter().map(root).collect();
-        Ok(Tensor::from_vec(values, (passage.len(), 1), &Device::Cpu)?)
-    };
-    costs.into_iter().map(column).collect()
+    costs.into_iter().map(|context| context.iter().map(root).collect()).collect()
 }
 
 #[cfg(test)]
@@ -73,20 +102,11 @@ mod tests {
     #[test]
     fn squares_count_in_proportion_to_the_roots_of_the_costs_over_all_passages() {
         let all = [costs(&[1.0, 9.0], &[0.0, 0.0]), costs(&[16.0], &[0.0])];
-        let weights = TokenWeights::new(&all).unwrap();
-        let ones = Tensor::ones((2, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let squares = |role, passage, n| {
-            let rows = ones.narrow(0, 0, n).unwrap();
-            let input = InputId { layer: 0, role };
-            let weighed = weights.apply(input, passage, &rows).unwrap();
-            weighed
-                .sqr()
-                .unwrap()
-                .to_vec2::<f32>()
-                .unwrap()
-                .iter()
-                .map(|r| r[2])
-                .collect::<Vec<_>>()
+        let weights = TokenWeights::new(&all);
+        let squares = |role, context, n: usize| {
+            let mut rows = vec![1.0; 3 * n];
+            weights.apply(InputId { layer: 0, role }, context, &mut rows);
+            rows.chunks(3).map(|row| row[2] * row[2]).collect::<Vec<f32>>()
         };
         // The cap of three tokens is the second largest.
         let near = |found: Vec<f32>, expected: &[f32]| {

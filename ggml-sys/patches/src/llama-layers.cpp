@@ -356,7 +356,7 @@ ggml_cgraph * llama_layers_cut::cut(ggml_context * ctx, ggml_cgraph * gf) {
         const int product = graph.product(run->added);
         run->gain = product < 0 ? 0.0f : graph.gain(end, product);
     }
-    // before nodes lose their names to what takes their place
+    if (!run->out) { return nullptr; }
     if (error = swap_weights(graph, needed, *run); !error.empty()) { return fail(error); }
 
     std::vector<ggml_tensor *> nodes;

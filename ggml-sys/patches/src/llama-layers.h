@@ -32,7 +32,7 @@ struct llama_layers_run {
 
     const float * in; // what is at `from`: n_in values, one row per token; ignored from the tokens
     size_t n_in;
-    float * out; // receives what is at `to`
+    float * out; // receives what is at `to`; null: the part is cut out, and neither allocated nor computed
     size_t n_out;
 
     const struct llama_layers_swap * swaps;

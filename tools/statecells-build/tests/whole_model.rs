@@ -374,8 +374,13 @@ fn what_cannot_be_done_is_refused_in_one_line() {
     refused("--sequential 1", &["--sequential: ", "calib.gguf", "statecells-calib"]);
     refused("--tune 1", &["--tune: ", "calib.gguf", "statecells-calib"]);
     let arcee = fixture_of(&Model { has_gate: false, ..Model::default() }, 40);
-    let mut command = arcee.plain(&format!("{BUILD} -o out.gguf --sequential 1"));
-    fails(&mut command, 1, &["--sequential: ", "model.gguf", "arcee"]);
+    let mut command = arcee.plain(&format!("{BUILD} -o out.gguf --tune 1"));
+    fails(&mut command, 1, &["--tune: ", "model.gguf", "arcee"]);
+    let weights = "--sequential 1 --token-weights curvature";
+    let mut command = arcee.plain(&format!("{BUILD} -o out.gguf {weights}"));
+    fails(&mut command, 1, &["--token-weights: ", "model.gguf", "arcee"]);
+    // Neither needs gradients.
+    build(&arcee, "out.gguf", "--sequential 1");
     let usage = fixture.plain("-i model.gguf -o out.gguf --scheme sections --tune 3").output();
     assert_eq!(usage.unwrap().status.code(), Some(2));
 }

@@ -97,8 +97,9 @@ pub struct SectionsFlags {
     /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see, so
     /// that they make up for the errors before them; 1 does so before every ffn_down as well and is by far the best.
     /// Errors and gaps are then against what each matrix should do there (after --tune against the source's
-    /// weights). Takes several forward passes over the calibration's text, which is all that --calib needs to hold
-    /// (statecells-calib --tokens-only); llama architecture only. Such a file grows only behind what is finished
+    /// weights). Takes about three forward passes of llama.cpp over the calibration's text, which is all that --calib
+    /// needs to hold (statecells-calib --tokens-only), and 8 bytes on the disk per token and value of the hidden state.
+    /// Such a file grows only behind what is finished
     #[arg(
         long,
         value_name = "LAYERS",
@@ -107,7 +108,8 @@ pub struct SectionsFlags {
     )]
     pub sequential: Option<u16>,
 
-    /// How much each token of the calibration's text counts in what --sequential fits to
+    /// How much each token of the calibration's text counts in what --sequential fits to; curvature: llama
+    /// architecture only
     #[arg(long, value_name = "HOW", default_value_t = Weighing::Equal, requires = "sequential")]
     pub token_weights: Weighing,
 

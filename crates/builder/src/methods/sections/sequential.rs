@@ -1,21 +1,28 @@
 //! `--sequential`: what the next matrices will see, with the model as coded so far.
 
-use calibration::{Calibration, Sampling};
+use std::path::Path;
+
+use calibration::{Calibration, PassageKind};
 use clap::ValueEnum;
-use format::{InputRole, MatrixId, Role};
+use format::{InputRole, MatrixId};
 use ggml::MulMat;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
-use whole_model::{FfnWeights, LayerFfn, Llama, Stream, Watch};
+use whole_model::{
+    Decoded, Llama, Outline, Stream, TokenWeights, TuningError, Watch, stream_bytes,
+};
 
-use super::text::{check_step, contexts, failed};
-use crate::{Decoded, Error, Recapture, Recaptured, Sequence, Source};
+use super::text::{check_memory, check_text, contexts, failed, made_for_another};
+use crate::{Decoded as DecodedOf, Error, Recapture, Recaptured, Sequence, Source};
 
 /// Held-out inputs kept one by one of every recaptured matrix.
 const HOLD_OUT_SAMPLES: u64 = 512;
 
 /// The flag that asks for it.
 const SEQUENTIAL: &str = "--sequential";
+
+/// The flag that lets tokens count differently.
+const TOKEN_WEIGHTS: &str = "--token-weights";
 
 /// How much each token counts in what is fitted to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,11 +65,21 @@ impl Sequence for SequentialStep {
         &self,
         source: &Source,
         calibration: &Calibration,
-        _tensors: &[MatrixId],
+        tensors: &[MatrixId],
     ) -> Result<(), Error> {
-        let less = " or a calibration of less text (--tokens)";
-        let needed = |model: &whole_model::Outline, n_tokens| model.stream_bytes(n_tokens);
-        check_step(SEQUENTIAL, (source, calibration), needed, less)
+        check_text(SEQUENTIAL, calibration)?;
+        let map = source.run_through(tensors);
+        let needed = stream_bytes(&map, self.max_moment_dim);
+        check_memory(SEQUENTIAL, needed, program::memory_bytes(), "")?;
+        if self.params.weights == Weighing::Curvature {
+            let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: leave it out"));
+            Outline::of(source.file()).map_err(refuse)?;
+        }
+        let model = source.model().map_err(|e| failed(SEQUENTIAL)(e.into()))?;
+        whole_model::check(model, &map, &calibration.record().tokens).map_err(|e| match e {
+            TuningError::Token { .. } => made_for_another(SEQUENTIAL, calibration, &e),
+            other => Error::flag(SEQUENTIAL, format!("{other}: leave out {SEQUENTIAL}")),
+        })
     }
 
     fn needs_text_only(&self) -> bool {
@@ -73,9 +90,10 @@ impl Sequence for SequentialStep {
         &self,
         source: &'a Source,
         calibration: &'a Calibration,
+        folder: &Path,
         watch: (&'a Reporter, &'a Interrupt),
     ) -> Result<Box<dyn Recapture + 'a>, Error> {
-        Ok(Box::new(Sequential::new(*self, (source, calibration), watch)?))
+        Ok(Box::new(Sequential::new(*self, (source, calibration), folder, watch)?))
     }
 }
 
@@ -83,45 +101,43 @@ impl Sequence for SequentialStep {
 struct Sequential<'a> {
     step: SequentialStep,
     source: &'a Source,
-    stream: Stream,
-    sampling: Sampling,
+    calibration: &'a Calibration,
+    stream: Stream<'a>,
     mul_mat: MulMat,
     reporter: &'a Reporter,
     interrupt: &'a Interrupt,
 }
 
 impl<'a> Sequential<'a> {
-    /// Recaptures on the text behind `calibration`.
+    /// Recaptures on the text behind `calibration`, with hidden states in `folder`.
     ///
     /// # Errors
     /// [`Error::Program`].
     fn new(
         step: SequentialStep,
-        (source, calibration): (&'a Source, &Calibration),
+        (source, calibration): (&'a Source, &'a Calibration),
+        folder: &Path,
         (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
-        let record = calibration.record();
-        let contexts = contexts(calibration);
-        let model = Llama::load(source.file()).map_err(failed(SEQUENTIAL))?;
-        let stream = Stream::new(model, contexts.iter().map(|(kind, c)| (*kind, c.as_slice())));
-        Ok(Self {
-            step,
-            source,
-            stream: stream.map_err(failed(SEQUENTIAL))?,
-            sampling: Sampling::new(
-                (record.n_fitted, record.n_fitted),
-                (record.n_held_out, HOLD_OUT_SAMPLES),
-                record.seed,
-            ),
-            mul_mat: MulMat::on_rayon(rayon::current_num_threads()),
-            reporter,
-            interrupt,
-        })
+        let n_threads = rayon::current_num_threads();
+        let model = source.model().map_err(|e| failed(SEQUENTIAL)(e.into()))?;
+        let model = (model, source.file(), source.map());
+        let signed = |(kind, context): (PassageKind, Vec<u32>)| {
+            (kind, context.into_iter().map(u32::cast_signed).collect())
+        };
+        let contexts = contexts(calibration).into_iter().map(signed);
+        let stream = Stream::new(model, contexts, folder, n_threads).map_err(failed(SEQUENTIAL))?;
+        let mul_mat = MulMat::on_rayon(n_threads);
+        Ok(Self { step, source, calibration, stream, mul_mat, reporter, interrupt })
     }
 
-    /// Weighs the tokens of all contexts, which must be before the first layer.
+    /// Weighs the tokens of all contexts.
     fn weigh(&mut self) -> Result<(), Error> {
-        let total = self.stream.n_weighing_steps();
+        let file = self.source.file();
+        let model = Llama::load(file).map_err(failed(TOKEN_WEIGHTS))?;
+        let contexts: Vec<Vec<u32>> =
+            contexts(self.calibration).into_iter().map(|(_, tokens)| tokens).collect();
+        let total = TokenWeights::n_steps(&model, contexts.len());
         let (reporter, interrupt) = (self.reporter, self.interrupt);
         reporter.stage("weighing tokens", total as u64);
         let (mut eta, mut done) = (Eta::new(total as u64), 0);
@@ -134,21 +150,21 @@ impl<'a> Sequential<'a> {
             }
             interrupt.is_set()
         };
-        let file = self.source.file();
-        self.stream.weigh(&|layer| Llama::ffn(file, layer), &mut heard).map_err(failed(SEQUENTIAL))
+        let ffn = |layer| Llama::ffn(file, layer);
+        let weights = TokenWeights::curvature(&model, &contexts, &ffn, &mut heard);
+        self.stream.weigh(weights.map_err(failed(TOKEN_WEIGHTS))?);
+        Ok(())
     }
 
-    /// The FFN of `layer`, with what `decoded` puts in place of the source's matrices.
-    fn layer(&self, layer: usize, decoded: &mut Decoded<'_>) -> Result<LayerFfn, Error> {
-        let source = Llama::ffn(self.source.file(), layer).map_err(failed(SEQUENTIAL))?;
-        let mut coded = None;
-        for role in Role::ALL {
-            if let Some(dense) = decoded(MatrixId { layer, role })? {
-                let ffn: &mut FfnWeights = coded.get_or_insert_with(|| source.clone());
-                ffn.replace(role, dense).map_err(failed(SEQUENTIAL))?;
+    /// What `decoded` puts in place of the source's matrices in `layer`.
+    fn coded(&self, layer: usize, decoded: &mut DecodedOf<'_>) -> Result<Decoded, Error> {
+        let mut coded = Decoded::new();
+        for id in self.source.matrices().filter(|id| id.layer == layer) {
+            if let Some(dense) = decoded(id)? {
+                coded.insert(id, dense);
             }
         }
-        Ok(LayerFfn { source, coded })
+        Ok(coded)
     }
 }
 
@@ -164,7 +180,7 @@ impl Recapture for Sequential<'_> {
     fn inputs(
         &mut self,
         tensors: &[MatrixId],
-        decoded: &mut Decoded<'_>,
+        decoded: &mut DecodedOf<'_>,
     ) -> Result<Recaptured, Error> {
         let stop = || self.interrupt.is_set();
         let layers = tensors.iter().map(|t| t.layer);
@@ -174,22 +190,25 @@ impl Recapture for Sequential<'_> {
             self.weigh()?;
         }
         while self.stream.layer() < first {
-            let ffn = self.layer(self.stream.layer(), decoded)?;
-            self.stream.advance(&ffn, &stop).map_err(failed(SEQUENTIAL))?;
+            let coded = self.coded(self.stream.layer(), decoded)?;
+            self.stream.advance(&coded, &stop).map_err(failed(SEQUENTIAL))?;
         }
         // A resumed run may have some of the group already: what the others are fitted to must not depend on it.
         let mut before = |t| if tensors.contains(&t) { Ok(None) } else { decoded(t) };
-        let ffn: Vec<LayerFfn> =
-            (first..=last).map(|n| self.layer(n, &mut before)).collect::<Result<_, _>>()?;
+        let layers: Vec<Decoded> =
+            (first..=last).map(|n| self.coded(n, &mut before)).collect::<Result<_, _>>()?;
+        let record = self.calibration.record();
         let watch = Watch {
             max_moment_dim: self.step.max_moment_dim,
-            sampling: self.sampling.clone(),
+            n_fitted: record.n_fitted,
+            held_out: (record.n_held_out, HOLD_OUT_SAMPLES),
+            seed: record.seed,
             damping: self.step.damping,
             tensors,
             mul_mat: &self.mul_mat,
         };
-        let seen = self.stream.watch(&ffn, &watch, &stop).map_err(failed(SEQUENTIAL))?;
-        let drift = self.stream.distance().map_err(failed(SEQUENTIAL))?.sqrt();
+        let seen = self.stream.watch(&layers, &watch, &stop).map_err(failed(SEQUENTIAL))?;
+        let drift = self.stream.distance().sqrt();
         Ok(Recaptured { inputs: seen.inputs, targets: seen.targets, drift })
     }
 }

@@ -29,15 +29,27 @@ pub(super) fn check_step(
     let tokens = &calibration.record().tokens;
     let refuse = |error: TuningError| Error::flag(flag, format!("{error}: leave out {flag}"));
     let model = Outline::of(source.file()).map_err(refuse)?;
-    model.check_tokens(tokens).map_err(|error| {
-        let path = calibration.path().display();
-        Error::flag(flag, format!("{path}: {error}: made for another model"))
-    })?;
+    model.check_tokens(tokens).map_err(|error| made_for_another(flag, calibration, &error))?;
     check_memory(flag, needed(&model, tokens.len()), program::memory_bytes(), way_out)
 }
 
+/// `calibration` has tokens that the model does not have.
+pub(super) fn made_for_another(
+    flag: &'static str,
+    calibration: &Calibration,
+    error: &TuningError,
+) -> Error {
+    let path = calibration.path().display();
+    Error::flag(flag, format!("{path}: {error}: made for another model"))
+}
+
 /// Checks that a step that needs so many bytes at least is not begun where there are fewer.
-fn check_memory(flag: &'static str, needed: u64, there: u64, way_out: &str) -> Result<(), Error> {
+pub(super) fn check_memory(
+    flag: &'static str,
+    needed: u64,
+    there: u64,
+    way_out: &str,
+) -> Result<(), Error> {
     if needed <= there {
         return Ok(());
     }
@@ -52,7 +64,7 @@ fn check_memory(flag: &'static str, needed: u64, there: u64, way_out: &str) -> R
 }
 
 /// Checks that `calibration` holds the text it was made from.
-fn check_text(flag: &'static str, calibration: &Calibration) -> Result<(), Error> {
+pub(super) fn check_text(flag: &'static str, calibration: &Calibration) -> Result<(), Error> {
     if !calibration.record().tokens.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,204 @@
+//! Text on its way through a small random model, as it was and with other matrices.
+
+use calibration::PassageKind;
+use fixtures::models;
+use format::{InputId, InputRole, MatrixId, ModelMap, Role};
+use ggml::gguf::GgufFile;
+use llama::{Backend, Model, ModelParams};
+use numerics::ReferenceMatMul;
+use tempfile::TempDir;
+use whole_model::{Decoded, Llama, Stream, TokenWeights, TuningError, Watch};
+
+struct Fixture {
+    folder: TempDir,
+    file: GgufFile,
+    map: ModelMap,
+    model: Model,
+}
+
+fn fixture(model: &models::Model) -> Fixture {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    model.write(&path).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    let map = ModelMap::of(file.tensors().iter().map(|t| (t.name(), t.dims())));
+    let model = Model::load(Backend::init(), &path, &ModelParams::default()).unwrap();
+    Fixture { folder, file, map, model }
+}
+
+fn small() -> Fixture {
+    fixture(&models::Model::default())
+}
+
+const ALL: [MatrixId; 6] = {
+    const fn of(layer: usize, role: Role) -> MatrixId {
+        MatrixId { layer, role }
+    }
+    use Role::{Down, Gate, Up};
+    [of(0, Gate), of(0, Up), of(0, Down), of(1, Gate), of(1, Up), of(1, Down)]
+};
+
+fn contexts(n: usize) -> Vec<Vec<u32>> {
+    let token = |i: u32| 3 + (i * 7919 + 93) % 250;
+    (0..n as u32).map(|c| (0..24).map(|i| token(c * 24 + i)).collect()).collect()
+}
+
+impl Fixture {
+    /// `n` contexts of which every fifth is held out, before the first layer.
+    fn stream(&self, n: usize) -> Stream<'_> {
+        let kind = |i| if i % 5 == 2 { PassageKind::HeldOut } else { PassageKind::Fitted };
+        let signed = |c: Vec<u32>| c.into_iter().map(u32::cast_signed).collect();
+        let all = contexts(n).into_iter().enumerate().map(|(i, c)| (kind(i), signed(c)));
+        let model = (&self.model, &self.file, &self.map);
+        Stream::new(model, all, self.folder.path(), 2).unwrap()
+    }
+
+    fn weights(&self, id: MatrixId) -> Vec<f32> {
+        self.file.to_f32(self.file.require_tensor(&id.weight()).unwrap()).unwrap()
+    }
+
+    /// Contexts behind layer 0, whose matrices were disturbed.
+    fn disturbed(&self, n: usize) -> Stream<'_> {
+        let mut stream = self.stream(n);
+        let disturb = |id: MatrixId| {
+            let other = self.weights(MatrixId { layer: 1, ..id });
+            let mixed = self.weights(id).iter().zip(other).map(|(w, o)| w + 0.15 * o).collect();
+            (id, mixed)
+        };
+        let own = self.map.matrices().map(|m| m.id).filter(|id| id.layer == 0);
+        stream.advance(&own.map(disturb).collect(), &|| false).unwrap();
+        stream
+    }
+}
+
+fn watch(max_moment_dim: usize, tensors: &[MatrixId]) -> Watch<'_> {
+    Watch {
+        max_moment_dim,
+        n_fitted: 96,
+        held_out: (24, 24),
+        seed: 0,
+        damping: 1e-3,
+        tensors,
+        mul_mat: &ReferenceMatMul,
+    }
+}
+
+fn none(n: usize) -> Vec<Decoded> {
+    vec![Decoded::new(); n]
+}
+
+#[test]
+fn weighed_tokens_count_by_what_they_cost() {
+    let fixture = small();
+    let model = Llama::load(&fixture.file).unwrap();
+    let read = |n| Llama::ffn(&fixture.file, n);
+    let mut n_heard = 0;
+    let mut count = || {
+        n_heard += 1;
+        false
+    };
+    let weights = TokenWeights::curvature(&model, &contexts(9), &read, &mut count).unwrap();
+    assert_eq!((n_heard, TokenWeights::n_steps(&model, 9)), (2 * 2 * 9, 2 * 2 * 9));
+    let (mut weighed, mut alike) = (fixture.stream(9), fixture.stream(9));
+    weighed.weigh(weights);
+    let seen = |stream: &mut Stream<'_>| {
+        stream.watch(&none(2), &watch(1024, &ALL), &|| false).unwrap().inputs
+    };
+    let (weighed, alike) = (seen(&mut weighed), seen(&mut alike));
+    assert_eq!(alike.len(), 4);
+    for (input, alike) in alike {
+        let (a, b) = (weighed[&input].second_moment().unwrap(), alike.second_moment().unwrap());
+        let size = |m: &[f32]| m.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let difference: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        // The weights' mean is 1: other directions count, but about as much in all.
+        assert!(size(&difference) > 0.02 * size(&b), "{input}");
+        assert!((0.5..2.0).contains(&(size(&a) / size(&b))), "{input}");
+    }
+    let stopped = TokenWeights::curvature(&model, &contexts(2), &read, &mut || true);
+    assert!(matches!(stopped, Err(TuningError::Stopped)));
+}
+
+#[test]
+fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
+    let fixture = small();
+    let go = || false;
+    let at_once = fixture.stream(5).watch(&none(2), &watch(64, &ALL), &go).unwrap();
+    assert!(at_once.inputs.len() == 4 && at_once.targets.is_empty());
+    let mut stream = fixture.stream(5);
+    stream.advance(&Decoded::new(), &go).unwrap();
+    assert_eq!(stream.layer(), 1);
+    let later = stream.watch(&none(1), &watch(64, &ALL), &go).unwrap();
+    assert_eq!(later.inputs.len(), 2);
+    for (input, data) in &later.inputs {
+        assert_eq!(data, &at_once.inputs[input], "{input}");
+    }
+    let down = &at_once.inputs[&InputId { layer: 0, role: InputRole::FfnDown }];
+    assert_eq!((down.fitted_samples().unwrap().len(), down.holdout.len()), (96, 24));
+    let stopped = fixture.stream(2).watch(&none(1), &watch(64, &ALL), &|| true);
+    assert!(matches!(stopped, Err(TuningError::Stopped)));
+}
+
+#[test]
+fn only_inputs_of_matrices_to_be_coded_are_watched() {
+    let fixture = small();
+    let seen = |tensors: &[MatrixId]| -> Vec<InputRole> {
+        let seen = fixture.stream(5).watch(&none(1), &watch(64, tensors), &|| false);
+        seen.unwrap().inputs.keys().map(|input| input.role).collect()
+    };
+    assert_eq!(seen(&ALL[1..2]), [InputRole::FfnIn]);
+    assert_eq!(seen(&ALL[2..3]), [InputRole::FfnDown]);
+    assert!(seen(&ALL[3..]).is_empty());
+}
+
+/// Targets of layer 1, and the distance behind it with all, with those of some and with none.
+fn distances(fixture: &Fixture, some: &[MatrixId]) -> [f64; 3] {
+    let go = || false;
+    let mut stream = fixture.disturbed(150);
+    let before = stream.distance();
+    assert!(before > 1e-3, "{before}");
+    let targets = stream.watch(&none(1), &watch(256, &ALL), &go).unwrap().targets;
+    let all: Vec<MatrixId> =
+        fixture.map.matrices().map(|m| m.id).filter(|id| id.layer == 1).collect();
+    assert_eq!(targets.keys().copied().collect::<Vec<_>>(), all);
+    // Those of the first site do not depend on whether the second is watched too.
+    let mut again = fixture.disturbed(150);
+    let only = again.watch(&none(1), &watch(256, some), &go).unwrap().targets;
+    assert!(only.len() == some.len() && only.iter().all(|(t, target)| *target == targets[t]));
+    [&all[..], some, &[]].map(|names| {
+        let met: Decoded = names.iter().map(|id| (*id, targets[id].clone())).collect();
+        let mut stream = fixture.disturbed(150);
+        stream.advance(&met, &go).unwrap();
+        stream.distance()
+    })
+}
+
+#[test]
+fn targets_bring_the_hidden_states_back_to_where_they_were() {
+    let [all, gate_up, none] = distances(&small(), &ALL[3..5]);
+    assert!(all < 0.8 * none && all < gate_up, "{none} {gate_up} {all}");
+    // arcee: no ffn_gate.
+    let arcee = fixture(&models::Model { has_gate: false, ..Default::default() });
+    let [all, up, none] = distances(&arcee, &ALL[4..5]);
+    assert!(all < 0.8 * none && all < up, "{none} {up} {all}");
+}
+
+#[test]
+fn there_are_no_targets_where_they_cannot_be_told() {
+    let fixture = small();
+    let targets = |max_moment_dim| {
+        let watch = watch(max_moment_dim, &ALL);
+        let seen = fixture.disturbed(150).watch(&none(1), &watch, &|| false);
+        seen.unwrap().targets.len()
+    };
+    assert_eq!(targets(256), 3);
+    // no second moments
+    assert_eq!(targets(8), 0);
+}
+
+#[test]
+fn tokens_that_the_model_does_not_have_are_refused() {
+    let fixture = small();
+    whole_model::check(&fixture.model, &fixture.map, &[3, 287]).unwrap();
+    let error = whole_model::check(&fixture.model, &fixture.map, &[3, 288]).unwrap_err();
+    assert!(matches!(error, TuningError::Token { token: 288, n_vocab: 288 }), "{error}");
+}
