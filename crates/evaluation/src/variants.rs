@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use format::MatrixId;
+use format::{Matrix, MatrixId, ModelMap};
 use ggml::Type;
 use ggml::gguf::GgufFile;
 use ggml::quant_mix::{FfnMatrix, QuantMix};
@@ -64,14 +64,9 @@ impl Variant {
         if self.extent == Extent::Whole {
             return Ok(rules);
         }
-        let architecture = base.architecture()?;
+        let types = ffn_types(self.mix, base, n_layers)?;
         for tensor in base.tensors().iter().filter(|t| t.dims().len() > 1) {
-            let ty = match MatrixId::parse(tensor.name()) {
-                Some((ffn, "weight")) => {
-                    ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?
-                }
-                _ => tensor.ty(),
-            };
+            let ty = types.get(tensor.name()).map_or(tensor.ty(), |ffn| ffn.expected);
             let _ = writeln!(rules, "^{}$={}", tensor.name().replace('.', "\\."), ty.name());
         }
         Ok(rules)
@@ -110,27 +105,25 @@ impl Variant {
         n_layers: usize,
     ) -> Result<Vec<String>, Error> {
         let made = GgufFile::open(path)?;
-        let architecture = base.architecture()?;
+        let types = ffn_types(self.mix, base, n_layers)?;
         let mut fallbacks: BTreeMap<String, usize> = BTreeMap::new();
         for tensor in base.tensors() {
             let found = made.require_tensor(tensor.name())?.ty();
-            let Some((ffn, "weight")) = MatrixId::parse(tensor.name()) else {
+            let Some(FfnType { id, expected, wanted }) = types.get(tensor.name()) else {
                 if self.extent == Extent::Ffn && found != tensor.ty() {
                     let reason = format!("{} became {found}, not {}", tensor.name(), tensor.ty());
                     return Err(Error::input(path, reason));
                 }
                 continue;
             };
-            let expected = ffn_type(self.mix, base, &architecture, n_layers, ffn, false)?;
-            if self.extent == Extent::Ffn && found != expected {
+            if self.extent == Extent::Ffn && found != *expected {
                 let reason = format!("{} became {found}, not {expected}", tensor.name());
                 return Err(Error::input(path, reason));
             }
-            let wanted = ffn_type(self.mix, base, &architecture, n_layers, ffn, true)?;
-            if found != wanted {
+            if found != *wanted {
                 let d_in = tensor.dims()[0];
                 let text =
-                    format!("{}: {wanted} fell back to {found} (rows of {d_in})", ffn.role.part());
+                    format!("{}: {wanted} fell back to {found} (rows of {d_in})", id.role.part());
                 *fallbacks.entry(text).or_default() += 1;
             }
         }
@@ -138,20 +131,33 @@ impl Variant {
     }
 }
 
-/// The type that `mix` gives a matrix; with `wanted`, before it falls back for the length of its rows.
-fn ffn_type(
+/// What a mixture makes of a matrix.
+struct FfnType {
+    id: MatrixId,
+    /// The type that it gets.
+    expected: Type,
+    /// The type before it falls back for the length of its rows.
+    wanted: Type,
+}
+
+/// The types that `mix` gives the FFN matrices of `base`, by the names of their weights.
+fn ffn_types(
     mix: QuantMix,
     base: &GgufFile,
-    architecture: &str,
     n_layer: usize,
-    tensor: MatrixId,
-    wanted: bool,
-) -> Result<Type, Error> {
-    let info = base.require_tensor(&tensor.weight())?;
-    let no_matrix = || Error::input(base.path(), format!("{} is no matrix", info.name()));
-    let shape = info.matrix_shape().ok_or_else(no_matrix)?;
-    let matrix = FfnMatrix { role: tensor.role, layer: tensor.layer, n_layer, shape, architecture };
-    Ok(if wanted { mix.ffn_wanted(&matrix) } else { mix.ffn_type(&matrix) })
+) -> Result<BTreeMap<String, FfnType>, Error> {
+    let architecture = base.architecture()?;
+    let map = ModelMap::of(base.tensors().iter().map(|info| (info.name(), info.dims())));
+    let typed = |&Matrix { id, shape, n_experts }: &Matrix| {
+        let name = id.weight();
+        if n_experts.is_some() {
+            return Err(Error::input(base.path(), format!("{name} is no matrix")));
+        }
+        let MatrixId { layer, role } = id;
+        let ffn = FfnMatrix { role, layer, n_layer, shape, architecture: &architecture };
+        Ok((name, FfnType { id, expected: mix.ffn_type(&ffn), wanted: mix.ffn_wanted(&ffn) }))
+    };
+    map.matrices().map(typed).collect()
 }
 
 /// A variant that was made.

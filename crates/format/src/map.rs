@@ -66,6 +66,20 @@ impl ModelMap {
         Self::of_matrices(tensors.into_iter().filter_map(matrix))
     }
 
+    /// The tensors that belong to matrices, each by the last part of its name: `weight`, or what a sidecar is called. The
+    /// map has only matrices with a weight, here are all.
+    pub fn parts<'a, T>(
+        tensors: impl IntoIterator<Item = (&'a str, T)>,
+    ) -> BTreeMap<MatrixId, BTreeMap<&'a str, T>> {
+        let mut parts: BTreeMap<MatrixId, BTreeMap<&str, T>> = BTreeMap::new();
+        for (name, tensor) in tensors {
+            if let Some((id, part)) = MatrixId::parse(name) {
+                parts.entry(id).or_default().insert(part, tensor);
+            }
+        }
+        parts
+    }
+
     /// The map of these matrices, in any order; of two with the same name the last.
     fn of_matrices(matrices: impl IntoIterator<Item = Matrix>) -> Self {
         let mut sites: BTreeMap<InputId, BTreeMap<MatrixId, Matrix>> = BTreeMap::new();
@@ -161,6 +175,16 @@ mod tests {
         assert_eq!(map.missing(), Some(matrix(1, Role::Up)));
         let whole = map.restricted(|id| id.layer == 0 && id.role != Role::Gate);
         assert_eq!((whole.sites().len(), whole.missing()), (2, None), "a layer without a gate");
+    }
+
+    #[test]
+    fn parts_are_grouped_by_their_matrix() {
+        let names =
+            ["blk.0.ffn_up.dict", "output.weight", "blk.0.ffn_up.codes", "blk.1.ffn_up.weight"];
+        let parts = ModelMap::parts(names.into_iter().zip(0..));
+        let up = |layer| &parts[&matrix(layer, Role::Up)];
+        assert_eq!((parts.len(), up(0).len(), up(1).len()), (2, 2, 1));
+        assert_eq!((up(0)["dict"], up(0)["codes"], up(1)["weight"]), (0, 2, 3));
     }
 
     #[test]

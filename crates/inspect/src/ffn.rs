@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use format::coo::Layout;
 use format::seeddelta::{BASE_BLOCK, BASE_CIRC, BASE_DIAG, BASE_SCALE, BASE_U, BASE_V, ROW_SCALE};
-use format::{MatrixId, MatrixShape, keys};
+use format::{MatrixId, MatrixShape, ModelMap, keys};
 use ggml::gguf::{GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 use program::table::bits_per_weight;
@@ -80,12 +80,7 @@ impl FfnReport {
 
 /// All FFN matrices of `file` that have a dense weight or are coded, by layer and role.
 pub(super) fn all(file: &GgufFile, architecture: Option<&str>) -> Vec<FfnReport> {
-    let mut parts: BTreeMap<MatrixId, BTreeMap<&str, &TensorInfo>> = BTreeMap::new();
-    for info in file.tensors() {
-        if let Some((tensor, part)) = MatrixId::parse(info.name()) {
-            parts.entry(tensor).or_default().insert(part, info);
-        }
-    }
+    let mut parts = ModelMap::parts(file.tensors().iter().map(|info| (info.name(), info)));
     let mut schemes = file.schemes();
     for tensor in schemes.keys() {
         parts.entry(*tensor).or_default();

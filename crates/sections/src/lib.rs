@@ -30,7 +30,7 @@ use format::{CodecError, MatrixShape, Sidecar, SidecarSpec};
 use numerics::{Codec, EncodeContext, check_finite};
 
 pub use allocate::{Choice, SHARED_SECTIONS, allocate, errors_by_sections};
-pub use cache::{InputMetrics, MetricCache};
+pub use cache::{InputKey, InputMetrics, MetricCache};
 pub use gradient::PartsGradient;
 pub use metric::Metric;
 pub use params::SectionsParams;

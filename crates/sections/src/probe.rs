@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(probe.shape(), MatrixShape::new(D, 50));
         let held_out = moment(4000, 17);
         let fitted = Moment::whole(&moment(n_fitted, 7), D);
-        let mut metrics = InputMetrics::new(fitted, params.damping, false);
+        let mut metrics = InputMetrics::new(fitted, params.damping, None);
         let score = |left: &[f32]| {
             let (rows, shape) = (probe.rows(), probe.shape());
             functional_error(left, rows, shape, &held_out, &ReferenceMatMul).ratio()

@@ -1,11 +1,11 @@
 //! B5: the policy that lets nothing through which costs anything, for `seeddelta-build --policy auto` too.
 
-use format::{MatrixId, Role};
+use format::MatrixId;
 use serde::Serialize;
 
 use crate::forms::Error;
 use crate::forms::bench::{Bench, RunResult};
-use crate::forms::plan::{Entry, Policy};
+use crate::forms::plan::{Entry, LAST, Policy};
 
 /// Residuals per row of the runs that say what a layer costs alone.
 pub const SINGLE_K: usize = 16;
@@ -76,7 +76,7 @@ fn forms() -> impl Iterator<Item = (bool, usize)> {
 }
 
 fn passes(result: &RunResult, layer: usize) -> bool {
-    let down = MatrixId { layer, role: Role::Down }.to_string();
+    let down = MatrixId { layer, role: LAST }.to_string();
     let cost = &result.cost;
     let down_fits = cost.tensors.iter().all(|t| t.tensor != down || t.cosine >= MIN_DOWN_COSINE);
     let smaller = cost.tensors.iter().all(|t| t.bytes < t.dense_bytes);

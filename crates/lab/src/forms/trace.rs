@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use format::{MatrixId, Role};
+use format::{MatrixId, Role, Width};
 use ggml::Type;
 use llama::{Computed, Context, ContextParams, Model, Node, Observer, Outputs};
 
@@ -29,13 +29,14 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The layer whose gate (or up, where there is no gate) this product is.
+    /// The layer whose FFN this product begins: that with the one matrix of the hidden state that every layer has.
     fn layer(node: Node<'_>) -> Option<usize> {
         if node.op() != "MUL_MAT" {
             return None;
         }
         let (tensor, suffix) = MatrixId::parse(node.source(0)?.name())?;
-        (suffix == "weight" && tensor.role == Role::Up).then_some(tensor.layer)
+        let first = Role::required().find(|role| role.d_in() == Width::Embedding);
+        (suffix == "weight" && first == Some(tensor.role)).then_some(tensor.layer)
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{Device, Tensor, safetensors};
+use program::files::write_atomically;
 
 use crate::tiny::Error;
 use crate::tiny::batch::Encoded;
@@ -16,7 +17,7 @@ const STEP: &str = "step";
 /// Writes the state of `trainer` to `path`, which changes only when all is written.
 ///
 /// # Errors
-/// [`Error::Tensor`] or [`Error::Io`].
+/// [`Error::Tensor`] or [`Error::Program`].
 pub fn save(trainer: &Trainer, path: &Path) -> Result<(), Error> {
     let plan = serde_json::to_vec(&trainer.plan).map_err(std::io::Error::other);
     let plan = plan.map_err(Error::io(path))?;
@@ -29,9 +30,8 @@ pub fn save(trainer: &Trainer, path: &Path) -> Result<(), Error> {
     }
     tensors.insert(PLAN.to_owned(), Tensor::from_slice(&plan, plan.len(), &Device::Cpu)?);
     tensors.insert(STEP.to_owned(), Tensor::new(&[trainer.optimizer.step as i64], &Device::Cpu)?);
-    let part = path.with_extension("part");
-    safetensors::save(&tensors, &part)?;
-    fs::rename(&part, path).map_err(Error::io(path))
+    let bytes = ::safetensors::serialize(&tensors, None).map_err(candle_core::Error::from)?;
+    Ok(write_atomically(path, &bytes)?)
 }
 
 /// The plan of the training at `path`.

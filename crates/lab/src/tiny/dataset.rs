@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use program::files::Unfinished;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -108,21 +109,22 @@ fn distinct(
 /// Writes `examples` to the part's file in `folder`, which appears when it is complete.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`] or [`Error::Program`].
 pub fn write(folder: &Path, split: Split, examples: &[Example]) -> Result<PathBuf, Error> {
     let path = folder.join(split.file_name());
-    let part = folder.join(format!("{}.part", split.file_name()));
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut out = BufWriter::new(fs::File::create(&part)?);
+    fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    let mut file = Unfinished::create(&path)?;
+    let mut out = BufWriter::new(file.file());
+    let mut write = || -> std::io::Result<()> {
         for example in examples {
             serde_json::to_writer(&mut out, example)?;
             out.write_all(b"\n")?;
         }
-        out.flush()?;
-        fs::rename(&part, &path)
+        out.flush()
     };
-    write().map_err(Error::io(&path))?;
+    write().map_err(program::io(&path, "write"))?;
+    drop(out);
+    file.publish()?;
     Ok(path)
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be read or written.
+    /// A file cannot be read, or its folder not made.
     #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
@@ -14,6 +14,9 @@ pub enum Error {
         /// Why.
         cause: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error(transparent)]
+    Program(#[from] program::Error),
     /// A line of a data file is not what the program writes.
     #[error("{}, line {line}: {reason}", path.display())]
     Data {

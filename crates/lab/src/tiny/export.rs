@@ -1,12 +1,12 @@
 //! The model as a GGUF that llama.cpp runs.
 
-use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 
 use ggml::Type;
 use ggml::gguf::{GgufWriter, WriteError};
 use half::f16;
+use program::files::Unfinished;
 
 use crate::tiny::model::{Config, Model, Parameter};
 use crate::tiny::{Error, vocabulary};
@@ -17,7 +17,7 @@ const CONTEXT_LENGTH: u32 = 512;
 /// Writes `model` to `path`, which appears when it is complete: matrices in F16, norms in F32.
 ///
 /// # Errors
-/// [`Error::Tensor`], [`Error::Write`] or [`Error::Io`].
+/// [`Error::Tensor`], [`Error::Write`] or [`Error::Program`].
 pub fn write(model: &Model, path: &Path) -> Result<(), Error> {
     let failed = |cause: WriteError| Error::Write { path: path.to_owned(), cause };
     let mut writer = GgufWriter::new();
@@ -28,11 +28,10 @@ pub fn write(model: &Model, path: &Path) -> Result<(), Error> {
         writer.add_tensor(&p.name, ty, &dims).map_err(failed)?;
         data.push(bytes);
     }
-    let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let out = BufWriter::new(fs::File::create(&part).map_err(Error::io(path))?);
+    let mut file = Unfinished::create(path)?;
+    let out = BufWriter::new(file.file());
     writer.write(out, |i, out| out.write_all(&data[i])).map_err(failed)?;
-    fs::rename(&part, path).map_err(Error::io(path))
+    Ok(file.publish()?)
 }
 
 fn add_metadata(writer: &mut GgufWriter, config: &Config) -> Result<(), WriteError> {

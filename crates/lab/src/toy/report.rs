@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use program::files::Unfinished;
 use serde::Serialize;
 
 use crate::toy::check::{Outcome, REQUIRED, Sabotage, Z};
@@ -169,7 +170,7 @@ impl Report {
 /// A JSON report in the making. The file appears under its name when it is complete.
 pub struct ReportFile {
     path: PathBuf,
-    part: tempfile::NamedTempFile,
+    file: Unfinished,
 }
 
 impl ReportFile {
@@ -178,15 +179,8 @@ impl ReportFile {
     /// # Errors
     /// If no file can be made in that folder.
     pub fn create(path: &Path) -> Result<Self> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-        let mut builder = tempfile::Builder::new();
-        // as any other file: temporary ones would be for the owner only
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let part = builder.tempfile_in(folder.unwrap_or(Path::new("."))).with_context(|| {
-            format!("--report-json {}: cannot write in this folder", path.display())
-        })?;
-        Ok(Self { path: path.to_owned(), part })
+        let file = Unfinished::create(path).map_err(|e| flagged(&e))?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     /// Writes `report` and gives the file its name, replacing an older one.
@@ -194,16 +188,17 @@ impl ReportFile {
     /// # Errors
     /// If the file cannot be written.
     pub fn finish(mut self, report: &Report) -> Result<()> {
-        let write = || -> Result<()> {
-            serde_json::to_writer_pretty(&mut self.part, report)?;
-            self.part.write_all(b"\n")?;
-            self.part.as_file().sync_all()?;
-            self.part.persist(&self.path)?;
-            Ok(())
-        };
-        let path = self.path.clone();
-        write().with_context(|| format!("--report-json {}: cannot write", path.display()))
+        let mut text = serde_json::to_vec_pretty(report)?;
+        text.push(b'\n');
+        let written = self.file.file().write_all(&text);
+        written.map_err(|cause| flagged(&program::io(&self.path, "write")(cause)))?;
+        self.file.publish().map_err(|e| flagged(&e))
     }
+}
+
+/// The message holds its cause already.
+fn flagged(error: &program::Error) -> anyhow::Error {
+    anyhow!("--report-json {error}")
 }
 
 /// A deviation for people.

@@ -9,6 +9,7 @@ use statecells_kernels::{Columns, GatherMatrix, GatherShape, Isa, Output, Part};
 use crate::buffer::{SharedOutput, bytes_of};
 use crate::error::HookError;
 use crate::product::{Call, Plan, Product, with_scratch};
+use crate::schemes::Coded;
 use crate::sidecars::Sidecars;
 
 /// With an F16 dictionary ggml rounds the input to F16, which ends at 65504. Inputs above this are scaled down by
@@ -19,27 +20,13 @@ const MAX_INPUT: f32 = 32768.0;
 /// projection is as good as with inputs in F32.
 const REST_SCALE: f32 = 2048.0;
 
-/// The graph nodes, from types and shapes alone.
-pub fn plan(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
-    GlobalMatrix::plan(parse(scheme)?, shape, sidecars)
-}
-
-/// The matrix, its data checked too.
-pub fn open(
-    scheme: &str,
-    shape: MatrixShape,
-    sidecars: &Sidecars,
-) -> Result<Box<dyn Product>, HookError> {
-    Ok(Box::new(GlobalMatrix::new(parse(scheme)?, shape, sidecars)?))
-}
-
 fn parse(scheme: &str) -> Result<Scheme, HookError> {
     scheme.parse().map_err(|_| HookError::unknown_scheme(scheme))
 }
 
 /// A matrix of one of the schemes `sign`, `sign+row_scale`, `sign+vals`.
 #[derive(Debug)]
-struct GlobalMatrix {
+pub struct GlobalMatrix {
     d_in: usize,
     /// Whether the host multiplies in F16, so that large inputs are to be scaled.
     half_input: bool,
@@ -47,9 +34,9 @@ struct GlobalMatrix {
     rows: GatherMatrix<'static>,
 }
 
-impl GlobalMatrix {
-    /// Checks types and shapes alone.
-    fn plan(scheme: Scheme, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+impl Coded for GlobalMatrix {
+    fn plan(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+        let scheme = parse(scheme)?;
         let dict = sidecars.need(DICT)?;
         let m = dict.dims()[1];
         dict.expect(&[ElementType::F16, ElementType::F32], &[shape.d_in, m])?;
@@ -85,8 +72,7 @@ impl GlobalMatrix {
         })
     }
 
-    /// Checks the data too.
-    fn new(scheme: Scheme, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+    fn new(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
         Self::plan(scheme, shape, sidecars)?;
         let dict = sidecars.need(DICT)?;
         let half_input = dict.element() == ElementType::F16;

@@ -13,20 +13,36 @@ use crate::sidecars::Sidecars;
 /// A checked matrix, or why there is none.
 type Opened = Result<Box<dyn Product>, HookError>;
 
-/// What runs the schemes of a family; both functions get the scheme's name.
+/// A matrix of one family. Both functions get the scheme's name.
+trait Coded: Product + Sized + 'static {
+    /// The graph nodes, from types and shapes alone, which are checked.
+    fn plan(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError>;
+
+    /// The matrix, its data checked too.
+    fn new(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError>;
+}
+
+/// What runs the schemes of a family: the functions of a [`Coded`].
 struct Entry {
     family: &'static Family,
-    /// The graph nodes, from types and shapes alone.
     plan: fn(&str, MatrixShape, &Sidecars) -> Result<Plan, HookError>,
-    /// The matrix, its data checked too.
     open: fn(&str, MatrixShape, &Sidecars) -> Opened,
+}
+
+impl Entry {
+    const fn of<M: Coded>(family: &'static Family) -> Self {
+        let open = |scheme: &str, shape: MatrixShape, sidecars: &Sidecars| -> Opened {
+            Ok(Box::new(M::new(scheme, shape, sidecars)?))
+        };
+        Self { family, plan: M::plan, open }
+    }
 }
 
 /// One line for each of [`format::FAMILIES`].
 static SCHEMES: [Entry; 3] = [
-    Entry { family: &format::GLOBAL, plan: global::plan, open: global::open },
-    Entry { family: &format::SECTIONS, plan: sections::plan, open: sections::open },
-    Entry { family: &format::SEEDDELTA, plan: seeddelta::plan, open: seeddelta::open },
+    Entry::of::<global::GlobalMatrix>(&format::GLOBAL),
+    Entry::of::<sections::SectionsMatrix>(&format::SECTIONS),
+    Entry::of::<seeddelta::SeedDeltaMatrix>(&format::SEEDDELTA),
 ];
 
 /// The plan for a matrix of `scheme`, from types and shapes alone.

@@ -13,6 +13,7 @@ use statecells_kernels::{Columns, Dispatch, Output, Part, Route, SparseMatrix};
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
 use crate::product::{Call, Plan, Product, with_scratch};
+use crate::schemes::Coded;
 use crate::sidecars::Sidecars;
 
 const OUTLIER_IDX: &str = CooLayout::Flat.idx_suffix();
@@ -22,23 +23,9 @@ const OUTLIER_VAL: &str = CooLayout::Flat.val_suffix();
 /// within such a group.
 const GROUP_BLOCKS: usize = 8;
 
-/// The graph nodes, from types and shapes alone.
-pub fn plan(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
-    SectionsMatrix::plan(shape, sidecars)
-}
-
-/// The matrix, its data checked too.
-pub fn open(
-    _: &str,
-    shape: MatrixShape,
-    sidecars: &Sidecars,
-) -> Result<Box<dyn Product>, HookError> {
-    Ok(Box::new(SectionsMatrix::new(shape, sidecars)?))
-}
-
 /// A matrix of the scheme `sections`.
 #[derive(Debug)]
-struct SectionsMatrix {
+pub struct SectionsMatrix {
     dispatch: Dispatch,
     tables: TableBuilder,
     inputs: InputLayout,
@@ -46,9 +33,8 @@ struct SectionsMatrix {
     rows: SectionMatrix<'static>,
 }
 
-impl SectionsMatrix {
-    /// Checks types and shapes alone.
-    fn plan(shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+impl Coded for SectionsMatrix {
+    fn plan(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
         Ok(Plan {
             prepared_ne0: check(shape, sidecars)?.bytes_per_token(),
             prepared_columns: 1,
@@ -57,9 +43,9 @@ impl SectionsMatrix {
         })
     }
 
-    /// Checks the data too. Every byte of the codes is valid, so they are not read here: the file stays mapped and
+    /// Every byte of the codes is valid, so they are not read here: the file stays mapped and
     /// loading costs nothing.
-    fn new(shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+    fn new(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
         let layout = check(shape, sidecars)?;
         let dict = sidecars.need(DICT)?;
         let atoms = Atoms::F16(dict.f16()?);
@@ -78,7 +64,9 @@ impl SectionsMatrix {
         let dispatch = Dispatch::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
         Ok(Self { dispatch, tables, inputs, decoder, rows })
     }
+}
 
+impl SectionsMatrix {
     fn route(&self, call: Call) -> Route {
         self.dispatch.route(self.rows.shape().n_sections, call.n_tokens)
     }

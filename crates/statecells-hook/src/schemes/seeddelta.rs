@@ -9,28 +9,15 @@ use statecells_kernels::{ColumnIndex, Columns, Isa, Output, Part, SparseMatrix};
 use crate::buffer::{SharedOutput, bytes_of};
 use crate::error::HookError;
 use crate::product::{Call, Plan, Product, with_scratch};
+use crate::schemes::Coded;
 use crate::sidecars::{SidecarView, Sidecars};
 
 const DELTA_IDX: &str = CooLayout::PerRow.idx_suffix();
 const DELTA_VAL: &str = CooLayout::PerRow.val_suffix();
 const FLOATS: [ElementType; 2] = [ElementType::F16, ElementType::F32];
 
-/// The graph nodes, from types and shapes alone.
-pub fn plan(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
-    SeedDeltaMatrix::plan(shape, sidecars)
-}
-
-/// The matrix, its data checked too.
-pub fn open(
-    _: &str,
-    shape: MatrixShape,
-    sidecars: &Sidecars,
-) -> Result<Box<dyn Product>, HookError> {
-    Ok(Box::new(SeedDeltaMatrix::new(shape, sidecars)?))
-}
-
 /// A matrix of the scheme `seeddelta`.
-struct SeedDeltaMatrix {
+pub struct SeedDeltaMatrix {
     shape: MatrixShape,
     isa: Isa,
     /// Small against the delta, so it is copied and widened.
@@ -44,9 +31,9 @@ impl std::fmt::Debug for SeedDeltaMatrix {
     }
 }
 
-impl SeedDeltaMatrix {
-    /// Checks types and shapes alone, as far as the graph depends on them; [`Self::new`] checks the rest.
-    fn plan(shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
+impl Coded for SeedDeltaMatrix {
+    /// Checks as far as the graph depends on it; [`Self::new`] checks the rest.
+    fn plan(_: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Plan, HookError> {
         let foreign = sidecars
             .iter()
             .find(|s| ![DELTA_IDX, DELTA_VAL].contains(&s.suffix()) && !BASE.contains(&s.suffix()));
@@ -80,9 +67,8 @@ impl SeedDeltaMatrix {
         })
     }
 
-    /// Checks the data too.
-    fn new(shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
-        let plan = Self::plan(shape, sidecars)?;
+    fn new(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError> {
+        let plan = Self::plan(scheme, shape, sidecars)?;
         let base: Result<Vec<Sidecar>, HookError> =
             sidecars.iter().filter(|s| BASE.contains(&s.suffix())).map(owned).collect();
         let base = BaseOperator::new(Base::read(&base?, shape).map_err(HookError::from_codec)?);
@@ -96,7 +82,9 @@ impl SeedDeltaMatrix {
         let isa = Isa::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
         Ok(Self { shape, isa, base, delta })
     }
+}
 
+impl SeedDeltaMatrix {
     /// Numbers per token between prepare and apply.
     fn n_prepared(&self) -> usize {
         self.base.rank() + self.base.n_circulant()

@@ -88,9 +88,10 @@ impl SectionsMethod {
         input: &CalibratedInput,
         encoding: &Encoding<'_>,
     ) -> InputMetrics {
-        let moment = moments.moment(input, encoding.context.mul_mat);
         let is_shared = encoding.item.tensor.role.input().readers().count() > 1;
-        self.metrics.take(moment, self.params.damping, is_shared)
+        let key = is_shared.then(|| moments.key(input));
+        let moment = || moments.moment(input, encoding.context.mul_mat);
+        self.metrics.take(key, self.params.damping, moment)
     }
 }
 

@@ -6,12 +6,16 @@ use calibration::{CalibratedInput, Fitted};
 use format::CodecError;
 use numerics::functional::{functional_error, token_error};
 use numerics::{MatMul, Moment, Shrink};
-use sections::{InputMetrics, Metric, Probe, SectionsParams};
+use sections::{InputKey, InputMetrics, Metric, Probe, SectionsParams};
+use sha2::{Digest, Sha256};
 
 use crate::Encoding;
 
 /// Inputs of a span where the whole second moment would be too large: 4096^2 entries are 64 MB.
 const SPAN: usize = 4096;
+
+/// Values that are hashed at once.
+const HASHED_VALUES: usize = 4096;
 
 /// How the second moments of a calibration are used.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +38,28 @@ impl Moments {
                 Moment::in_spans(d, width, |span| columns.moment(span.clone(), span, mul_mat))
             }
         }
+    }
+
+    /// What tells `input` from all others, as far as [`Self::moment`] depends on it. To hash the samples takes far less
+    /// time than to multiply them, and no memory.
+    pub(super) fn key(self, input: &CalibratedInput) -> InputKey {
+        let (kind, n) = match &input.fitted {
+            Fitted::Moment(known) => (0, known.n_tokens()),
+            Fitted::Samples(samples) => (1, samples.len() as u64),
+        };
+        let sizes = [self.max_dim as u64, input.d() as u64, kind, n];
+        let mut hash = Sha256::new();
+        add(&mut hash, sizes.into_iter().map(u64::to_le_bytes));
+        match &input.fitted {
+            Fitted::Moment(known) => {
+                add(&mut hash, known.packed().iter().map(|v| v.to_le_bytes()));
+            }
+            Fitted::Samples(samples) => {
+                add(&mut hash, samples.stored().iter().map(|v| v.to_le_bytes()));
+                add(&mut hash, samples.scales().iter().map(|v| v.to_le_bytes()));
+            }
+        }
+        hash.finalize().into()
     }
 
     /// The shrinkage for the moment behind `metrics` and codes with `params`, and the metric with it.
@@ -59,5 +85,16 @@ impl Moments {
                 }
             }
         })
+    }
+}
+
+/// Adds `values` to `hash`, many at a time.
+fn add<const N: usize>(hash: &mut Sha256, values: impl Iterator<Item = [u8; N]>) {
+    let mut values = values.peekable();
+    let mut block = Vec::with_capacity(HASHED_VALUES * N);
+    while values.peek().is_some() {
+        block.clear();
+        block.extend(values.by_ref().take(HASHED_VALUES).flatten());
+        hash.update(&block);
     }
 }

@@ -8,9 +8,10 @@ use program::table::{Align, Table};
 use serde::Serialize;
 use statecells_kernels::{Dispatch, Isa};
 
-use crate::config::{Coded, Config};
-use crate::contenders::Contender;
-use crate::measure::{Seconds, Spread};
+use crate::bench::Program;
+use crate::bench::contenders::Contender;
+use crate::bench::measure::{Seconds, Spread};
+use crate::bench::order::{Coded, Order};
 
 /// Version of the JSON's layout.
 const REPORT_VERSION: u32 = 1;
@@ -77,28 +78,55 @@ struct Entry {
     ratio_spread: Spread,
 }
 
+impl Read {
+    /// The line of the table, for a sum over `copies` copies.
+    fn row(&self, copies: usize) -> Vec<String> {
+        let ms = self.milliseconds;
+        vec![
+            "plain read".to_owned(),
+            String::new(),
+            String::new(),
+            copies.to_string(),
+            format!("{:.3}", ms.median),
+            format!("{:.3}-{:.3}", ms.q1, ms.q3),
+            String::new(),
+            format!("{:.1}", self.gb_per_s),
+            String::new(),
+        ]
+    }
+}
+
+impl Entry {
+    /// The line of the table.
+    fn row(&self) -> Vec<String> {
+        let ms = self.milliseconds;
+        let mark = if !self.coded && self.fastest { "*" } else { " " };
+        vec![
+            self.name.to_owned(),
+            self.memory.to_owned(),
+            format!("{:.2}", self.bits_per_weight),
+            self.copies.to_string(),
+            format!("{:.3}", ms.median),
+            format!("{:.3}-{:.3}", ms.q1, ms.q3),
+            format!("{:.1}", self.gweights_per_s),
+            format!("{:.1}", self.gb_per_s),
+            format!("{:.2}{mark}", self.ratio),
+        ]
+    }
+}
+
 impl Report {
     /// What the times for `n_tokens` tokens say; the first contender is ours.
-    pub fn new(
-        config: &Config,
+    pub(super) fn new(
+        program: Program,
+        order: &Order,
         n_tokens: usize,
         contenders: &[Contender],
         seconds: &Seconds,
     ) -> Self {
-        let n_multiplied = config.shape.n_weights() as f64 * n_tokens as f64;
-        let times = &seconds.contenders;
-        let mut entries: Vec<Entry> = contenders
-            .iter()
-            .zip(times)
-            .map(|(contender, own)| entry(config, n_multiplied, contender, own, &times[0]))
-            .collect();
-        let medians: Vec<_> = entries.iter().map(|e| (e.name, e.milliseconds.median)).collect();
-        for entry in &mut entries {
-            let same = medians.iter().filter(|(name, _)| *name == entry.name);
-            entry.fastest = same.into_iter().all(|(_, ms)| *ms >= entry.milliseconds.median);
-        }
+        let entries = entries(order, n_tokens, contenders, &seconds.contenders);
         let dispatch = Dispatch::from_env();
-        let n_sections = match &config.coded {
+        let n_sections = match &order.coded {
             Coded::Sections(params) => Some(params.sections),
             Coded::Global(_) => None,
         };
@@ -108,14 +136,14 @@ impl Report {
         let types = || fastest().filter(|e| !e.coded);
         Self {
             report_version: REPORT_VERSION,
-            program: crate::NAME,
-            version: env!("CARGO_PKG_VERSION"),
+            program: program.name,
+            version: program.version,
             llama_cpp: ggml::LLAMA_CPP_VERSION,
             processor: program::machine::processor(),
             isa: Isa::from_env().map_or_else(|e| e.to_string(), |isa| isa.name().to_owned()),
             route: dispatch.ok().zip(n_sections).map(route),
             read,
-            arguments: arguments(config, n_tokens),
+            arguments: arguments(order, n_tokens),
             ratio: types().map(|e| (e.name, e.ratio)).collect(),
             ratio_spread: types().map(|e| (e.name, e.ratio_spread)).collect(),
             gweights_per_s: fastest().map(|e| (e.name, e.gweights_per_s)).collect(),
@@ -126,6 +154,7 @@ impl Report {
     }
 
     /// The table for stdout.
+    #[must_use]
     pub fn table(&self) -> String {
         let mut table = Table::new(&[
             ("weights", Align::Left),
@@ -138,34 +167,11 @@ impl Report {
             ("GB/s", Align::Right),
             ("ratio", Align::Right),
         ]);
-        for e in &self.contenders {
-            let ms = e.milliseconds;
-            let mark = if !e.coded && e.fastest { "*" } else { " " };
-            table.row(vec![
-                e.name.to_owned(),
-                e.memory.to_owned(),
-                format!("{:.2}", e.bits_per_weight),
-                e.copies.to_string(),
-                format!("{:.3}", ms.median),
-                format!("{:.3}-{:.3}", ms.q1, ms.q3),
-                format!("{:.1}", e.gweights_per_s),
-                format!("{:.1}", e.gb_per_s),
-                format!("{:.2}{mark}", e.ratio),
-            ]);
+        for entry in &self.contenders {
+            table.row(entry.row());
         }
         if let (Some(read), Some(ours)) = (&self.read, self.contenders.first()) {
-            let ms = read.milliseconds;
-            table.row(vec![
-                "plain read".to_owned(),
-                String::new(),
-                String::new(),
-                ours.copies.to_string(),
-                format!("{:.3}", ms.median),
-                format!("{:.3}-{:.3}", ms.q1, ms.q3),
-                String::new(),
-                format!("{:.1}", read.gb_per_s),
-                String::new(),
-            ]);
+            table.row(read.row(ours.copies));
         }
         let note =
             "ratio: median time over ours (above 1: ours is faster); * the type's faster layout";
@@ -184,6 +190,9 @@ impl Report {
 }
 
 /// Writes the JSON file: one report, or an array of several. Under its name appears all of it or nothing.
+///
+/// # Errors
+/// Those of the file.
 pub fn write(reports: &[Report], path: &Path) -> Result<()> {
     let mut json = match reports {
         [one] => serde_json::to_vec_pretty(one)?,
@@ -205,14 +214,34 @@ fn read(ours: &Contender, entry: &Entry, seconds: &[f64]) -> Option<Read> {
     Some(Read { milliseconds, gb_per_s, share: entry.gb_per_s / gb_per_s })
 }
 
+/// One entry per contender, from the seconds of each; the first contender is ours.
+fn entries(
+    order: &Order,
+    n_tokens: usize,
+    contenders: &[Contender],
+    seconds: &[Vec<f64>],
+) -> Vec<Entry> {
+    let n_multiplied = order.shape.n_weights() as f64 * n_tokens as f64;
+    let pairs = contenders.iter().zip(seconds);
+    let made =
+        pairs.map(|(contender, own)| entry(order, n_multiplied, contender, own, &seconds[0]));
+    let mut entries: Vec<Entry> = made.collect();
+    let medians: Vec<_> = entries.iter().map(|e| (e.name, e.milliseconds.median)).collect();
+    for entry in &mut entries {
+        let same = medians.iter().filter(|(name, _)| *name == entry.name);
+        entry.fastest = same.into_iter().all(|(_, ms)| *ms >= entry.milliseconds.median);
+    }
+    entries
+}
+
 fn entry(
-    config: &Config,
+    order: &Order,
     n_multiplied: f64,
     contender: &Contender,
     own: &[f64],
     ours: &[f64],
 ) -> Entry {
-    let n_weights = config.shape.n_weights() as f64;
+    let n_weights = order.shape.n_weights() as f64;
     let n_bytes = contender.n_bytes();
     let median = Spread::of(own.iter().copied()).median;
     Entry {
@@ -232,18 +261,18 @@ fn entry(
 }
 
 /// The order, so that the run can be repeated.
-fn arguments(config: &Config, n_tokens: usize) -> BTreeMap<&'static str, serde_json::Value> {
-    let against: Vec<_> = config.against.iter().map(|ty| ty.name()).collect();
+fn arguments(order: &Order, n_tokens: usize) -> BTreeMap<&'static str, serde_json::Value> {
+    let against: Vec<_> = order.against.iter().map(|ty| ty.name()).collect();
     let mut arguments = BTreeMap::from([
-        ("rows", config.shape.d_out.into()),
-        ("cols", config.shape.d_in.into()),
+        ("rows", order.shape.d_out.into()),
+        ("cols", order.shape.d_in.into()),
         ("batch", n_tokens.into()),
-        ("threads", config.n_threads.into()),
-        ("scheme", config.coded.scheme().into()),
+        ("threads", order.n_threads.into()),
+        ("scheme", order.coded.scheme().into()),
         ("against", against.into()),
-        ("rounds", config.rounds.into()),
-        ("cold_bytes", config.cold_bytes.into()),
+        ("rounds", order.rounds.into()),
+        ("cold_bytes", order.cold_bytes.into()),
     ]);
-    arguments.extend(config.coded.arguments(config.shape).into_iter().map(|(k, v)| (k, v.into())));
+    arguments.extend(order.coded.arguments(order.shape).into_iter().map(|(k, v)| (k, v.into())));
     arguments
 }

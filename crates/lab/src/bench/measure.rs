@@ -7,8 +7,8 @@ use ggml::product::{Products, ThreadPool};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::contenders::Contender;
-use crate::read::Reading;
+use crate::bench::contenders::Contender;
+use crate::bench::read::Reading;
 
 /// What was measured, for every round.
 #[derive(Debug)]
@@ -64,12 +64,15 @@ pub fn measure(
 /// A sample's median and spread.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Spread {
+    /// The smallest.
     pub min: f64,
     /// A quarter of the sample is below.
     pub q1: f64,
+    /// Half of the sample is below.
     pub median: f64,
     /// A quarter of the sample is above.
     pub q3: f64,
+    /// The largest.
     pub max: f64,
 }
 

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail};
 use ggml::Type;
 use ggml::product::{CodedWeight, Factor, Weight};
 
-use crate::config::Config;
-use crate::data;
+use crate::bench::data;
+use crate::bench::order::Order;
 
 /// One kind of matrix, in as many copies as it takes to leave the cache.
 #[derive(Debug)]
@@ -28,30 +28,30 @@ impl Contender {
 }
 
 /// Ours first, then every type in every layout that llama.cpp has for it here.
-pub fn prepare(config: &Config) -> Result<Vec<Contender>> {
-    check_memory(config)?;
-    let mut contenders = vec![coded(config)?];
-    for &ty in &config.against {
-        contenders.extend(dense(config, ty).with_context(|| format!("--against {ty}"))?);
+pub(super) fn prepare(order: &Order) -> Result<Vec<Contender>> {
+    check_memory(order)?;
+    let mut contenders = vec![coded(order)?];
+    for &ty in &order.against {
+        contenders.extend(dense(order, ty).with_context(|| format!("--against {ty}"))?);
     }
     Ok(contenders)
 }
 
-fn coded(config: &Config) -> Result<Contender> {
-    let scheme = config.coded.scheme();
-    let sidecars = data::sidecars(&config.coded.sidecars(config.shape)?, config.shape);
+fn coded(order: &Order) -> Result<Contender> {
+    let scheme = order.coded.scheme();
+    let sidecars = data::sidecars(&order.coded.sidecars(order.shape)?, order.shape);
     let n_bytes = sidecars.iter().map(|s| s.data.len()).sum();
-    let copy = || Ok(Factor::Coded(CodedWeight::new(scheme, config.shape, &sidecars)?));
-    let copies = (0..config.n_copies(n_bytes)).map(|_| copy()).collect::<Result<_>>();
+    let copy = || Ok(Factor::Coded(CodedWeight::new(scheme, order.shape, &sidecars)?));
+    let copies = (0..order.n_copies(n_bytes)).map(|_| copy()).collect::<Result<_>>();
     let copies = copies.with_context(|| format!("--scheme {scheme}"))?;
     Ok(Contender { name: scheme, ty: None, memory: "CPU", copies })
 }
 
-fn dense(config: &Config, ty: Type) -> Result<Vec<Contender>> {
-    let bytes = data::dense(ty, config.shape)?;
-    let n = config.n_copies(bytes.len());
-    let plain = (0..n).map(|_| Weight::plain(ty, config.shape, &bytes).map(Some));
-    let packed = (0..n).map(|_| Weight::packed(ty, config.shape, &bytes));
+fn dense(order: &Order, ty: Type) -> Result<Vec<Contender>> {
+    let bytes = data::dense(ty, order.shape)?;
+    let n = order.n_copies(bytes.len());
+    let plain = (0..n).map(|_| Weight::plain(ty, order.shape, &bytes).map(Some));
+    let packed = (0..n).map(|_| Weight::packed(ty, order.shape, &bytes));
     let layouts = [plain.collect::<Result<Vec<_>, _>>()?, packed.collect::<Result<Vec<_>, _>>()?];
     let contender = |copies: Vec<Option<Weight>>| {
         let copies: Vec<Weight> = copies.into_iter().flatten().collect();
@@ -63,26 +63,26 @@ fn dense(config: &Config, ty: Type) -> Result<Vec<Contender>> {
 }
 
 /// Refuses what would not fit, before the system kills the program for it.
-fn check_memory(config: &Config) -> Result<()> {
+fn check_memory(order: &Order) -> Result<()> {
     let filled = |n_bytes: Option<usize>| {
         let n_bytes = n_bytes?;
-        config.n_copies(n_bytes).checked_mul(n_bytes)
+        order.n_copies(n_bytes).checked_mul(n_bytes)
     };
-    let sidecars = config.coded.sidecars(config.shape)?;
+    let sidecars = order.coded.sidecars(order.shape)?;
     let mut sizes = sidecars.iter().map(format::SidecarSpec::n_bytes);
     let mut needed = filled(sizes.try_fold(0usize, |sum, n| sum.checked_add(n?)));
-    if config.batches.contains(&1) {
+    if order.batches.contains(&1) {
         // What the plain sum reads has the size of ours.
         needed = needed.and_then(|n| n.checked_mul(2));
     }
-    for &ty in &config.against {
-        let n_layouts = if Weight::is_packed(ty, config.shape) { 2 } else { 1 };
-        let one = filled(ty.tensor_bytes(&[config.shape.d_in, config.shape.d_out]));
+    for &ty in &order.against {
+        let n_layouts = if Weight::is_packed(ty, order.shape) { 2 } else { 1 };
+        let one = filled(ty.tensor_bytes(&[order.shape.d_in, order.shape.d_out]));
         let all = one.and_then(|n| n.checked_mul(n_layouts));
         needed = needed.zip(all).and_then(|(a, b)| a.checked_add(b));
     }
-    let n_tokens = config.batches.iter().copied().max().unwrap_or(1);
-    let values = n_tokens.checked_mul(config.shape.d_in.max(config.shape.d_out));
+    let n_tokens = order.batches.iter().copied().max().unwrap_or(1);
+    let values = n_tokens.checked_mul(order.shape.d_in.max(order.shape.d_out));
     let vectors = values.and_then(|n| n.checked_mul(4 * size_of::<f32>()));
     needed = needed.zip(vectors).and_then(|(a, b)| a.checked_add(b));
     let Some(available) = program::machine::available_bytes() else { return Ok(()) };
