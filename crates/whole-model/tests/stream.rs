@@ -1,7 +1,9 @@
 //! Text on its way through a small random model, as it was and with other matrices.
 
+use std::path::Path;
+
 use calibration::PassageKind;
-use fixtures::models;
+use fixtures::{architectures, models};
 use format::{InputId, InputRole, MatrixId, ModelMap, Role};
 use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
@@ -17,9 +19,13 @@ struct Fixture {
 }
 
 fn fixture(model: &models::Model) -> Fixture {
+    fixture_of(|path| model.write(path).unwrap())
+}
+
+fn fixture_of(write: impl FnOnce(&Path)) -> Fixture {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("model.gguf");
-    model.write(&path).unwrap();
+    write(&path);
     let file = GgufFile::open(&path).unwrap();
     let map = ModelMap::of(file.tensors().iter().map(|t| (t.name(), t.dims())));
     let model = Model::load(Backend::init(), &path, &ModelParams::default()).unwrap();
@@ -180,6 +186,23 @@ fn targets_bring_the_hidden_states_back_to_where_they_were() {
     let arcee = fixture(&models::Model { has_gate: false, ..Default::default() });
     let [all, up, none] = distances(&arcee, &ALL[4..5]);
     assert!(all < 0.8 * none && all < up, "{none} {up} {all}");
+}
+
+/// Norms behind the FFN, attention beside it, scaled residuals, one matrix for gate and up, none for the gate.
+#[test]
+fn targets_help_whatever_the_architecture() {
+    for name in
+        ["qwen2", "gemma2", "olmo2", "phi2", "command-r", "granite", "phi3", "starcoder2", "lfm2"]
+    {
+        let fixture = fixture_of(|path| architectures::write(name, path).unwrap());
+        let up = MatrixId { layer: 1, role: Role::Up };
+        let gate = MatrixId { layer: 1, role: Role::Gate };
+        let some: Vec<MatrixId> =
+            [gate, up].into_iter().filter(|id| fixture.map.matrix(*id).is_some()).collect();
+        let [all, gate_up, none] = distances(&fixture, &some);
+        println!("{name}: {none} {gate_up} {all}");
+        assert!(all < none, "{name}: {none} {gate_up} {all}");
+    }
 }
 
 #[test]

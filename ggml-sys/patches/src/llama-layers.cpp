@@ -164,7 +164,7 @@ struct graph_view {
     // what is made of the last layer's state: by weights that belong to no layer, and what alone leads there
     std::vector<bool> behind_layers(const std::vector<bool> & early) const {
         const auto behind = made_of(early);
-        std::vector<bool> late(n), leads_elsewhere(n), is_used(n);
+        std::vector<bool> late(n), leads_elsewhere(n), is_used(n), leads_to_early = early;
         for (int i = n - 1; i >= 0; i--) {
             bool outside = false;
             int  n_states = 0;
@@ -174,11 +174,12 @@ struct graph_view {
             });
             // a state is a sum: what is made of one tensor only is on the way to the output
             const bool on_the_way = n_states == 1 && layers[i] == NO_LAYER && is_cheap(node(i)) && is_used[i] && !leads_elsewhere[i];
-            late[i] = n_states > 0 && (outside || on_the_way);
+            late[i] = n_states > 0 && !leads_to_early[i] && (outside || on_the_way);
             each_source(i, [&](const ggml_tensor *, int s) {
                 if (s >= 0) {
                     is_used[s]         = true;
                     leads_elsewhere[s] = leads_elsewhere[s] || !late[i];
+                    leads_to_early[s]  = leads_to_early[s] || leads_to_early[i];
                 }
             });
         }

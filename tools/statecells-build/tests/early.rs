@@ -10,12 +10,19 @@ use ggml::gguf::GgufWriter;
 
 const BUILD: &str = "-i model.gguf --S 2 --rounds 1 --beam 2 --calib calib.gguf";
 
-/// The steps that run the model, each with its flag.
-const STEPS: [(&str, &str); 3] = [
+/// A step with the flag that its errors name.
+type Step = (&'static str, &'static str);
+
+/// The steps that run the model.
+const STEPS: [Step; 3] = [
     ("--tune 3", "--tune: "),
     ("--sequential 1", "--sequential: "),
     ("--sequential 2", "--sequential: "),
 ];
+
+/// Those that need its gradients.
+const GRADIENTS: [Step; 2] =
+    [("--tune 3", "--tune: "), ("--sequential 1 --token-weights curvature", "--token-weights: ")];
 
 fn with_text() -> Made {
     Made { n_fitted: 360, n_held_out: 40, with_tokens: true, ..Made::default() }
@@ -33,13 +40,12 @@ fn changed(change: impl FnOnce(&mut GgufWriter)) -> Fixture {
     fixture
 }
 
-/// Every step that runs the model is refused in one line with `parts`, before anything else is said or made; without
-/// it the model is coded.
-fn refuses_steps(fixture: &Fixture, parts: &[&str]) {
+/// Each of `steps` is refused in one line with `parts`, before anything else is said or made; without it the model is coded.
+fn refuses(steps: &[Step], fixture: &Fixture, parts: &[&str]) {
     let names = fixture.names();
-    for (step, flag) in STEPS {
+    for (step, flag) in steps {
         for end in ["-o out.gguf", "-o out.gguf --dry-run", "--dry-run"] {
-            let mut all = vec![flag];
+            let mut all = vec![*flag];
             all.extend(parts);
             fails(&mut fixture.plain(&format!("{BUILD} {step} {end}")), 1, &all);
             assert_eq!(fixture.names(), names, "{step} {end}");
@@ -57,16 +63,20 @@ fn steps_that_cannot_run_a_model_are_refused_before_the_first_tensor() {
         changed(move |w| w.set(&format!("llama.{key}"), value).unwrap())
     };
     let qwen = changed(|w| w.set("general.architecture", "qwen2").unwrap());
-    refuses_steps(&qwen, &["model.gguf", "'qwen2'", "leave out --"]);
-    refuses_steps(&set("rope.scaling.type", "yarn"), &["model.gguf", "positions (yarn)"]);
-    refuses_steps(&number("rope.scaling.factor", 4.0), &["positions", "rope.scaling.factor"]);
-    refuses_steps(&number("rope.scale_linear", 2.0), &["positions", "rope.scale_linear"]);
+    refuses(&GRADIENTS, &qwen, &["model.gguf", "'qwen2'", "leave out --"]);
+    refuses(&GRADIENTS, &set("rope.scaling.type", "yarn"), &["model.gguf", "positions (yarn)"]);
+    refuses(&GRADIENTS, &number("rope.scaling.factor", 4.0), &["positions", "rope.scaling.factor"]);
+    refuses(&GRADIENTS, &number("rope.scale_linear", 2.0), &["positions", "rope.scale_linear"]);
     let both_ways = changed(|w| w.set("llama.attention.causal", false).unwrap());
-    refuses_steps(&both_ways, &["later tokens"]);
+    refuses(&GRADIENTS, &both_ways, &["later tokens"]);
     let heads = changed(|w| w.set("llama.attention.head_count_kv", 2u32).unwrap());
-    refuses_steps(&heads, &["blk.0.attn_k.weight", "[64, 64], not [64, 32]"]);
+    refuses(&GRADIENTS, &heads, &["blk.0.attn_k.weight", "[64, 64], not [64, 32]"]);
     let layers = changed(|w| w.set("llama.block_count", 1u32).unwrap());
-    refuses_steps(&layers, &["blk.1.", "beside its layers 0 to 0"]);
+    refuses(&GRADIENTS, &layers, &["blk.1.", "beside its layers 0 to 0"]);
+    // Without gradients, what llama.cpp runs is run, and what it does not is refused with its reason.
+    refuses(&STEPS[1..], &qwen, &["model.gguf", "qwen2.context_length", "leave out --sequential"]);
+    let yarn = set("rope.scaling.type", "yarn");
+    succeeds(&mut yarn.plain(&format!("{BUILD} --sequential 1 -o out.gguf")));
 }
 
 #[test]
@@ -80,24 +90,27 @@ fn tensors_that_are_not_computed_are_refused_before_the_first_tensor() {
         let fixture = Fixture::small();
         fixture.add_tensor(name, dims);
         write_calibration(&fixture, "calib.gguf", with_text());
-        refuses_steps(&fixture, &["model.gguf", name]);
+        refuses(&GRADIENTS, &fixture, &["model.gguf", name]);
+        if name.ends_with("bias") {
+            succeeds(&mut fixture.plain(&format!("{BUILD} --sequential 1 -o out.gguf")));
+        }
     }
     let fixture = Fixture::small();
     fixture.add_tensor("rope_freqs.weight", &[5]);
     write_calibration(&fixture, "calib.gguf", with_text());
-    refuses_steps(&fixture, &["rope_freqs.weight"]);
+    refuses(&GRADIENTS, &fixture, &["rope_freqs.weight"]);
     let without_gate = Fixture::new(&Model { has_gate: false, ..Model::default() });
     write_calibration(&without_gate, "calib.gguf", with_text());
-    refuses_steps(&without_gate, &["'arcee'"]);
+    refuses(&GRADIENTS, &without_gate, &["'arcee'"]);
 }
 
 #[test]
 fn a_calibration_that_does_not_do_is_refused_before_the_first_tensor() {
     let fixture = Fixture::small();
     write_calibration(&fixture, "calib.gguf", Made::default());
-    refuses_steps(&fixture, &["calib.gguf", "does not hold the tokens", "statecells-calib"]);
+    refuses(&STEPS, &fixture, &["calib.gguf", "does not hold the tokens", "statecells-calib"]);
     write_calibration(&fixture, "calib.gguf", Made { first_token: 40, ..with_text() });
-    refuses_steps(&fixture, &["calib.gguf", "not in the model's vocabulary of 288"]);
+    refuses(&STEPS, &fixture, &["calib.gguf", "not in the model's vocabulary of 288"]);
 }
 
 #[test]

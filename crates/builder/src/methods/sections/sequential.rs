@@ -72,11 +72,14 @@ impl Sequence for SequentialStep {
         let needed = stream_bytes(&map, self.max_moment_dim);
         check_memory(SEQUENTIAL, needed, program::memory_bytes(), "")?;
         if self.params.weights == Weighing::Curvature {
-            let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: leave it out"));
+            let way_out = format!("leave out {TOKEN_WEIGHTS}");
+            let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: {way_out}"));
             Outline::of(source.file()).map_err(refuse)?;
         }
-        let model = source.model().map_err(|e| failed(SEQUENTIAL)(e.into()))?;
-        whole_model::check(model, &map, &calibration.record().tokens).map_err(|e| match e {
+        let check = || -> Result<(), TuningError> {
+            whole_model::check(source.model()?, &map, &calibration.record().tokens)
+        };
+        check().map_err(|e| match e {
             TuningError::Token { .. } => made_for_another(SEQUENTIAL, calibration, &e),
             other => Error::flag(SEQUENTIAL, format!("{other}: leave out {SEQUENTIAL}")),
         })
