@@ -107,6 +107,8 @@ struct Sequential<'a> {
     calibration: &'a Calibration,
     stream: Stream<'a>,
     mul_mat: MulMat,
+    /// Whether it was said which matrices get no target.
+    has_told: bool,
     reporter: &'a Reporter,
     interrupt: &'a Interrupt,
 }
@@ -131,7 +133,22 @@ impl<'a> Sequential<'a> {
         let contexts = contexts(calibration).into_iter().map(signed);
         let stream = Stream::new(model, contexts, folder, n_threads).map_err(failed(SEQUENTIAL))?;
         let mul_mat = MulMat::on_rayon(n_threads);
-        Ok(Self { step, source, calibration, stream, mul_mat, reporter, interrupt })
+        let has_told = false;
+        Ok(Self { step, source, calibration, stream, mul_mat, has_told, reporter, interrupt })
+    }
+
+    /// Says once that the inputs of one of `tensors` are too long for a target.
+    fn tell_without_target(&mut self, tensors: &[MatrixId]) {
+        let max = self.step.max_moment_dim;
+        let d_in = |t: &MatrixId| self.source.shape(*t).d_in;
+        let Some(long) = tensors.iter().find(|t| d_in(t) > max) else { return };
+        if !std::mem::replace(&mut self.has_told, true) {
+            self.reporter.line(&format!(
+                "note: {} and others of {} inputs make up for nothing, they are longer than --max-h-dim {max}",
+                long.stem(),
+                d_in(long)
+            ));
+        }
     }
 
     /// Weighs the tokens of all contexts.
@@ -196,6 +213,7 @@ impl Recapture for Sequential<'_> {
             let coded = self.coded(self.stream.layer(), decoded)?;
             self.stream.advance(&coded, &stop).map_err(failed(SEQUENTIAL))?;
         }
+        self.tell_without_target(tensors);
         // A resumed run may have some of the group already: what the others are fitted to must not depend on it.
         let mut before = |t| if tensors.contains(&t) { Ok(None) } else { decoded(t) };
         let layers: Vec<Decoded> =
