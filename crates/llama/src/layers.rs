@@ -278,19 +278,29 @@ impl<'m> Layers<'m> {
             n_nodes: 0,
             error: [0; 256],
         };
+        // SAFETY: names, input and stand-ins live until the end of this function, as does the output.
+        unsafe { self.decode(tokens, &mut run) }
+    }
+
+    /// # Safety
+    /// All that `run` points to must be valid, in the sizes that it says.
+    unsafe fn decode(
+        &mut self,
+        tokens: &[Token],
+        run: &mut sys::llama_layers_run,
+    ) -> Result<Ran, LlamaError> {
         self.context.clear();
-        let (context, result) = (&mut self.context, &mut run);
-        let decoded = context.decode_with(tokens, Outputs::All, |raw, batch| {
-            // SAFETY: context and batch are valid as for llama_decode; names, buffers and stand-ins live until the end of
-            // this function, and the glue compares the sizes of both buffers before it touches them.
-            unsafe { sys::llama_layers_decode(raw, batch, result) }
+        let decoded = self.context.decode_with(tokens, Outputs::All, |raw, batch| {
+            // SAFETY: context and batch are valid as for llama_decode, the run as promised; the glue compares the sizes of
+            // input and output with the graph before it touches them.
+            unsafe { sys::llama_layers_decode(raw, batch, run) }
         });
         self.context.clear();
         // SAFETY: the glue ends the text with NUL, and it was zeros before.
         let error = unsafe { CStr::from_ptr(run.error.as_ptr()) }.to_string_lossy();
         match decoded {
             Err(_) if !error.is_empty() => Err(LlamaError::Part(error.into_owned())),
-            Err(other) if !out.is_null() => Err(other),
+            Err(other) if !run.out.is_null() => Err(other),
             Ok(()) | Err(_) => {
                 Ok(Ran { n_nodes: run.n_nodes.unsigned_abs() as usize, gain: run.gain })
             }

@@ -22,6 +22,12 @@ pub enum TuningError {
     /// llama.cpp cannot run it, or not in parts.
     #[error(transparent)]
     Llama(#[from] llama::LlamaError),
+    /// The model computes values that are no numbers.
+    #[error("the inputs of {input} are not finite: the model overflows on this text")]
+    NonFinite {
+        /// Which.
+        input: format::InputId,
+    },
     /// The hidden states cannot be kept.
     #[error("cannot keep hidden states: {0}")]
     Io(#[from] std::io::Error),

@@ -1,6 +1,6 @@
 //! The hidden states of all contexts in one place of a model, in a file instead of in memory.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use memmap2::MmapMut;
@@ -18,13 +18,14 @@ impl States {
     /// Zeros for `n_contexts` of `n` values each, in `folder`.
     ///
     /// # Errors
-    /// If the file cannot be made or mapped: too little room is found out later, when the system writes pages back.
+    /// If the file cannot be made, filled or mapped.
     pub(crate) fn new(folder: &Path, n_contexts: usize, n: usize) -> io::Result<Self> {
         let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "too many hidden states");
         let bytes = n_contexts.checked_mul(n).and_then(|n| n.checked_mul(size_of::<f32>()));
         let bytes = bytes.filter(|n| *n > 0).ok_or_else(too_large)?;
-        let file = tempfile::tempfile_in(folder)?;
-        file.set_len(bytes as u64)?;
+        let mut file = tempfile::tempfile_in(folder)?;
+        // A page that finds no room on the disk once it is mapped would end the program.
+        io::copy(&mut io::repeat(0).take(bytes as u64), &mut file)?;
         // SAFETY: the file has no name and its only descriptor stays here, so nobody else changes or shortens it.
         let map = unsafe { MmapMut::map_mut(&file)? };
         Ok(Self { map, n })
@@ -69,5 +70,6 @@ mod tests {
         assert_eq!((all(&states), all(&copy)), (vec![0.0, 2.5, 0.0], vec![0.0, 2.5, 1.0]));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         assert!(States::new(folder.path(), usize::MAX, 5).is_err());
+        assert!(States::new(&folder.path().join("none"), 1, 5).is_err());
     }
 }

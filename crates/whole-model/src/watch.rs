@@ -231,6 +231,9 @@ impl Ahead<'_, '_> {
         let (mut n_before, mut sums) = ([0; 2], [Shortfall::default(), Shortfall::default()]);
         for number in 0..self.stream.contexts.len() {
             let View { mut input, mut lack } = view(self, number)?;
+            if !input.iter().chain(&lack).all(|v| v.is_finite()) {
+                return Err(TuningError::NonFinite { input: seen });
+            }
             if let Some(weights) = &self.stream.weights {
                 weights.apply(seen, number, &mut input);
                 weights.apply(seen, number, &mut lack);

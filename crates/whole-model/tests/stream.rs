@@ -1,15 +1,18 @@
 //! Text on its way through a small random model, as it was and with other matrices.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use calibration::PassageKind;
 use fixtures::{architectures, models};
 use format::{InputId, InputRole, MatrixId, ModelMap, Role};
+use ggml::MulMat;
 use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
-use numerics::ReferenceMatMul;
 use tempfile::TempDir;
 use whole_model::{Decoded, Llama, Stream, TokenWeights, TuningError, Watch};
+
+static MUL_MAT: LazyLock<MulMat> = LazyLock::new(|| MulMat::on_rayon(1));
 
 struct Fixture {
     folder: TempDir,
@@ -56,7 +59,7 @@ impl Fixture {
         let signed = |c: Vec<u32>| c.into_iter().map(u32::cast_signed).collect();
         let all = contexts(n).into_iter().enumerate().map(|(i, c)| (kind(i), signed(c)));
         let model = (&self.model, &self.file, &self.map);
-        Stream::new(model, all, self.folder.path(), 2).unwrap()
+        Stream::new(model, all, self.folder.path(), 1).unwrap()
     }
 
     fn weights(&self, id: MatrixId) -> Vec<f32> {
@@ -85,7 +88,7 @@ fn watch(max_moment_dim: usize, tensors: &[MatrixId]) -> Watch<'_> {
         seed: 0,
         damping: 1e-3,
         tensors,
-        mul_mat: &ReferenceMatMul,
+        mul_mat: &*MUL_MAT,
     }
 }
 
