@@ -46,7 +46,7 @@ pub use error::CalibrationError;
 pub use format::{DEFAULT_MAX_MOMENT_DIM, planned_bytes, write};
 pub use growing::{GrowingInput, Sampling};
 pub use input::{CalibratedInput, Fitted};
-pub use moment::{MomentScratch, SecondMoment};
+pub use moment::{MomentScratch, SecondMoment, by_value};
 pub use passage::{HOLD_OUT_EVERY, PassageKind, passage_kind};
 pub use reader::Calibration;
 pub use record::{ModelId, Record, TextId};

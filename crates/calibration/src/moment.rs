@@ -84,8 +84,7 @@ impl SecondMoment {
         if n == 0 {
             return;
         }
-        let k = n.next_multiple_of(TOKEN_PAD);
-        transpose(rows, d, k, &mut scratch.transposed);
+        let k = by_value(rows, d, &mut scratch.transposed);
         for start in (0..d).step_by(BLOCK) {
             let end = (start + BLOCK).min(d);
             // rows start..end of the triangle need columns 0..end
@@ -181,8 +180,13 @@ impl SecondMoment {
 /// Room for rounding in the Cauchy-Schwarz check: sums of 10^6 F32 products are far better than this.
 const CAUCHY_SLACK: f64 = 1.001;
 
-/// `out[j * k + t] = rows[t * d + j]`; tokens from the last one to `k` are zeros.
-fn transpose(rows: &[f32], d: usize, k: usize, out: &mut Vec<f32>) {
+/// `out[j * k + t] = rows[t * d + j]`, as products over tokens read it; k, which is returned, is the number of tokens padded
+/// with zeros to what ggml's fast kernels need.
+///
+/// # Shapes
+/// `rows`: [d, n], one row per token; `out`: [k, d].
+pub fn by_value(rows: &[f32], d: usize, out: &mut Vec<f32>) -> usize {
+    let k = (rows.len() / d).next_multiple_of(TOKEN_PAD);
     out.clear();
     out.resize(d * k, 0.0);
     out.par_chunks_mut(k * TILE).enumerate().for_each(|(tile, out)| {
@@ -193,6 +197,7 @@ fn transpose(rows: &[f32], d: usize, k: usize, out: &mut Vec<f32>) {
             }
         }
     });
+    k
 }
 
 #[cfg(test)]

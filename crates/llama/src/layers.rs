@@ -144,12 +144,6 @@ impl StandIn {
             Ok(Self { name: c_name, context, buffer, tensor })
         }
     }
-
-    /// Name of the weight.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        self.name.to_str().expect("made from text")
-    }
 }
 
 /// A model whose parts are run one by one, each time on one sequence of tokens from its start.

@@ -48,11 +48,7 @@ impl Outline {
     /// # Errors
     /// [`TuningError::Token`] with the first that is not.
     pub fn check_tokens(&self, tokens: &[i32]) -> Result<(), TuningError> {
-        let known = |t: &i32| usize::try_from(*t).is_ok_and(|t| t < self.n_vocab);
-        match tokens.iter().find(|t| !known(t)) {
-            None => Ok(()),
-            Some(token) => Err(TuningError::Token { token: *token, n_vocab: self.n_vocab }),
-        }
+        check_tokens(tokens, self.n_vocab)
     }
 
     /// Bytes that a [`crate::Tuner`] of `coded` holds at least: the model, and of every coded matrix its decoded form
@@ -62,6 +58,15 @@ impl Outline {
         let all: u64 = self.n_ffn.iter().flatten().sum();
         let coded: u64 = coded.iter().map(|t| self.n_ffn[t.layer][t.role as usize]).sum();
         F32_BYTES * (self.n_other + all + 2 * coded)
+    }
+}
+
+/// Checks that every one of `tokens` is in a vocabulary of `n_vocab`.
+pub(crate) fn check_tokens(tokens: &[i32], n_vocab: usize) -> Result<(), TuningError> {
+    let known = |t: &i32| usize::try_from(*t).is_ok_and(|t| t < n_vocab);
+    match tokens.iter().find(|t| !known(t)) {
+        None => Ok(()),
+        Some(token) => Err(TuningError::Token { token: *token, n_vocab }),
     }
 }
 

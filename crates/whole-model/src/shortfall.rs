@@ -1,9 +1,7 @@
 //! Sums of what is lacking times what is seen.
 
+use calibration::by_value;
 use numerics::MatMul;
-
-/// Tokens are padded with zeros to a multiple of this, which ggml's fast kernels need.
-const TOKEN_PAD: usize = 16;
 
 /// Sum over tokens of lack x^T.
 #[derive(Default)]
@@ -12,6 +10,8 @@ pub(crate) struct Shortfall {
     /// [d_in, any].
     sum: Vec<f32>,
     product: Vec<f32>,
+    /// Inputs and what lacks, by value.
+    transposed: [Vec<f32>; 2],
 }
 
 impl Shortfall {
@@ -24,9 +24,10 @@ impl Shortfall {
         let size = lack.len() / n * d_in;
         self.sum.resize(size, 0.0);
         self.product.resize(size, 0.0);
-        let padded = n.next_multiple_of(TOKEN_PAD);
-        let (inputs, lacks) = (by_value(input, n, padded), by_value(lack, n, padded));
-        mul_mat.mul_mat(&inputs, &lacks, padded, &mut self.product);
+        let [inputs, lacks] = &mut self.transposed;
+        by_value(lack, lack.len() / n, lacks);
+        let k = by_value(input, d_in, inputs);
+        mul_mat.mul_mat(inputs, lacks, k, &mut self.product);
         self.sum.iter_mut().zip(&self.product).for_each(|(s, p)| *s += p);
         self.n_tokens += n;
     }
@@ -36,16 +37,6 @@ impl Shortfall {
         let mean = |sum: &f32| (f64::from(*sum) / self.n_tokens as f64) as f32;
         (self.n_tokens > 0).then(|| self.sum.iter().map(mean).collect())
     }
-}
-
-/// [d, n] -> [padded, d].
-fn by_value(rows: &[f32], n: usize, padded: usize) -> Vec<f32> {
-    let d = rows.len() / n;
-    let mut out = vec![0.0; padded * d];
-    for (token, row) in rows.chunks_exact(d).enumerate() {
-        row.iter().enumerate().for_each(|(i, v)| out[i * padded + token] = *v);
-    }
-    out
 }
 
 #[cfg(test)]

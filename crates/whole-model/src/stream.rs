@@ -11,6 +11,7 @@ use ggml::gguf::GgufFile;
 use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 
 use crate::TuningError;
+use crate::check::check_tokens;
 use crate::states::States;
 use crate::weights::TokenWeights;
 
@@ -77,11 +78,7 @@ impl Place {
 /// # Errors
 /// [`TuningError::Token`], or [`TuningError::Llama`] with what cannot be run.
 pub fn check(model: &Model, map: &ModelMap, tokens: &[i32]) -> Result<(), TuningError> {
-    let n_vocab = model.n_vocab();
-    let known = |t: &&i32| usize::try_from(**t).is_ok_and(|t| t < n_vocab);
-    if let Some(token) = tokens.iter().find(|t| !known(t)) {
-        return Err(TuningError::Token { token: *token, n_vocab });
-    }
+    check_tokens(tokens, model.n_vocab())?;
     let mut layers = Layers::new(model, params(8, 1))?;
     let last = map.sites().last().map_or(0, |site| site.input.layer);
     for layer in 0..=last {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use calibration::{Calibration, PassageKind};
+use calibration::Calibration;
 use clap::ValueEnum;
 use format::{InputRole, MatrixId};
 use ggml::MulMat;
@@ -12,7 +12,7 @@ use whole_model::{
     Decoded, Llama, Outline, Stream, TokenWeights, TuningError, Watch, stream_bytes,
 };
 
-use super::text::{check_memory, check_text, contexts, failed, made_for_another};
+use super::text::{check_memory, check_text, contexts, failed, made_for_another, unsigned};
 use crate::{Decoded as DecodedOf, Error, Recapture, Recaptured, Sequence, Source};
 
 /// Held-out inputs kept one by one of every recaptured matrix.
@@ -70,7 +70,7 @@ impl Sequence for SequentialStep {
         check_text(SEQUENTIAL, calibration)?;
         let map = source.run_through(tensors);
         let needed = stream_bytes(&map, self.max_moment_dim);
-        check_memory(SEQUENTIAL, needed, program::memory_bytes(), "")?;
+        check_memory(SEQUENTIAL, needed)?;
         if self.params.weights == Weighing::Curvature {
             let way_out = format!("leave out {TOKEN_WEIGHTS}");
             let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: {way_out}"));
@@ -127,10 +127,7 @@ impl<'a> Sequential<'a> {
         let n_threads = rayon::current_num_threads();
         let model = source.model().map_err(|e| failed(SEQUENTIAL)(e.into()))?;
         let model = (model, source.file(), source.map());
-        let signed = |(kind, context): (PassageKind, Vec<u32>)| {
-            (kind, context.into_iter().map(u32::cast_signed).collect())
-        };
-        let contexts = contexts(calibration).into_iter().map(signed);
+        let contexts = contexts(calibration).map(|(kind, context)| (kind, context.to_vec()));
         let stream = Stream::new(model, contexts, folder, n_threads).map_err(failed(SEQUENTIAL))?;
         let mul_mat = MulMat::on_rayon(n_threads);
         let has_told = false;
@@ -156,7 +153,7 @@ impl<'a> Sequential<'a> {
         let file = self.source.file();
         let model = Llama::load(file).map_err(failed(TOKEN_WEIGHTS))?;
         let contexts: Vec<Vec<u32>> =
-            contexts(self.calibration).into_iter().map(|(_, tokens)| tokens).collect();
+            contexts(self.calibration).map(|(_, context)| unsigned(context)).collect();
         let total = TokenWeights::n_steps(&model, contexts.len());
         let (reporter, interrupt) = (self.reporter, self.interrupt);
         reporter.stage("weighing tokens", total as u64);

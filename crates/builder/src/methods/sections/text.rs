@@ -15,22 +15,21 @@ pub(super) fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
 }
 
 /// Checks all that can be known of the step behind `flag` before it is begun; `needed` tells the bytes of memory that the
-/// step takes at least, of a model and a number of tokens.
+/// step takes at least.
 ///
 /// # Errors
 /// [`Error::Program`] with `flag`.
 pub(super) fn check_step(
     flag: &'static str,
     (source, calibration): (&Source, &Calibration),
-    needed: impl FnOnce(&Outline, usize) -> u64,
-    way_out: &str,
+    needed: impl FnOnce(&Outline) -> u64,
 ) -> Result<(), Error> {
     check_text(flag, calibration)?;
     let tokens = &calibration.record().tokens;
     let refuse = |error: TuningError| Error::flag(flag, format!("{error}: leave out {flag}"));
     let model = Outline::of(source.file()).map_err(refuse)?;
     model.check_tokens(tokens).map_err(|error| made_for_another(flag, calibration, &error))?;
-    check_memory(flag, needed(&model, tokens.len()), program::memory_bytes(), way_out)
+    check_memory(flag, needed(&model))
 }
 
 /// `calibration` has tokens that the model does not have.
@@ -44,19 +43,15 @@ pub(super) fn made_for_another(
 }
 
 /// Checks that a step that needs so many bytes at least is not begun where there are fewer.
-pub(super) fn check_memory(
-    flag: &'static str,
-    needed: u64,
-    there: u64,
-    way_out: &str,
-) -> Result<(), Error> {
+pub(super) fn check_memory(flag: &'static str, needed: u64) -> Result<(), Error> {
+    let there = program::memory_bytes();
     if needed <= there {
         return Ok(());
     }
     let gb = |bytes: u64| bytes as f64 / 1e9;
     let reason = format!(
         "needs at least {:.1} GB of memory, this machine has {:.1} with its swap space: leave it out, or take a \
-         larger machine{way_out}",
+         larger machine",
         gb(needed),
         gb(there)
     );
@@ -76,9 +71,13 @@ pub(super) fn check_text(flag: &'static str, calibration: &Calibration) -> Resul
 }
 
 /// All contexts behind `calibration`, in order.
-pub(super) fn contexts(calibration: &Calibration) -> Vec<(PassageKind, Vec<u32>)> {
+pub(super) fn contexts(calibration: &Calibration) -> impl Iterator<Item = (PassageKind, &[i32])> {
     let record = calibration.record();
-    let unsigned = |c: &[i32]| c.iter().map(|t| t.unsigned_abs()).collect();
     let contexts = record.tokens.chunks_exact((record.n_ctx as usize).max(1)).enumerate();
-    contexts.map(|(i, c)| (passage_kind(i), unsigned(c))).collect()
+    contexts.map(|(i, c)| (passage_kind(i), c))
+}
+
+/// Tokens as the model with gradients takes them.
+pub(super) fn unsigned(context: &[i32]) -> Vec<u32> {
+    context.iter().map(|t| t.unsigned_abs()).collect()
 }

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use sections::SectionsParts;
 use whole_model::{TuneParams, Tuner};
 
-use super::text::{check_step, contexts, failed};
+use super::text::{check_step, contexts, failed, unsigned};
 use crate::{Error, Source, Tunable, Tuned, Tuning, TuningReport};
 
 /// Contexts that tell whether tuning helped, at most.
@@ -48,7 +48,7 @@ impl Tuning for TuneStep {
         calibration: &Calibration,
         tensors: &[MatrixId],
     ) -> Result<(), Error> {
-        check_step(TUNE, (source, calibration), |model, _| model.tuner_bytes(tensors), "")
+        check_step(TUNE, (source, calibration), |model| model.tuner_bytes(tensors))
     }
 
     /// Leaves the tensors as they are if tuning does not help.
@@ -63,8 +63,8 @@ impl Tuning for TuneStep {
         let (mut fitted, mut held_out) = (Vec::new(), Vec::new());
         for (kind, context) in contexts(calibration) {
             match kind {
-                PassageKind::Fitted => fitted.push(context),
-                PassageKind::HeldOut => held_out.push(context),
+                PassageKind::Fitted => fitted.push(unsigned(context)),
+                PassageKind::HeldOut => held_out.push(unsigned(context)),
             }
         }
         fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
