@@ -171,7 +171,11 @@ fn a_built_file_generates_text_in_llama_cpp() {
     let Some(input) = smollm2() else { return };
     let folder = TempDir::new().unwrap();
     let output = folder.path().join("coded.gguf");
-    let _ = build(&input, &output, "--layers 10-11 --scheme sections --S 8 --beam 4 --rounds 0");
+    let _ = build(
+        &input,
+        &output,
+        "--layers 10-11 --scheme sections --no-calib --S 8 --beam 4 --rounds 0",
+    );
     let flags = "--statecells -no-cnv -n 8 --temp 0 -c 64 -t 2 --no-warmup -m";
     let arguments =
         flags.split(' ').chain([output.to_str().unwrap(), "-p", "The capital of France is"]);

@@ -151,8 +151,10 @@ impl<'a> Assembly<'a> {
         let now: u64 = kept + coded.iter().map(|i| i.coded_bytes).sum::<u64>();
         writer.set(keys::MEM_SAVED_GB, ((source as f64 - now as f64) / 1e9) as f32)?;
         if let Some(calibration) = self.build.calibration {
-            writer
-                .set(keys::CALIBRATION_SHINGLES, calibration.record().sketch.hashes().to_vec())?;
+            writer.set(
+                keys::CALIBRATION_SHINGLES,
+                calibration.provenance().sketch.hashes().to_vec(),
+            )?;
         }
         for item in coded {
             let result = &self.finished[&item.tensor].result;

@@ -1,7 +1,7 @@
 //! A calibration as a build uses it: opened, known to fit the model, read once from end to end.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calibration::{Calibration, ModelId};
 use format::{MatrixId, Width};
@@ -36,6 +36,68 @@ impl Source {
     }
 }
 
+/// Where the calibration of a build comes from.
+pub enum CalibrationSource {
+    /// A file of the user.
+    File(PathBuf),
+    /// The build makes it.
+    Made(Box<dyn MakesCalibration>),
+}
+
+/// Makes the calibration of a build as its first step, and keeps it beside the output.
+pub trait MakesCalibration {
+    /// Where it is kept; `None` if nothing is made, in a dry run.
+    fn path(&self) -> Option<&Path>;
+
+    /// The files that it is made from besides the model, with their flags.
+    fn texts(&self) -> Vec<(&'static str, &Path)>;
+
+    /// Checks everything that can be known before it is made for `source`; `text_only` if nobody needs what the model sees
+    /// on the text.
+    ///
+    /// # Errors
+    /// [`Error::Calibrating`].
+    fn check(&self, source: &Source, text_only: bool) -> Result<(), Error>;
+
+    /// The calibration of an earlier build, if that is what would be made, with the inputs of `tensors` unless the text is
+    /// enough. Whether it is of this very model takes the hash of the model's file: [`Calibration::check_model`].
+    ///
+    /// # Errors
+    /// [`Self::in_the_way`] if something else is there and may not be replaced.
+    fn find(
+        &self,
+        source: &Source,
+        tensors: &[MatrixId],
+        text_only: bool,
+    ) -> Result<Option<Calibration>, Error>;
+
+    /// Whether another file in its place may be replaced.
+    fn may_be_replaced(&self) -> bool;
+
+    /// Another file is in its place.
+    fn in_the_way(&self) -> Error;
+
+    /// Makes it for `source`, whose file has the hash `sha256`.
+    ///
+    /// # Errors
+    /// [`Error::Calibrating`], or [`Error::Stopped`].
+    fn make(
+        &self,
+        source: &Source,
+        sha256: &str,
+        text_only: bool,
+        watch: (&Reporter, &Interrupt),
+    ) -> Result<(), Error>;
+
+    /// What it is made on.
+    fn describe(&self, source: &Source) -> String;
+}
+
+/// Whether `method` needs nothing but the text of a calibration.
+pub(crate) fn needs_text_only(method: &dyn Method) -> bool {
+    method.sequence().is_some_and(|sequence| sequence.needs_text_only())
+}
+
 /// Opens the calibration at `path` and checks that it covers the inputs of `tensors` of a model such as
 /// `source`, if `method` needs them and text runs through them. Whether it is this very model needs the hash of the file:
 /// [`Calibration::check_model`].
@@ -49,9 +111,8 @@ pub(crate) fn open_calibration(
     method: &dyn Method,
 ) -> Result<Calibration, Error> {
     let calibration = Calibration::open(path)?;
-    calibration.check_model(&source.model_id(calibration.record().model.sha256.clone())?)?;
-    let needs_text_only = method.sequence().is_some_and(|sequence| sequence.needs_text_only());
-    if calibration.has_inputs() || !needs_text_only {
+    calibration.check_model(&source.model_id(calibration.provenance().model.sha256.clone())?)?;
+    if calibration.has_inputs() || !needs_text_only(method) {
         let map = source.run_through(tensors);
         map.sites().iter().try_for_each(|site| calibration.check_covers(site.input))?;
     }

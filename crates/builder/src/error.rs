@@ -54,6 +54,9 @@ pub enum Error {
         /// What is wrong, and the way out.
         reason: String,
     },
+    /// A calibration that cannot be made.
+    #[error("{0}")]
+    Calibrating(String),
     /// A codec refused a tensor.
     #[error("{tensor}: {cause}")]
     Codec {

@@ -118,14 +118,14 @@ pub trait SharedBudget {
 /// Running the model as coded so far, see [`Method::sequence`].
 pub trait Sequence {
     /// Checks what can be known without reading weights, for `tensors` of `source`: nothing of it must fail after hours
-    /// of work.
+    /// of work. The calibration may be still to be made.
     ///
     /// # Errors
     /// [`Error::Program`] with the flag that asks for what cannot be done.
     fn check(
         &self,
         source: &Source,
-        calibration: &Calibration,
+        calibration: Option<&Calibration>,
         tensors: &[MatrixId],
     ) -> Result<(), Error>;
 
@@ -154,7 +154,7 @@ pub trait Tuning {
     fn check(
         &self,
         source: &Source,
-        calibration: &Calibration,
+        calibration: Option<&Calibration>,
         tensors: &[MatrixId],
     ) -> Result<(), Error>;
 

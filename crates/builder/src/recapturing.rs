@@ -8,7 +8,7 @@ use format::MatrixId;
 
 use crate::build::{Build, Finished};
 use crate::existing::ExistingOutput;
-use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, Sequence, Stage, WorkFolder};
+use crate::{Error, Inputs, PlanItem, Recapture, Recaptured, Sequence, WorkFolder};
 
 /// The activations of the group of tensors in hand.
 pub(crate) struct Recapturing<'a> {
@@ -67,50 +67,5 @@ impl<'a> Recapturing<'a> {
         }
         let (_, inputs) = self.group.as_ref().expect("just captured");
         Ok(Some(inputs))
-    }
-}
-
-impl Build<'_> {
-    /// The calibration as a source of activations, if it holds any.
-    pub(crate) fn calibrated(&self) -> Option<&dyn Inputs> {
-        self.calibration.filter(|c| c.has_inputs()).map(|c| c as &dyn Inputs)
-    }
-
-    /// The sidecars of a finished tensor, wherever they are.
-    ///
-    /// # Errors
-    /// [`Error::Resume`] if they are not there any more.
-    pub(crate) fn stored(
-        &self,
-        item: &PlanItem,
-        finished: &Finished,
-        work: &WorkFolder,
-        existing: Option<&ExistingOutput>,
-    ) -> Result<Vec<format::Sidecar>, Error> {
-        match existing {
-            Some(output) if finished.in_output => {
-                output.sidecars(item.tensor, &item.sidecars).ok_or_else(|| Error::Resume {
-                    path: output.file().path().to_owned(),
-                    reason: format!("{} changed while it was being read", item.tensor),
-                })
-            }
-            _ => work.load(item.tensor, Stage::of(&finished.result), &item.sidecars),
-        }
-    }
-
-    /// What stands for `tensor` so far, if that is not its dense weight.
-    fn decoded(
-        &self,
-        tensor: MatrixId,
-        work: &WorkFolder,
-        existing: Option<&ExistingOutput>,
-        finished: &BTreeMap<MatrixId, Finished>,
-    ) -> Result<Option<Vec<f32>>, Error> {
-        let item = self.plan.items.iter().find(|item| item.tensor == tensor);
-        let coded = finished.get(&tensor).filter(|f| f.result.scheme.is_some());
-        let (Some(item), Some(coded)) = (item, coded) else { return Ok(None) };
-        let sidecars = self.stored(item, coded, work, existing)?;
-        let codec_error = |cause| Error::Codec { tensor: tensor.weight(), cause };
-        item.codec.decode(&sidecars, item.shape).map(Some).map_err(codec_error)
     }
 }

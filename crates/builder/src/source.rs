@@ -239,11 +239,9 @@ fn is_expert(name: &str) -> bool {
 
 /// A coded tensor, or a sidecar that no scheme belongs to: it would get the name of one that is to be written.
 fn coded_tensor(file: &GgufFile) -> Option<String> {
-    let sidecar = |name: &str| {
-        MatrixId::parse(name).is_some_and(|(_, suffix)| {
-            matches!(suffix, "dict" | "codes" | "delta_idx") || suffix.starts_with("base_")
-        })
-    };
+    let suffixes = format::sidecar_suffixes();
+    let sidecar =
+        |name: &str| MatrixId::parse(name).is_some_and(|(_, suffix)| suffixes.contains(&suffix));
     let stray = || file.tensors().iter().map(|t| t.name()).find(|n| sidecar(n)).map(str::to_owned);
     file.coded_tensors().into_iter().next().or_else(stray)
 }
@@ -254,8 +252,7 @@ fn number(file: &GgufFile, key: &str) -> Option<u64> {
 
 /// The dense weights that may be coded; the error names the tensor that does not fit.
 fn map(file: &GgufFile, architecture: &str) -> Result<ModelMap, String> {
-    let is_weight =
-        |info: &&TensorInfo| matches!(MatrixId::parse(info.name()), Some((_, "weight")));
+    let is_weight = |info: &&TensorInfo| MatrixId::of_weight(info.name()).is_some();
     file.tensors().iter().filter(is_weight).try_for_each(check_weight)?;
     let map = ModelMap::of(file.tensors().iter().map(|info| (info.name(), info.dims())));
     if map.sites().is_empty() {

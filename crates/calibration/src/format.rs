@@ -8,7 +8,7 @@ use ggml::Type;
 use ggml::gguf::GgufWriter;
 
 use crate::input::Fitted;
-use crate::{CalibratedInput, CalibrationError, Record, Samples, SecondMoment};
+use crate::{CalibratedInput, CalibrationError, Provenance, Samples, SecondMoment};
 use crate::{keys, moment};
 
 /// Largest input whose second moment is kept unless asked otherwise: 134 MB in the file.
@@ -68,11 +68,11 @@ impl Data<'_> {
 /// [`CalibrationError::Write`].
 pub fn write(
     out: impl Write,
-    record: &Record,
+    provenance: &Provenance,
     inputs: &BTreeMap<InputId, CalibratedInput>,
 ) -> Result<(), CalibrationError> {
     let mut writer = GgufWriter::new();
-    add_metadata(&mut writer, record)?;
+    add_metadata(&mut writer, provenance)?;
     let mut tensors = Vec::new();
     for (input, data) in inputs {
         check(data).map_err(|reason| CalibrationError::Values { input: input.stem(), reason })?;
@@ -121,10 +121,10 @@ fn add_tensors<'a>(input: InputId, data: &'a CalibratedInput, tensors: &mut Vec<
     samples(HOLDOUT, HOLDOUT_SCALE, &data.holdout);
 }
 
-fn add_metadata(writer: &mut GgufWriter, record: &Record) -> Result<(), CalibrationError> {
-    let model = &record.model;
+fn add_metadata(writer: &mut GgufWriter, provenance: &Provenance) -> Result<(), CalibrationError> {
+    let model = &provenance.model;
     let texts = |part: fn(&crate::TextId) -> &String| -> Vec<String> {
-        record.texts.iter().map(|t| part(t).clone()).collect()
+        provenance.texts.iter().map(|t| part(t).clone()).collect()
     };
     writer.set(keys::TYPE, keys::TYPE_VALUE)?;
     writer.set(keys::VERSION, keys::FORMAT_VERSION)?;
@@ -135,17 +135,17 @@ fn add_metadata(writer: &mut GgufWriter, record: &Record) -> Result<(), Calibrat
     writer.set(keys::MODEL_N_FF, model.n_ff)?;
     writer.set(keys::TEXT_NAMES, texts(|t| &t.name))?;
     writer.set(keys::TEXT_SHA256, texts(|t| &t.sha256))?;
-    writer.set(keys::N_FITTED, record.n_fitted)?;
-    writer.set(keys::N_HELD_OUT, record.n_held_out)?;
-    writer.set(keys::N_CTX, record.n_ctx)?;
-    if !record.tokens.is_empty() {
-        writer.set(keys::TOKENS, record.tokens.clone())?;
+    writer.set(keys::N_FITTED, provenance.n_fitted)?;
+    writer.set(keys::N_HELD_OUT, provenance.n_held_out)?;
+    writer.set(keys::N_CTX, provenance.n_ctx)?;
+    if !provenance.tokens.is_empty() {
+        writer.set(keys::TOKENS, provenance.tokens.clone())?;
     }
-    writer.set(keys::SEED, record.seed)?;
-    writer.set(keys::TOOL, &*record.tool)?;
-    writer.set(keys::LLAMA_CPP, &*record.llama_cpp)?;
+    writer.set(keys::SEED, provenance.seed)?;
+    writer.set(keys::TOOL, &*provenance.tool)?;
+    writer.set(keys::LLAMA_CPP, &*provenance.llama_cpp)?;
     writer.set(keys::SHINGLE_TOKENS, crate::SHINGLE_TOKENS as u32)?;
-    writer.set(keys::SHINGLE_HASHES, record.sketch.hashes().to_vec())?;
+    writer.set(keys::SHINGLE_HASHES, provenance.sketch.hashes().to_vec())?;
     Ok(())
 }
 

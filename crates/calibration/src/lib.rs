@@ -37,8 +37,8 @@ mod keys;
 mod mix;
 mod moment;
 mod passage;
+mod provenance;
 mod reader;
-mod record;
 mod samples;
 mod sketch;
 
@@ -48,7 +48,7 @@ pub use growing::{GrowingInput, Sampling};
 pub use input::{CalibratedInput, Fitted};
 pub use moment::{MomentScratch, SecondMoment, by_value};
 pub use passage::{HOLD_OUT_EVERY, PassageKind, passage_kind};
+pub use provenance::{ModelId, Provenance, TextId};
 pub use reader::Calibration;
-pub use record::{ModelId, Record, TextId};
 pub use samples::{SampleColumns, Samples, stratified};
 pub use sketch::{Overlap, SHINGLE_TOKENS, TextSketch};

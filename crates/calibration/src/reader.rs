@@ -10,15 +10,15 @@ use half::f16;
 use crate::format::{HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE, SAMPLES};
 use crate::input::Fitted;
 use crate::{
-    CalibratedInput, CalibrationError, ModelId, PassageKind, Record, Samples, SecondMoment, TextId,
-    TextSketch, keys,
+    CalibratedInput, CalibrationError, ModelId, PassageKind, Provenance, Samples, SecondMoment,
+    TextId, TextSketch, keys,
 };
 
 /// A calibration file. Data are read and checked input by input.
 #[derive(Debug)]
 pub struct Calibration {
     file: GgufFile,
-    record: Record,
+    provenance: Provenance,
 }
 
 impl Calibration {
@@ -33,8 +33,8 @@ impl Calibration {
             other => other.into(),
         })?;
         check_kind(&file).map_err(malformed)?;
-        let record = read_record(&file).map_err(malformed)?;
-        Ok(Self { file, record })
+        let provenance = read_provenance(&file).map_err(malformed)?;
+        Ok(Self { file, provenance })
     }
 
     /// The path it was opened with.
@@ -45,8 +45,8 @@ impl Calibration {
 
     /// Where it comes from.
     #[must_use]
-    pub fn record(&self) -> &Record {
-        &self.record
+    pub fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     /// Checks that it was made for `model`.
@@ -54,7 +54,7 @@ impl Calibration {
     /// # Errors
     /// [`CalibrationError::OtherModel`] with the first property that differs.
     pub fn check_model(&self, model: &ModelId) -> Result<(), CalibrationError> {
-        let own = &self.record.model;
+        let own = &self.provenance.model;
         let short = |hash: &str| hash.chars().take(12).collect::<String>() + "...";
         let properties = [
             ("architecture", own.architecture.clone(), model.architecture.clone()),
@@ -114,17 +114,17 @@ impl Calibration {
     fn read_input(&self, input: InputId) -> Result<CalibratedInput, String> {
         let holdout = self.samples(input, HOLDOUT, HOLDOUT_SCALE)?.ok_or("no hold-out")?;
         let d = holdout.d();
-        let (model, width) = (&self.record.model, input.role.width());
+        let (model, width) = (&self.provenance.model, input.role.width());
         let expected = width.pick(model.n_embd, model.n_ff) as usize;
         // Layers may have FFNs of different widths, the widest of which is recorded.
         if d > expected || width == Width::Embedding && d != expected {
             return Err(format!("{input}: inputs of {d} values do not fit the model's {expected}"));
         }
-        let fitted = match self.moment(input, MOMENT, d, self.record.n_fitted)? {
+        let fitted = match self.moment(input, MOMENT, d, self.provenance.n_fitted)? {
             Some(moment) => Fitted::Moment(moment),
             None => Fitted::Samples(self.fitted_samples(input, d)?),
         };
-        let holdout_moment = self.moment(input, HOLDOUT_MOMENT, d, self.record.n_held_out)?;
+        let holdout_moment = self.moment(input, HOLDOUT_MOMENT, d, self.provenance.n_held_out)?;
         Ok(CalibratedInput { fitted, holdout_moment, holdout })
     }
 
@@ -210,7 +210,7 @@ fn missing(key: &str) -> String {
     format!("metadata key '{key}' is missing or of another type")
 }
 
-fn read_record(file: &GgufFile) -> Result<Record, String> {
+fn read_provenance(file: &GgufFile) -> Result<Provenance, String> {
     let string = |key: &str| file.string(key).ok().flatten().ok_or_else(|| missing(key));
     let u32 = |key: &str| file.u32(key).ok().flatten().ok_or_else(|| missing(key));
     let u64 = |key: &str| file.value(key).and_then(|v| v.as_u64()).ok_or_else(|| missing(key));
@@ -232,7 +232,7 @@ fn read_record(file: &GgufFile) -> Result<Record, String> {
         return Err("the record of the text does not fit".to_owned());
     }
     let texts = names.into_iter().zip(sums).map(|(name, sha256)| TextId { name, sha256 });
-    let record = Record {
+    let provenance = Provenance {
         model: ModelId {
             sha256: string(keys::MODEL_SHA256)?,
             architecture: string(keys::MODEL_ARCHITECTURE)?,
@@ -250,21 +250,21 @@ fn read_record(file: &GgufFile) -> Result<Record, String> {
         tool: string(keys::TOOL)?,
         llama_cpp: string(keys::LLAMA_CPP)?,
     };
-    if record.n_fitted == 0 || record.n_held_out == 0 {
+    if provenance.n_fitted == 0 || provenance.n_held_out == 0 {
         return Err("it was made from no tokens".to_owned());
     }
-    check_tokens(&record)?;
-    Ok(record)
+    check_tokens(&provenance)?;
+    Ok(provenance)
 }
 
 /// The contexts, if the file holds them, must be the ones that were counted.
-fn check_tokens(record: &Record) -> Result<(), String> {
-    let count = |kind| record.contexts(kind).map(|c| c.len() as u64).sum::<u64>();
+fn check_tokens(provenance: &Provenance) -> Result<(), String> {
+    let count = |kind| provenance.contexts(kind).map(|c| c.len() as u64).sum::<u64>();
     let counted = (count(PassageKind::Fitted), count(PassageKind::HeldOut));
-    let fits = counted == (record.n_fitted, record.n_held_out)
-        && record.tokens.len() as u64 == counted.0 + counted.1
-        && record.tokens.iter().all(|t| *t >= 0);
-    match fits || record.tokens.is_empty() {
+    let fits = counted == (provenance.n_fitted, provenance.n_held_out)
+        && provenance.tokens.len() as u64 == counted.0 + counted.1
+        && provenance.tokens.iter().all(|t| *t >= 0);
+    match fits || provenance.tokens.is_empty() {
         true => Ok(()),
         false => Err(format!("metadata key '{}' does not fit the others", keys::TOKENS)),
     }

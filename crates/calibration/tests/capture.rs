@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use calibration::PassageKind;
-use calibration::capture::{Capture, CaptureError, CaptureParams, Plan, Text};
+use calibration::capture::{Capture, CaptureError, CaptureParams, Contexts, Text};
 use calibration::{CalibratedInput, Fitted};
 use format::{InputId, InputRole};
 use ggml::Type;
@@ -58,13 +58,13 @@ fn capture_inputs(
     change: impl FnOnce(&mut CaptureParams<'_>),
 ) -> Captured {
     let tokens = tokens(model);
-    let plan = Plan::new(tokens.len(), 10 * N_CTX, N_CTX, model.bos().is_some())?;
+    let contexts = Contexts::new(tokens.len(), 10 * N_CTX, N_CTX, model.bos().is_some())?;
     let mut params = CaptureParams {
         inputs,
         max_moment_dim: 1000,
         n_ctx: N_CTX,
-        n_fitted: plan.n_tokens(PassageKind::Fitted) as u64,
-        n_held_out: plan.n_tokens(PassageKind::HeldOut) as u64,
+        n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
+        n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,
         n_samples: 50,
         n_holdout_samples: 5,
         seed: 1,
@@ -73,7 +73,7 @@ fn capture_inputs(
     };
     change(&mut params);
     let mut capture = Capture::new(model, &params)?;
-    for (kind, passage) in plan.passages(&tokens) {
+    for (kind, passage) in contexts.passages(&tokens) {
         capture.run(kind, passage)?;
     }
     Ok(capture.finish())
@@ -96,10 +96,10 @@ impl Observer for Rows {
 /// Inputs of `weight` in the contexts of `kind`, from an observer that only copies.
 fn expected(model: &Model, weight: &'static str, kind: PassageKind) -> Vec<Vec<f32>> {
     let tokens = tokens(model);
-    let plan = Plan::new(tokens.len(), 10 * N_CTX, N_CTX, model.bos().is_some()).unwrap();
+    let contexts = Contexts::new(tokens.len(), 10 * N_CTX, N_CTX, model.bos().is_some()).unwrap();
     let params = ContextParams { n_ctx: 256, n_batch: 32, n_threads: 1, cache_type: Type::F16 };
     let mut context = Context::with_observer(model, params, Rows(weight, vec![])).unwrap();
-    for (_, passage) in plan.passages(&tokens).filter(|(k, _)| *k == kind) {
+    for (_, passage) in contexts.passages(&tokens).filter(|(k, _)| *k == kind) {
         context.clear();
         let with_bos: Vec<Token> = model.bos().into_iter().chain(passage.to_vec()).collect();
         assert_eq!(with_bos.len(), N_CTX);

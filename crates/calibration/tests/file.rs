@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::{
-    CalibratedInput, Calibration, CalibrationError, Fitted, ModelId, MomentScratch, Record,
+    CalibratedInput, Calibration, CalibrationError, Fitted, ModelId, MomentScratch, Provenance,
     Samples, SecondMoment, TextId, TextSketch, write,
 };
 use format::{InputId, InputRole, MatrixId, Role};
@@ -31,9 +31,9 @@ fn samples(d: usize, n: usize) -> Samples {
     samples
 }
 
-fn record() -> Record {
+fn provenance() -> Provenance {
     let tokens: Vec<i32> = (0..90).collect();
-    Record {
+    Provenance {
         model: ModelId {
             sha256: "ab".repeat(32),
             architecture: "llama".to_owned(),
@@ -76,7 +76,7 @@ fn tensor(layer: usize, role: Role) -> MatrixId {
 
 fn bytes() -> Vec<u8> {
     let mut bytes = Vec::new();
-    write(&mut bytes, &record(), &inputs()).unwrap();
+    write(&mut bytes, &provenance(), &inputs()).unwrap();
     bytes
 }
 
@@ -90,7 +90,7 @@ fn everything_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let calibration = open(&dir.path().join("calib.gguf"), &bytes()).unwrap();
     assert_eq!(bytes(), bytes());
-    assert_eq!(calibration.record(), &record());
+    assert_eq!(calibration.provenance(), &provenance());
     for (role, input) in [
         (Role::Gate, InputRole::FfnIn),
         (Role::Up, InputRole::FfnIn),
@@ -118,7 +118,7 @@ fn everything_comes_back() {
 fn another_models_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let calibration = open(&dir.path().join("calib.gguf"), &bytes()).unwrap();
-    let own = record().model;
+    let own = provenance().model;
     calibration.check_model(&own).unwrap();
     let others = [
         ModelId { sha256: "ef".repeat(32), ..own.clone() },
@@ -248,6 +248,6 @@ fn values_that_are_no_moments_are_not_written() {
     let mut overflow = SecondMoment::new(N_EMBD);
     overflow.add(&[1e30; N_EMBD], &ReferenceMatMul, &mut MomentScratch::default());
     input.fitted = Fitted::Moment(overflow);
-    let error = write(&mut Vec::new(), &record(), &bad).unwrap_err().to_string();
+    let error = write(&mut Vec::new(), &provenance(), &bad).unwrap_err().to_string();
     assert!(error.starts_with("blk.1.ffn_in: "), "{error}");
 }

@@ -5,9 +5,10 @@ use half::f16;
 use numerics::{EncodeContext, check_finite};
 use rayon::prelude::*;
 
-use super::fit::{Fitter, RowFit, Scratch, Selection};
+use super::fit::{Fitter, RowFit, Scratch};
 use super::gram::Gram;
 use super::samples::BATCH;
+use super::selection::Selection;
 use super::{GlobalParams, learn};
 use crate::DictType;
 use crate::metric::Metric;
@@ -25,7 +26,7 @@ pub(super) fn learned(
     let atoms = learn::learn(params, weights, params.n_atoms(shape), &metric, context);
     // a refit for `sign` leaves atoms with the norm that signs need
     let known = params.scheme == Scheme::Sign && params.refine > 0;
-    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms, known))
+    Ok(Fit { params, weights, shape, metric: &metric, context }.run(atoms, known))
 }
 
 /// Encodes `weights` with the directions `atoms`.
@@ -54,7 +55,7 @@ pub(super) fn with_atoms(
         metric.rescale(atom);
         normalize(atom);
     }
-    Ok(Job { params, weights, shape, metric: &metric, context }.run(atoms, false))
+    Ok(Fit { params, weights, shape, metric: &metric, context }.run(atoms, false))
 }
 
 fn prepare(
@@ -75,7 +76,7 @@ fn round_f16(v: f32) -> f32 {
 }
 
 /// One matrix on its way to sidecars.
-struct Job<'a> {
+struct Fit<'a> {
     params: &'a GlobalParams,
     weights: &'a [f32],
     shape: MatrixShape,
@@ -89,7 +90,7 @@ const NORM_BATCHES: usize = 64;
 /// Rounds of choosing signs and norm in turn.
 const NORM_ROUNDS: usize = 4;
 
-impl Job<'_> {
+impl Fit<'_> {
     /// `atoms`, [d_in, m], are in the scaled space; `known_norm` if their common norm already suits rows
     /// without factors.
     fn run(&self, mut atoms: Vec<f32>, known_norm: bool) -> Vec<Sidecar> {

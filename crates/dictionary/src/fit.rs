@@ -6,18 +6,10 @@
 //! use, of the chosen atoms in their order, the prefix that fits best: a further sign may well do harm.
 
 use super::gram::Gram;
+use super::selection::Selection;
 use crate::Encoder;
 use crate::metric::squared_norms;
-use format::Scheme;
 use numerics::linalg::{GrowingCholesky, add_scaled, dot};
-
-/// How many atoms are chosen, how, and which coefficients they may have.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Selection {
-    pub(crate) scheme: Scheme,
-    pub(crate) encoder: Encoder,
-    pub(crate) k: usize,
-}
 
 /// Atoms prepared for fitting rows.
 pub(crate) struct Fitter<'a> {

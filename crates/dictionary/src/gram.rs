@@ -2,7 +2,7 @@
 
 use numerics::MatMul;
 
-use super::fit::Selection;
+use super::selection::Selection;
 use crate::Encoder;
 use numerics::linalg::{add_scaled, dot};
 

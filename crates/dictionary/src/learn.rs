@@ -8,8 +8,9 @@ use rand::SeedableRng;
 use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 
-use super::fit::{RowFit, Selection};
+use super::fit::RowFit;
 use super::samples::Samples;
+use super::selection::Selection;
 use super::{GlobalParams, oja, refit};
 use crate::Encoder;
 use crate::metric::{Metric, squared_norms};

@@ -20,6 +20,7 @@ mod refit;
 mod row_scale;
 mod samples;
 mod scheme;
+mod selection;
 
 use format::{CodecError, MatrixShape, Sidecar, SidecarSpec};
 use numerics::{Codec, EncodeContext};

@@ -12,9 +12,10 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::GlobalParams;
-use super::fit::{Fitter, Selection};
+use super::fit::Fitter;
 use super::gram::Gram;
 use super::samples::{BATCH, Samples};
+use super::selection::Selection;
 use crate::Encoder;
 use format::Scheme;
 use numerics::linalg::{add_scaled, normalize};

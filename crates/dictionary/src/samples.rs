@@ -51,7 +51,7 @@ impl<'a> Samples<'a> {
     /// Fits every sample and returns the fits with their squared errors, in the order of `rows`.
     pub(crate) fn fit(
         &self,
-        select: super::fit::Selection,
+        select: super::selection::Selection,
         atoms: &[f32],
         context: &EncodeContext<'_>,
     ) -> (Vec<RowFit>, Vec<f64>) {

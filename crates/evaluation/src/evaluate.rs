@@ -180,7 +180,7 @@ impl Session<'_> {
                 key: self.text_key("perplexity", subject)?,
                 units: self.text_units(),
                 reuse: !stores || logits.is_file(),
-                job: self.job(
+                invocation: self.invocation(
                     "llama-perplexity",
                     arguments,
                     &format!("perplexity_{}.log", subject.key),
@@ -231,15 +231,15 @@ impl Session<'_> {
                 .map_err(io(&output, "put the finished file in place"))?;
             Ok(made)
         };
-        let job =
-            self.job("llama-quantize", arguments, &format!("quantize_{}.log", subject.key))?;
+        let invocation =
+            self.invocation("llama-quantize", arguments, &format!("quantize_{}.log", subject.key))?;
         let task: Task<'_, Made> = Task {
             name,
             title: format!("{}: requantizing the base", variant.label()),
             reuse: is_there || (known.is_some() && !bench && self.needs_no_divergence(subject)?),
             key,
             units: QUANTIZE_UNITS,
-            job,
+            invocation,
             parse: &parse,
         };
         let made = self.measure(task)?;
@@ -277,7 +277,7 @@ impl Session<'_> {
                 key: self.text_key("divergence", subject)?,
                 units: self.text_units(),
                 reuse: true,
-                job: self.job(
+                invocation: self.invocation(
                     "llama-perplexity",
                     arguments,
                     &format!("divergence_{}.log", subject.key),

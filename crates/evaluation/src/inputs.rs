@@ -235,7 +235,7 @@ pub fn calibration_sketch(path: &Path, recorded: Option<&str>) -> Result<TextSke
             "is not the calibration that --sc was made with: leave out --calib, or give that one",
         ));
     }
-    Ok(calibration.record().sketch.clone())
+    Ok(calibration.provenance().sketch.clone())
 }
 
 #[cfg(test)]

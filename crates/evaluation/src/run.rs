@@ -69,7 +69,7 @@ impl Programs {
 
 /// A program with its arguments, and where its output goes.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Invocation {
     /// Name of the program, for messages.
     pub name: &'static str,
     /// The program.
@@ -92,7 +92,7 @@ pub struct Usage {
     pub seconds: f64,
 }
 
-impl Job {
+impl Invocation {
     /// The command line.
     #[must_use]
     pub fn command_line(&self) -> Vec<String> {
@@ -178,8 +178,8 @@ pub(crate) fn without_foreign_flags(command: &mut Command) {
 mod tests {
     use super::*;
 
-    fn job(folder: &Path, script: &str) -> Job {
-        Job {
+    fn invocation(folder: &Path, script: &str) -> Invocation {
+        Invocation {
             name: "sh",
             program: "/bin/sh".into(),
             arguments: vec!["-c".into(), script.into()],
@@ -191,9 +191,10 @@ mod tests {
     #[test]
     fn the_peak_of_memory_is_that_of_the_child() {
         let folder = tempfile::tempdir().unwrap();
-        let small = job(folder.path(), "sleep 0.3").run(&Interrupt::default(), |_| ()).unwrap();
+        let small =
+            invocation(folder.path(), "sleep 0.3").run(&Interrupt::default(), |_| ()).unwrap();
         let script = "x=$(head -c 60000000 /dev/zero | tr '\\0' a); echo ${#x}; sleep 0.3";
-        let large = job(folder.path(), script).run(&Interrupt::default(), |_| ()).unwrap();
+        let large = invocation(folder.path(), script).run(&Interrupt::default(), |_| ()).unwrap();
         assert!(small.peak_bytes < 10_000_000, "{small:?}");
         assert!(large.peak_bytes > 60_000_000, "{large:?}");
         assert_eq!(read_lossy(&folder.path().join("log")).trim(), "60000000");
@@ -202,10 +203,10 @@ mod tests {
     #[test]
     fn a_failure_names_program_reason_and_log() {
         let folder = tempfile::tempdir().unwrap();
-        let failed = job(folder.path(), "echo 'error: no model' >&2; exit 3");
+        let failed = invocation(folder.path(), "echo 'error: no model' >&2; exit 3");
         let text = failed.run(&Interrupt::default(), |_| ()).unwrap_err().to_string();
         assert!(text.starts_with("sh: exit status: 3: error: no model (log: "), "{text}");
-        let missing = Job { program: "/no/program".into(), ..failed };
+        let missing = Invocation { program: "/no/program".into(), ..failed };
         assert!(
             missing
                 .run(&Interrupt::default(), |_| ())

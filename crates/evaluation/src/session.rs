@@ -14,7 +14,7 @@ use crate::inputs::{self, OverlapReport};
 use crate::measured::Measured;
 use crate::options::{Options, Part};
 use crate::progress::Progress;
-use crate::run::{Job, Programs, Usage, read_lossy};
+use crate::run::{Invocation, Programs, Usage, read_lossy};
 use crate::{Error, memory};
 
 /// Bytes that must stay free beyond what is computed: logs, reports, rounding.
@@ -53,7 +53,7 @@ pub(crate) struct Task<'t, T> {
     pub units: u64,
     /// Whether an earlier result will do.
     pub reuse: bool,
-    pub job: Job,
+    pub invocation: Invocation,
     pub parse: &'t dyn Fn(&str, Usage) -> Result<T, Error>,
 }
 
@@ -117,13 +117,13 @@ impl<'a> Session<'a> {
     where
         T: serde::Serialize + serde::de::DeserializeOwned,
     {
-        let Task { name, title, key, units, reuse, job, parse } = task;
+        let Task { name, title, key, units, reuse, invocation, parse } = task;
         self.progress.begin(&title);
-        let log = job.log.file_name().map(|n| n.to_string_lossy().into_owned());
-        let command = job.command_line();
+        let log = invocation.log.file_name().map(|n| n.to_string_lossy().into_owned());
+        let command = invocation.command_line();
         if let Some(entry) = self.cache.find::<T>(&name, &key).filter(|_| reuse) {
             // The figures are there in any case.
-            let _ = fs::write(&job.log, &entry.log);
+            let _ = fs::write(&invocation.log, &entry.log);
             self.progress.end(units, true);
             return Ok(Measured {
                 value: Some(entry.value),
@@ -136,11 +136,11 @@ impl<'a> Session<'a> {
         }
         let chunks = self.chunks as f64;
         let progress = &self.progress;
-        let ran = job.run(self.interrupt, |text| {
+        let ran = invocation.run(self.interrupt, |text| {
             progress.part(units, crate::logs::chunks_so_far(text) as f64 / chunks);
         });
         let result = ran.and_then(|usage| {
-            let text = read_lossy(&job.log);
+            let text = read_lossy(&invocation.log);
             let value = parse(&text, usage)?;
             self.cache.keep(&name, &key, value, text, usage.seconds)
         });
@@ -162,15 +162,21 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// A job of the program `name` whose log is `log` in the output folder.
-    pub(crate) fn job(
+    /// An invocation of the program `name` whose log is `log` in the output folder.
+    pub(crate) fn invocation(
         &self,
         name: &'static str,
         arguments: Vec<OsString>,
         log: &str,
-    ) -> Result<Job, Error> {
+    ) -> Result<Invocation, Error> {
         let program = self.programs.path(name)?;
-        Ok(Job { name, program, arguments, log: self.options.outdir.join(log), stdout: None })
+        Ok(Invocation {
+            name,
+            program,
+            arguments,
+            log: self.options.outdir.join(log),
+            stdout: None,
+        })
     }
 
     /// Flags by which every program runs the file `path`.

@@ -104,22 +104,23 @@ impl Session<'_> {
         ]
         .map(OsString::from);
         arguments.extend(tests);
-        let mut job = self.job("llama-bench", arguments, &format!("speed_{}.log", subject.key))?;
+        let mut invocation =
+            self.invocation("llama-bench", arguments, &format!("speed_{}.log", subject.key))?;
         let stdout = o.outdir.join(format!("speed_{}.json.tmp", subject.key));
-        job.stdout = Some(stdout.clone());
-        let ran = job.run(self.interrupt, |_| ());
+        invocation.stdout = Some(stdout.clone());
+        let ran = invocation.run(self.interrupt, |_| ());
         let output = read_lossy(&stdout);
         let _ = fs::remove_file(&stdout);
         raw.push_str(&format!(
             "# {}\n{}{output}\n",
-            job.command_line().join(" "),
-            read_lossy(&job.log)
+            invocation.command_line().join(" "),
+            read_lossy(&invocation.log)
         ));
-        speeds.command = job.command_line();
+        speeds.command = invocation.command_line();
         match ran.and_then(|usage| Ok((usage, parse_bench(&output)?))) {
             Ok((usage, BenchRun { prompt, generation })) => {
                 // The whole of it stands in speed.log.
-                let _ = fs::remove_file(&job.log);
+                let _ = fs::remove_file(&invocation.log);
                 speeds.prompt.push(prompt);
                 speeds.generation.push(generation);
                 speeds.peak_memory_bytes = speeds.peak_memory_bytes.max(usage.peak_bytes);

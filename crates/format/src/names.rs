@@ -35,11 +35,16 @@ impl MatrixId {
         Some((Self { layer: layer.parse().ok()?, role: Role::of_part(part)? }, suffix))
     }
 
+    /// The matrix whose dense weight is called `name`, as [`Self::weight`] makes it.
+    #[must_use]
+    pub fn of_weight(name: &str) -> Option<Self> {
+        Self::parse(name).and_then(|(matrix, suffix)| (suffix == "weight").then_some(matrix))
+    }
+
     /// The matrix of the stem `blk.<layer>.<part>`, as [`Self::stem`] makes it.
     #[must_use]
     pub fn of_stem(stem: &str) -> Option<Self> {
-        let weight = format!("{stem}.weight");
-        Self::parse(&weight).and_then(|(matrix, suffix)| (suffix == "weight").then_some(matrix))
+        Self::of_weight(&format!("{stem}.weight"))
     }
 
     /// The input that the matrix is multiplied with.
@@ -111,6 +116,8 @@ mod tests {
             let tensor = MatrixId { layer: 12, role };
             assert_eq!(MatrixId::parse(&tensor.weight()), Some((tensor, "weight")));
             assert_eq!(MatrixId::parse(&tensor.with_suffix("codes")), Some((tensor, "codes")));
+            assert_eq!(MatrixId::of_weight(&tensor.weight()), Some(tensor));
+            assert_eq!(MatrixId::of_weight(&tensor.with_suffix("codes")), None);
         }
     }
 

@@ -18,8 +18,8 @@ fn bad_files_are_refused_in_one_line_and_with_little_memory() {
     let weights = [("gate", good::N_EMBD), ("up", good::N_EMBD), ("down", good::N_FF)];
     let imatrix = |path: &std::path::Path| {
         let file = Imatrix::open(path)?;
-        for (target, n) in weights {
-            file.importance(&format!("blk.0.ffn_{target}.weight"), n)?;
+        for (role, n) in weights {
+            file.importance(&format!("blk.0.ffn_{role}.weight"), n)?;
         }
         Ok(())
     };

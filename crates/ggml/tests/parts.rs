@@ -126,8 +126,8 @@ fn another_than_the_first_names_the_first() {
     // Links have names of their own: those of downloads lead to files named by their hash.
     let linked = folder.path().join("linked");
     std::fs::create_dir(&linked).unwrap();
-    for (number, target) in [first, folder.path().join(name(1, 3)), renamed].iter().enumerate() {
-        std::os::unix::fs::symlink(target, linked.join(name(number, 3))).unwrap();
+    for (number, link) in [first, folder.path().join(name(1, 3)), renamed].iter().enumerate() {
+        std::os::unix::fs::symlink(link, linked.join(name(number, 3))).unwrap();
     }
     assert!(GgufFile::open(&linked.join(name(0, 3))).is_ok());
 }

@@ -27,7 +27,7 @@ fn real_types(program: &Path, model: &Path, mix: QuantMix) -> Vec<(MatrixId, Mat
 fn parse_line(line: &str) -> Option<(MatrixId, MatrixShape, Type)> {
     let (_, rest) = line.split_once(']')?;
     let (name, rest) = rest.split_once(" - [")?;
-    let (tensor, "weight") = MatrixId::parse(name.trim())? else { return None };
+    let tensor = MatrixId::of_weight(name.trim())?;
     let (dims, rest) = rest.split_once(']')?;
     let dims: Vec<usize> = dims.split(',').map(|d| d.trim().parse().unwrap()).collect();
     // A tensor that keeps its type is printed without the part in parentheses.

@@ -7,7 +7,7 @@ use lab::tiny::batch::Encoded;
 use lab::tiny::dataset::{Sizes, generate};
 use lab::tiny::model::Config;
 use lab::tiny::tasks::{Example, Task};
-use lab::tiny::train::{Plan, Trainer, of_tasks, score};
+use lab::tiny::train::{Hyperparameters, Trainer, of_tasks, score};
 use lab::tiny::vocabulary::tokenize;
 use lab::tiny::{checkpoint, export};
 use llama::{Backend, Context, ContextParams, ModelParams, Outputs};
@@ -16,9 +16,9 @@ fn data() -> [Vec<Example>; 3] {
     generate(1, Sizes { train: 2_000, validation: 40, test: 40 }).unwrap()
 }
 
-fn plan(steps: u64) -> Plan {
+fn hyper(steps: u64) -> Hyperparameters {
     let config = Config { n_layers: 2, n_embd: 64, n_ff: 128, n_heads: 2 };
-    Plan { config, steps, rows: 8, length: 48, rate: 3e-3, seed: 1 }
+    Hyperparameters { config, steps, rows: 8, length: 48, rate: 3e-3, seed: 1 }
 }
 
 /// The model of `trainer` as a file.
@@ -33,8 +33,8 @@ fn a_stopped_training_goes_on_to_the_same_bytes_and_other_arguments_are_refused(
     let folder = tempfile::tempdir().unwrap();
     let [train, ..] = data();
     let train = of_tasks(&train);
-    let mut whole = Trainer::new(plan(6), train.clone()).unwrap();
-    let mut stopped = Trainer::new(plan(6), train.clone()).unwrap();
+    let mut whole = Trainer::new(hyper(6), train.clone()).unwrap();
+    let mut stopped = Trainer::new(hyper(6), train.clone()).unwrap();
     for _ in 0..6 {
         whole.step().unwrap();
     }
@@ -43,17 +43,17 @@ fn a_stopped_training_goes_on_to_the_same_bytes_and_other_arguments_are_refused(
     }
     let path = folder.path().join("state");
     checkpoint::save(&stopped, &path).unwrap();
-    let mut resumed = checkpoint::resume(&path, plan(6), train.clone()).unwrap();
+    let mut resumed = checkpoint::resume(&path, hyper(6), train.clone()).unwrap();
     while !resumed.is_done() {
         resumed.step().unwrap();
     }
     assert_eq!(exported(&whole, folder.path()), exported(&resumed, folder.path()));
     assert_ne!(exported(&whole, folder.path()), exported(&stopped, folder.path()));
 
-    let message = checkpoint::resume(&path, plan(7), train).err().unwrap().to_string();
+    let message = checkpoint::resume(&path, hyper(7), train).err().unwrap().to_string();
     assert!(message.contains("other arguments"), "{message}");
     fs::write(&path, b"nothing").unwrap();
-    let message = checkpoint::plan(&path).unwrap_err().to_string();
+    let message = checkpoint::hyperparameters(&path).unwrap_err().to_string();
     assert!(message.contains("is no checkpoint"), "{message}");
 }
 
@@ -64,7 +64,7 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
     let [train, _, test] = data();
     let copies: Vec<Example> = train.into_iter().filter(|e| e.task == Task::Brackets).collect();
     let test: Vec<Example> = test.into_iter().filter(|e| e.task == Task::Brackets).collect();
-    let mut trainer = Trainer::new(plan(400), of_tasks(&copies)).unwrap();
+    let mut trainer = Trainer::new(hyper(400), of_tasks(&copies)).unwrap();
     let loss_before = trainer.step().unwrap().loss;
     let rate = |t: &Trainer| score(&t.model, &test).unwrap()[2].1;
     let before = rate(&trainer).exact_rate();
@@ -90,14 +90,14 @@ fn a_short_training_has_visibly_learned_and_llama_cpp_gives_the_same_answers() {
 #[test]
 fn a_plain_text_is_learned_too() {
     let text = "the quick brown fox jumps over the lazy dog. ".repeat(60);
-    let mut trainer = Trainer::new(plan(150), Encoded::of_text(&text, 48)).unwrap();
+    let mut trainer = Trainer::new(hyper(150), Encoded::of_text(&text, 48)).unwrap();
     let before = trainer.step().unwrap().loss;
     let mut after = before;
     while !trainer.is_done() {
         after = trainer.step().unwrap().loss;
     }
     assert!(before > 4.0 && after < 1.0, "{before} {after}");
-    assert!(Trainer::new(plan(60), Encoded::of_text("short", 48)).is_err());
+    assert!(Trainer::new(hyper(60), Encoded::of_text("short", 48)).is_err());
 }
 
 /// Prompt and answer as llama.cpp continues it.

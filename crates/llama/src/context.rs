@@ -58,6 +58,9 @@ struct Batch {
     tokens: Vec<Token>,
     positions: Vec<sys::llama_pos>,
     n_sequences: Vec<i32>,
+    /// Which sequence each token belongs to.
+    ids: Vec<sys::llama_seq_id>,
+    /// Points to `ids`.
     sequences: Vec<*mut sys::llama_seq_id>,
     outputs: Vec<i8>,
 }
@@ -93,12 +96,23 @@ impl<'m, O: Observer> Context<'m, O> {
         params: ContextParams,
         observer: O,
     ) -> Result<Self, LlamaError> {
+        Self::open(model, params, observer, |_| ())
+    }
+
+    /// [`Self::with_observer`] with parameters that `change` has changed.
+    pub(crate) fn open(
+        model: &'m Model,
+        params: ContextParams,
+        observer: O,
+        change: impl FnOnce(&mut sys::llama_context_params),
+    ) -> Result<Self, LlamaError> {
         if params.n_ctx == 0 || params.n_batch == 0 || params.n_threads <= 0 {
             return Err(LlamaError::Context("sizes and threads must be positive".to_owned()));
         }
         let watch = Box::new(Watch { observer, stopped: false, panic: None });
         let watch = NonNull::from(Box::leak(watch));
-        let raw_params = raw_params::<O>(params, watch);
+        let mut raw_params = raw_params::<O>(params, watch);
+        change(&mut raw_params);
         // SAFETY: the model is loaded and outlives the context; the observer's pointer stays valid until
         // the context is freed.
         let (raw, message) =
@@ -134,23 +148,42 @@ impl<'m, O: Observer> Context<'m, O> {
         outputs: Outputs,
         decode: impl FnOnce(*mut sys::llama_context, sys::llama_batch) -> i32,
     ) -> Result<(), LlamaError> {
-        self.check_tokens(tokens)?;
-        let result = self.evaluate(tokens, outputs, decode);
+        self.check_tokens(tokens, tokens.len())?;
+        let batch = self.batch.go_on(tokens, self.n_past, outputs);
+        self.evaluate(batch, tokens.len(), decode)
+    }
+
+    /// Appends one token each to the sequences 0 up to `tokens.len()`, all of which are equally long, and evaluates them.
+    /// Counts were not checked against the number of sequences: the context has that many.
+    pub(crate) fn step(&mut self, tokens: &[Token]) -> Result<(), LlamaError> {
+        self.check_tokens(tokens, 1)?;
+        let batch = self.batch.side_by_side(tokens, self.n_past);
+        self.evaluate(batch, 1, |context, batch| {
+            // SAFETY: the context is valid, and the arrays of the batch live during the call.
+            unsafe { sys::llama_decode(context, batch) }
+        })
+    }
+
+    /// Evaluates `batch`, by which sequences grow by `n` tokens.
+    fn evaluate(
+        &mut self,
+        batch: sys::llama_batch,
+        n: usize,
+        decode: impl FnOnce(*mut sys::llama_context, sys::llama_batch) -> i32,
+    ) -> Result<(), LlamaError> {
+        let result = self.run(batch, decode);
         match result {
-            Ok(()) => self.n_past += tokens.len(),
+            Ok(()) => self.n_past += n,
             Err(_) => self.batch.outputs.clear(), // there are no logits
         }
         result
     }
 
-    fn evaluate(
+    fn run(
         &mut self,
-        tokens: &[Token],
-        outputs: Outputs,
+        batch: sys::llama_batch,
         decode: impl FnOnce(*mut sys::llama_context, sys::llama_batch) -> i32,
     ) -> Result<(), LlamaError> {
-        let mut sequence: sys::llama_seq_id = 0;
-        let batch = self.batch.fill(tokens, self.n_past, outputs, &raw mut sequence);
         let raw = self.raw.as_ptr();
         let (status, message) = log::capture(|| decode(raw, batch));
         // SAFETY: llama.cpp uses the pointer only during the call above.
@@ -169,14 +202,15 @@ impl<'m, O: Observer> Context<'m, O> {
         }
     }
 
-    fn check_tokens(&self, tokens: &[Token]) -> Result<(), LlamaError> {
+    /// Checks a batch of `tokens` by which sequences grow by `n`.
+    fn check_tokens(&self, tokens: &[Token], n: usize) -> Result<(), LlamaError> {
         let got = tokens.len();
         if got == 0 || got > self.n_batch() {
             return Err(LlamaError::TooManyTokens { got, limit: self.n_batch(), what: "batch" });
         }
         let limit = self.n_ctx() - self.n_past;
-        if got > limit {
-            return Err(LlamaError::TooManyTokens { got, limit, what: "rest of the context" });
+        if n > limit {
+            return Err(LlamaError::TooManyTokens { got: n, limit, what: "rest of the context" });
         }
         let n_vocab = self.model.n_vocab();
         let unknown = |&&t: &&Token| !usize::try_from(t).is_ok_and(|t| t < n_vocab);
@@ -219,11 +253,11 @@ impl<'m, O: Observer> Context<'m, O> {
         self.batch.outputs.clear();
     }
 
-    /// Number of positions; llama.cpp may round up what was asked for.
+    /// Number of positions of a sequence; llama.cpp may round up what was asked for.
     #[must_use]
     pub fn n_ctx(&self) -> usize {
         // SAFETY: the context is valid.
-        unsafe { sys::llama_n_ctx(self.raw.as_ptr()) as usize }
+        unsafe { sys::llama_n_ctx_seq(self.raw.as_ptr()) as usize }
     }
 
     /// Largest number of tokens in one batch.
@@ -256,20 +290,29 @@ impl<'m, O: Observer> Context<'m, O> {
 
 impl Batch {
     /// Fills the arrays with one sequence that goes on at `n_past`.
-    fn fill(
-        &mut self,
-        tokens: &[Token],
-        n_past: usize,
-        outputs: Outputs,
-        sequence: *mut sys::llama_seq_id,
-    ) -> sys::llama_batch {
+    fn go_on(&mut self, tokens: &[Token], n_past: usize, outputs: Outputs) -> sys::llama_batch {
         let n = tokens.len();
-        self.tokens = tokens.to_vec();
         self.positions = (n_past..n_past + n).map(|p| p as sys::llama_pos).collect();
-        self.n_sequences = vec![1; n];
-        self.sequences = vec![sequence; n];
+        self.ids = vec![0; n];
         self.outputs = vec![i8::from(outputs == Outputs::All); n];
         self.outputs[n - 1] = 1;
+        self.with(tokens)
+    }
+
+    /// Fills the arrays with sequences that all go on at `n_past`, and are all outputs.
+    fn side_by_side(&mut self, tokens: &[Token], n_past: usize) -> sys::llama_batch {
+        let n = tokens.len();
+        self.positions = vec![n_past as sys::llama_pos; n];
+        self.ids = (0..n).map(|id| id as sys::llama_seq_id).collect();
+        self.outputs = vec![1; n];
+        self.with(tokens)
+    }
+
+    fn with(&mut self, tokens: &[Token]) -> sys::llama_batch {
+        let n = tokens.len();
+        self.tokens = tokens.to_vec();
+        self.n_sequences = vec![1; n];
+        self.sequences = self.ids.iter_mut().map(std::ptr::from_mut).collect();
         sys::llama_batch {
             n_tokens: n as i32,
             token: self.tokens.as_mut_ptr(),

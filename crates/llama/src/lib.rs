@@ -9,6 +9,7 @@ mod error;
 mod layers;
 mod model;
 mod node;
+mod sequences;
 
 use std::sync::Once;
 
@@ -22,6 +23,7 @@ pub use error::LlamaError;
 pub use layers::{Layers, Part, Point, Ran, StandIn};
 pub use model::{Model, ModelParams, Override};
 pub use node::{Computed, Node, Observer};
+pub use sequences::Sequences;
 
 /// A token number of a model's vocabulary.
 pub type Token = ggml_sys::llama_token;

@@ -156,6 +156,19 @@ impl Model {
         (adds && bos != sys::LLAMA_TOKEN_NULL).then_some(bos)
     }
 
+    /// The token that texts of the training were divided by: the one that starts a text, or else the one that ends a text;
+    /// also where the model itself puts none in front.
+    #[must_use]
+    pub fn divider(&self) -> Option<Token> {
+        if !self.has_vocab() {
+            return None;
+        }
+        // SAFETY: the vocabulary belongs to the model and is not empty.
+        let tokens =
+            unsafe { [sys::llama_vocab_bos(self.vocab()), sys::llama_vocab_eos(self.vocab())] };
+        tokens.into_iter().find(|token| *token != sys::LLAMA_TOKEN_NULL)
+    }
+
     /// The tokens of `text`.
     ///
     /// `add_special` puts the tokens around it that the model was trained with (such as BOS);

@@ -77,7 +77,7 @@ impl GrowingCholesky {
     }
 
     /// Adds a vector with inner products `gram` to the accepted ones, `square` with itself and `y` with
-    /// the target. Returns false, unchanged, if it is zero or nearly dependent.
+    /// the vector that is wanted. Returns false, unchanged, if it is zero or nearly dependent.
     pub fn push(&mut self, gram: impl Iterator<Item = f32>, square: f32, y: f32) -> bool {
         let n = self.n_accepted();
         let start = self.rows.len();
@@ -241,14 +241,14 @@ mod tests {
 
     #[test]
     fn cholesky_solves_and_refuses_dependent_vectors() {
-        // vectors (2,0,0), (1,1,0), their sum, (0,0,3); target (1,2,3) = -0.5 a + 2 b + 1 d
+        // vectors (2,0,0), (1,1,0), their sum, (0,0,3); wanted (1,2,3) = -0.5 a + 2 b + 1 d
         let v = [[2.0f32, 0.0, 0.0], [1.0, 1.0, 0.0], [3.0, 1.0, 0.0], [0.0, 0.0, 3.0]];
-        let target = [1.0f32, 2.0, 3.0];
+        let wanted = [1.0f32, 2.0, 3.0];
         let mut kept: Vec<[f32; 3]> = Vec::new();
         let mut chol = GrowingCholesky::with_capacity(4);
         for v in v {
             let gram: Vec<f32> = kept.iter().map(|k| dot(k, &v)).collect();
-            if chol.push(gram.into_iter(), dot(&v, &v), dot(&v, &target)) {
+            if chol.push(gram.into_iter(), dot(&v, &v), dot(&v, &wanted)) {
                 kept.push(v);
             }
         }

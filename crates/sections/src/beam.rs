@@ -1,6 +1,6 @@
 //! Beam search for the winners of one block.
 //!
-//! The squared distance of a target t to a sum of atoms is a constant plus
+//! The squared distance of a wanted block t to a sum of atoms is a constant plus
 //! `sum_s (|c_s|^2 - 2 <t, c_s>) + sum_{s < u} 2 <c_s, c_u>`. The products between atoms are made once
 //! per dictionary and metric, so that a further section costs a path one addition of 16 numbers per
 //! section before it.
@@ -85,25 +85,25 @@ impl Tables {
         Self { sections, columns, squares, cross }
     }
 
-    /// Squared norm minus twice the inner product with `target`, for all atoms of `section`.
+    /// Squared norm minus twice the inner product with `wanted`, for all atoms of `section`.
     #[inline(always)]
-    fn linear(&self, section: usize, target: &[f32; BLOCK]) -> [f32; ATOMS] {
+    fn linear(&self, section: usize, wanted: &[f32; BLOCK]) -> [f32; ATOMS] {
         let mut out = self.squares[section];
         let columns = &self.columns[section * BLOCK..(section + 1) * BLOCK];
-        for (t, column) in target.iter().zip(columns) {
+        for (t, column) in wanted.iter().zip(columns) {
             let factor = -2.0 * t;
             (0..ATOMS).for_each(|a| out[a] += factor * column[a]);
         }
         out
     }
 
-    /// Writes the winners for `target` (already in the metric) to `winners`, `[sections]`.
+    /// Writes the winners for `wanted` (already in the metric) to `winners`, `[sections]`.
     ///
     /// Of equal sums the one found from the better path, then the lower atom, wins.
     #[inline(always)]
     pub(crate) fn search(
         &self,
-        target: &[f32; BLOCK],
+        wanted: &[f32; BLOCK],
         beam: usize,
         scratch: &mut Scratch,
         winners: &mut [u8],
@@ -112,7 +112,7 @@ impl Tables {
         costs[0] = 0.0;
         let mut n = 1;
         for u in 0..self.sections {
-            let linear = self.linear(u, target);
+            let linear = self.linear(u, wanted);
             let cross = &self.cross[u * u.saturating_sub(1) / 2 * ATOMS..][..u * ATOMS];
             for p in 0..n {
                 let mut sums: [f32; ATOMS] = std::array::from_fn(|a| costs[p] + linear[a]);
@@ -207,8 +207,8 @@ mod tests {
     fn a_wide_beam_over_two_sections_is_exhaustive() {
         let (atoms, factor) = (atoms(2), factor());
         let tables = Tables::new(&atoms, &factor);
-        for target in &self::atoms(6)[32..] {
-            let x = target.map(|v| 2.0 * v);
+        for wanted in &self::atoms(6)[32..] {
+            let x = wanted.map(|v| 2.0 * v);
             let mut winners = [0; 2];
             tables.search(&times(&x, &factor), 16, &mut Scratch::default(), &mut winners);
             let found = distance(&x, &atoms, &winners, &factor);
@@ -227,8 +227,8 @@ mod tests {
         let mut last = f32::INFINITY;
         for beam in [1, 2, 4, 8, 16, 64] {
             let mut total = 0.0;
-            for target in &self::atoms(8)[80..] {
-                let x = target.map(|v| 2.0 * v);
+            for wanted in &self::atoms(8)[80..] {
+                let x = wanted.map(|v| 2.0 * v);
                 let mut winners = [0; 5];
                 tables.search(&times(&x, &factor), beam, &mut Scratch::default(), &mut winners);
                 total += distance(&x, &atoms, &winners, &factor);

@@ -22,7 +22,7 @@ const CLIP: f32 = 4.0;
 const SMALLEST_SCALE: f64 = 1e-30;
 
 /// One matrix on its way to sidecars.
-pub(crate) struct Job<'a> {
+pub(crate) struct Fit<'a> {
     pub(crate) params: &'a SectionsParams,
     pub(crate) weights: &'a [f32],
     pub(crate) shape: MatrixShape,
@@ -39,7 +39,7 @@ struct Solution {
     cost: f64,
 }
 
-impl Job<'_> {
+impl Fit<'_> {
     pub(crate) fn run(&self) -> Result<Vec<Sidecar>, CodecError> {
         let progress = self.context.progress;
         progress.stage("learn", 1);

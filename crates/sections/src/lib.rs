@@ -90,7 +90,7 @@ impl Codec for SectionsCodec {
         assert_eq!(weights.len(), shape.n_weights(), "weights do not fill {shape}");
         check_finite(weights, shape)?;
         let metric = self.metric(shape, context.importance)?;
-        encode::Job { params: &self.params, weights, shape, metric: &metric, context }.run()
+        encode::Fit { params: &self.params, weights, shape, metric: &metric, context }.run()
     }
 
     fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError> {

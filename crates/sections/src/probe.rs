@@ -58,7 +58,7 @@ impl Probe {
         let codec = SectionsCodec::new(params);
         let shape = MatrixShape::new(shape.d_in, n);
         let mut probe = Self { codec, rows, shape, atoms: Atoms::new() };
-        probe.atoms = probe.job(&Metric::white(shape.d_in), context).learn();
+        probe.atoms = probe.fit(&Metric::white(shape.d_in), context).learn();
         Ok(probe)
     }
 
@@ -97,7 +97,7 @@ impl Probe {
         metric: &Metric,
         context: &EncodeContext<'_>,
     ) -> Result<Vec<f32>, CodecError> {
-        let sidecars = self.job(metric, context).run_with(self.atoms.clone())?;
+        let sidecars = self.fit(metric, context).run_with(self.atoms.clone())?;
         let mut error = self.codec.decode(&sidecars, self.shape)?;
         error.iter_mut().zip(&self.rows).for_each(|(e, w)| *e = w - *e);
         Ok(error)
@@ -120,9 +120,9 @@ impl Probe {
         })
     }
 
-    fn job<'a>(&'a self, metric: &'a Metric, context: &'a EncodeContext<'a>) -> encode::Job<'a> {
+    fn fit<'a>(&'a self, metric: &'a Metric, context: &'a EncodeContext<'a>) -> encode::Fit<'a> {
         let (params, weights) = (&self.codec.params, self.rows.as_slice());
-        encode::Job { params, weights, shape: self.shape, metric, context }
+        encode::Fit { params, weights, shape: self.shape, metric, context }
     }
 }
 

@@ -84,7 +84,7 @@ impl<'a> Refit<'a> {
         atoms.iter().zip(&change).map(add).collect()
     }
 
-    /// `sum over rows of scale * ((target) H)` per atom, where the target is what the rows lack
+    /// `sum over rows of scale * (v H)` per atom, where v is what the rows lack
     /// (`from_weights`) or what `atoms` stand for in them; outliers are left out of both.
     fn gradient(&self, atoms: &Atoms, from_weights: bool) -> Vec<f64> {
         let d_in = self.problem.shape.d_in;

@@ -175,8 +175,8 @@ impl<'a> Stripe<'a> {
             while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
                 columns.push(column);
             }
-            let job = RowJob { stripe: self, row, scale: scales[i], outliers: &columns };
-            job.encode(&mut scratch, winners, carry, &mut errors[i], sums);
+            let fit = RowFit { stripe: self, row, scale: scales[i], outliers: &columns };
+            fit.encode(&mut scratch, winners, carry, &mut errors[i], sums);
         }
         self.push(&errors[..n], carry, width);
     }
@@ -197,7 +197,7 @@ impl<'a> Stripe<'a> {
 }
 
 /// One row of a stripe.
-struct RowJob<'a> {
+struct RowFit<'a> {
     stripe: &'a Stripe<'a>,
     row: usize,
     scale: f32,
@@ -205,7 +205,7 @@ struct RowJob<'a> {
     outliers: &'a [usize],
 }
 
-impl RowJob<'_> {
+impl RowFit<'_> {
     #[inline(always)]
     fn encode(
         &self,

@@ -37,13 +37,13 @@ pub(crate) fn fit(
     for _ in 0..MAX_ROUNDS {
         for (i, spec) in spec.parts().iter().enumerate() {
             let others = || parts.iter().enumerate().filter(|&(j, _)| j != i).map(|(_, p)| p);
-            let target = if others().next().is_none() {
+            let wanted = if others().next().is_none() {
                 Cow::Borrowed(w)
             } else {
                 Cow::Owned(subtract(w, shape, &others().collect::<Vec<_>>(), gains.as_deref()))
             };
             let weights = Weights { importance, gains: gains.as_deref() };
-            let fitted = part::fit(*spec, &target, shape, &weights)?;
+            let fitted = part::fit(*spec, &wanted, shape, &weights)?;
             if i < parts.len() { parts[i] = fitted } else { parts.push(fitted) }
         }
         if row_scale {

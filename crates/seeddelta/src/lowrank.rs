@@ -17,19 +17,19 @@ use crate::weights::Weights;
 /// sqrt(h), and inputs of weight 0 get the projection too. A gain divides the rows of U afterwards,
 /// since diag(g) W0 has the same rank.
 pub(crate) fn fit(
-    target: &[f32],
+    wanted: &[f32],
     shape: MatrixShape,
     rank: usize,
     weights: &Weights<'_>,
 ) -> Result<LowRank, SvdError> {
-    let left = left_singular_vectors(target, shape, rank, weights.importance)?;
+    let left = left_singular_vectors(wanted, shape, rank, weights.importance)?;
     let mut base =
         LowRank { rank, u: vec![0.0; rank * shape.d_out], v: vec![0.0; shape.d_in * rank] };
     let scales: Vec<f64> = base
         .v
         .par_chunks_mut(shape.d_in)
         .zip(&left)
-        .map(|(v, u)| project(target, shape, u, v))
+        .map(|(v, u)| project(wanted, shape, u, v))
         .collect();
     for (r, row) in base.u.chunks_mut(rank).enumerate() {
         let inverse = f64::from(weights.inverse_gain(r));

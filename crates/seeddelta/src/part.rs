@@ -6,20 +6,20 @@ use format::{CodecError, MatrixShape};
 use crate::weights::Weights;
 use crate::{circulant, lowrank, tiles};
 
-/// The nearest member of `spec`'s space to `target` [d_in, d_out].
+/// The nearest member of `spec`'s space to `wanted` [d_in, d_out].
 pub(crate) fn fit(
     spec: PartSpec,
-    target: &[f32],
+    wanted: &[f32],
     shape: MatrixShape,
     weights: &Weights<'_>,
 ) -> Result<Part, CodecError> {
     Ok(match spec {
-        PartSpec::Identity => Part::Identity(tiles::fit_identity(target, shape, weights)),
-        PartSpec::Diagonal => Part::Diagonal(tiles::fit(target, shape, 1, weights)),
-        PartSpec::Block { size } => Part::Block(tiles::fit(target, shape, size, weights)),
-        PartSpec::Circulant => Part::Circulant(circulant::fit(target, shape, weights)),
+        PartSpec::Identity => Part::Identity(tiles::fit_identity(wanted, shape, weights)),
+        PartSpec::Diagonal => Part::Diagonal(tiles::fit(wanted, shape, 1, weights)),
+        PartSpec::Block { size } => Part::Block(tiles::fit(wanted, shape, size, weights)),
+        PartSpec::Circulant => Part::Circulant(circulant::fit(wanted, shape, weights)),
         PartSpec::LowRank { rank } => {
-            let fitted = lowrank::fit(target, shape, rank, weights).map_err(|_| {
+            let fitted = lowrank::fit(wanted, shape, rank, weights).map_err(|_| {
                 spec.refuse(shape, "the singular value decomposition did not converge")
             })?;
             Part::LowRank(fitted)

@@ -19,7 +19,7 @@ const CODES: usize = 96 << 20;
 const ROUNDS: usize = 60;
 
 /// One matrix in several copies, its dictionary and the inputs of a batch.
-struct Job<'a> {
+struct Workload<'a> {
     isa: Isa,
     matrices: Vec<SectionMatrix<'a>>,
     builder: TableBuilder,
@@ -31,7 +31,7 @@ struct Job<'a> {
     scratch: Scratch,
 }
 
-impl Job<'_> {
+impl Workload<'_> {
     fn n_tokens(&self) -> usize {
         self.x.len() / D_IN
     }
@@ -72,7 +72,7 @@ fn measure(isa: Isa, codes: &[u8], n_sections: usize, n_tokens: usize) {
     let row_scale = vec![f16::ONE; D_OUT];
     let dict: Vec<f32> = (0..n_sections * 128).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
     let layout = TableLayout::new(D_IN, n_sections, 8, TableEntry::I8).unwrap();
-    let mut job = Job {
+    let mut workload = Workload {
         isa,
         matrices: codes
             .chunks_exact(shape.code_bytes().unwrap())
@@ -91,9 +91,9 @@ fn measure(isa: Isa, codes: &[u8], n_sections: usize, n_tokens: usize) {
         for (form, seconds) in seconds.iter_mut().enumerate() {
             let start = Instant::now();
             if form == 0 {
-                job.lookup(round);
+                workload.lookup(round);
             } else {
-                job.decode(round);
+                workload.decode(round);
             }
             seconds.push(start.elapsed().as_secs_f64());
         }

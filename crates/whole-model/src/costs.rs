@@ -10,12 +10,11 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::TuningError;
+use crate::error::{TuningError, stop_if};
 use crate::fused::SwiGlu;
 use crate::layer::{Layer, Rotation, gradient_at, linear, rms_norm};
 use crate::llama::{FfnWeights, Llama};
 use crate::loss::TOKENS;
-use crate::stream::stop_if;
 
 /// Squared gradients at the outputs of one layer's FFN matrices, one value per token.
 #[derive(Clone, Debug, Default, PartialEq)]

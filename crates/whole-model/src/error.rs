@@ -58,3 +58,7 @@ impl From<candle_core::Error> for TuningError {
         Self::Compute(error)
     }
 }
+
+pub(crate) fn stop_if(mut stop: impl FnMut() -> bool) -> Result<(), TuningError> {
+    if stop() { Err(TuningError::Stopped) } else { Ok(()) }
+}

@@ -10,8 +10,8 @@ use ggml::Type;
 use ggml::gguf::GgufFile;
 use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 
-use crate::TuningError;
 use crate::check::check_tokens;
+use crate::error::{TuningError, stop_if};
 use crate::states::States;
 use crate::weights::TokenWeights;
 
@@ -291,10 +291,6 @@ pub(crate) struct Kept {
     coded: Side,
     differs: bool,
     distance: f64,
-}
-
-pub(crate) fn stop_if(mut stop: impl FnMut() -> bool) -> Result<(), TuningError> {
-    if stop() { Err(TuningError::Stopped) } else { Ok(()) }
 }
 
 #[cfg(test)]

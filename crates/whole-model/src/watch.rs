@@ -7,9 +7,9 @@ use format::{InputId, MatrixId, Site};
 use llama::{Part, Point};
 use numerics::{MatMul, Retarget, best_share};
 
-use crate::TuningError;
+use crate::error::{TuningError, stop_if};
 use crate::shortfall::Shortfall;
-use crate::stream::{Decoded, Place, Stream, stop_if};
+use crate::stream::{Decoded, Place, Stream};
 
 /// Bytes of the inputs of one site that are kept one by one, where there are too many for a second moment.
 const SAMPLE_BYTES: u64 = 1 << 30;

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::Parser;
 use lab::forms::bench::Bench;
-use lab::forms::record::Record;
+use lab::forms::report::Report;
 use lab::forms::{auto, page};
 
 use crate::cli::Cli;
 
-/// The program's name, as it starts messages and records.
+/// The program's name, as it starts messages and reports.
 const NAME: &str = env!("CARGO_PKG_NAME");
 /// Exit code if the strict policy collapsed.
 const EXIT_COLLAPSED: u8 = 3;
@@ -39,17 +39,17 @@ fn run(cli: &Cli) -> Result<bool> {
     let tool = format!("{NAME} {}", env!("CARGO_PKG_VERSION"));
     let arguments = serde_json::to_value(cli)?;
     let material = cli.material.files();
-    let record = Record::new((tool, arguments), &cli.model, material, &bench, (results, auto))?;
+    let report = Report::new((tool, arguments), &cli.model, material, &bench, (results, auto))?;
     let write = |name: &str, text: String| {
         let path = cli.output.join(name);
         std::fs::write(&path, text).with_context(|| path.display().to_string())
     };
-    write("report.json", serde_json::to_string_pretty(&record)? + "\n")?;
-    write("report.html", page::render(&record))?;
-    if let Some(auto) = &record.auto {
+    write("report.json", serde_json::to_string_pretty(&report)? + "\n")?;
+    write("report.html", page::render(&report))?;
+    if let Some(auto) = &report.auto {
         write("policy.auto.json", auto.policy.to_json())?;
     }
-    println!("{}", record.findings.text());
+    println!("{}", report.findings.text());
     println!("{}", cli.output.join("report.html").display());
-    Ok(record.auto.as_ref().is_none_or(|auto| !auto.result.cliff))
+    Ok(report.auto.as_ref().is_none_or(|auto| !auto.result.cliff))
 }

@@ -11,7 +11,7 @@ use format::MatrixShape;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::toy::check::{self, Outcome, Sabotage};
 use lab::toy::plan::{self, Family, MAX_NOISE, MAX_WEIGHTS, Options};
-use lab::toy::report::{Record, Report, ReportFile};
+use lab::toy::report::{Provenance, Report, ReportFile};
 use rayon::prelude::*;
 
 /// Exit code of a run whose measured errors are not the expected ones.
@@ -160,14 +160,14 @@ fn run(args: &Args) -> Result<bool> {
         cases.par_iter().map(run).collect::<Result<_>>()
     })?;
     bar.finish_and_clear();
-    let record = Record {
+    let provenance = Provenance {
         tool: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
         arguments: std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect(),
         seed: args.seed,
         sabotage: args.sabotage,
     };
-    let report = Report::new(record, cases.len(), outcomes.into_iter().flatten().collect());
+    let report = Report::new(provenance, cases.len(), outcomes.into_iter().flatten().collect());
     print(&report.to_text(args.verbose))?;
     eprintln!("{} cases in {:.1} s", report.total.cases, start.elapsed().as_secs_f64());
     if let Some(file) = file {

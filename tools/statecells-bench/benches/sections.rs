@@ -20,14 +20,14 @@ fn random(state: &mut u64) -> u32 {
 }
 
 /// A dictionary, input and buffers for one shape.
-struct Job {
+struct Workload {
     builder: TableBuilder,
     x: Vec<f32>,
     tables: Vec<u8>,
     n_tokens: usize,
 }
 
-impl Job {
+impl Workload {
     fn new(shape: SectionShape, group: usize, entry: TableEntry, n_tokens: usize) -> Self {
         let layout = TableLayout::new(shape.d_in, shape.n_sections, group, entry).unwrap();
         let dict: Vec<f32> =
@@ -83,7 +83,7 @@ fn sections(c: &mut Criterion) {
             (64, 16, TableEntry::I8),
             (64, 8, TableEntry::I16),
         ] {
-            let mut job = Job::new(shape, blocks, entry, n_tokens);
+            let mut workload = Workload::new(shape, blocks, entry, n_tokens);
             let mut y = vec![0.0; d_out * n_tokens];
             let mut scratch = Scratch::new();
             group.throughput(Throughput::Elements((d_in * d_out * n_tokens) as u64));
@@ -91,13 +91,13 @@ fn sections(c: &mut Criterion) {
             let mut next = 0;
             group.bench_function(BenchmarkId::new(&case, n_tokens), |b| {
                 b.iter(|| {
-                    job.build(d_in);
-                    job.product(black_box(&matrices[next]), &mut y, &mut scratch);
+                    workload.build(d_in);
+                    workload.product(black_box(&matrices[next]), &mut y, &mut scratch);
                     next = (next + 1) % matrices.len();
                 });
             });
             group.bench_function(BenchmarkId::new(format!("{case} tables only"), n_tokens), |b| {
-                b.iter(|| job.build(black_box(d_in)));
+                b.iter(|| workload.build(black_box(d_in)));
             });
         }
         for n_tokens in [1, 64] {

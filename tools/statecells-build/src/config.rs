@@ -1,14 +1,16 @@
 //! From flags to a build: the second step of parsing.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
+use builder::calibrate::{BesideOutput, CalibrationJob};
 use builder::flags::DenseChoice;
 use builder::methods::dictionary::GlobalMethod;
 use builder::methods::sections::{
     Budget, ModelSteps, Moments, SectionsMethod, Sensitivity, SensitivityRun, SequentialParams,
-    TuneStep,
+    TuneStep, Weighing, why_not_layers,
 };
-use builder::{BuildOptions, Error, Job, Method, Shaping};
+use builder::{BuildOptions, CalibrationSource, Error, Job, Method, Shaping, Source};
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use dictionary::GlobalParams;
@@ -29,8 +31,13 @@ use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
 /// If there is no input.
 pub fn job(cli: Cli) -> Result<Job, Error> {
     check_sensitivity(&cli)?;
-    let shaping = Shaping { eps: cli.imatrix.imatrix_eps, power: cli.imatrix.imatrix_power };
-    let calibrated = cli.imatrix.calib.is_some();
+    let shaping = Shaping { eps: cli.text.imatrix_eps, power: cli.text.imatrix_power };
+    let calib = calibration(&cli);
+    let steps = match &calib {
+        Some(source) => steps(&cli, matches!(source, CalibrationSource::Made(_)))?,
+        None => ModelSteps::default(),
+    };
+    let is_calibrated = calib.is_some();
     Ok(Job {
         tool: NAME,
         tool_version: env!("CARGO_PKG_VERSION"),
@@ -40,14 +47,14 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         input: cli.files.input.expect("clap demands it"),
         output: cli.files.output,
         report_json: cli.files.report_json,
-        method: method(&cli.scheme, &cli.dict, &cli.sections, calibrated, cli.seed)?,
+        method: method(&cli.scheme, &cli.dict, &cli.sections, is_calibrated.then_some(steps))?,
         selection: Selection {
             layers: cli.selection.layers,
             roles: cli.selection.roles,
             ..Selection::default()
         },
-        imatrix: cli.imatrix.imatrix.map(|path| (path, shaping)),
-        calib: cli.imatrix.calib.map(|path| (path, shaping)),
+        imatrix: cli.text.imatrix.map(|path| (path, shaping)),
+        calib: calib.map(|source| (source, shaping)),
         options: BuildOptions {
             gap_tol: cli.dense.gap_tol,
             keep_dense: cli.dense.dense == DenseChoice::Keep,
@@ -57,6 +64,57 @@ pub fn job(cli: Cli) -> Result<Job, Error> {
         seed: cli.seed,
         checkpoint_every: cli.running.checkpoint_every as usize,
     })
+}
+
+/// What the build is calibrated with: a file, or a text of which the build makes one.
+fn calibration(cli: &Cli) -> Option<CalibrationSource> {
+    let flags = &cli.text;
+    if let Some(path) = &flags.calib {
+        return Some(CalibrationSource::File(path.clone()));
+    }
+    let is_wanted = scheme(&cli.scheme) == Scheme::Sections || flags.tokens.is_some();
+    let wants_own = is_wanted && flags.imatrix.is_none() && !flags.no_calib;
+    if flags.file.is_empty() && !wants_own {
+        return None;
+    }
+    let tool = (NAME, env!("CARGO_PKG_VERSION"));
+    let input = cli.files.input.clone().expect("clap demands it");
+    let job = CalibrationJob {
+        file: flags.file.clone(),
+        tokens: flags.tokens,
+        layers: cli.selection.layers.clone(),
+        n_threads: cli.running.n_threads(),
+        seed: cli.seed,
+        force: cli.running.force,
+        ..CalibrationJob::new(tool, input, PathBuf::new())
+    };
+    let beside = BesideOutput::new(job, cli.files.output.as_deref());
+    Some(CalibrationSource::Made(Box::new(beside)))
+}
+
+/// What is done with the whole model; `makes_text` if the calibration's text is all that will be made.
+fn steps(cli: &Cli, makes_text: bool) -> Result<ModelSteps, Error> {
+    let flags = &cli.sections;
+    let params =
+        |every| SequentialParams { every: usize::from(every), weights: flags.token_weights };
+    let sequential = match flags.sequential {
+        Some(0) => None,
+        Some(every) => Some(params(every)),
+        None if makes_text && scheme(&cli.scheme) == Scheme::Sections => {
+            let source = Source::open(cli.files.input.as_deref().expect("clap demands it"))?;
+            let reason = why_not_layers(&source)?;
+            reason.iter().for_each(|why| eprintln!("{NAME}: note: without --sequential: {why}"));
+            reason.is_none().then(|| params(1))
+        }
+        None => None,
+    };
+    if sequential.is_none() && flags.token_weights != Weighing::Equal {
+        return Err(Error::flag(
+            "--token-weights",
+            "is a matter of --sequential: add --sequential 1",
+        ));
+    }
+    Ok(ModelSteps { sequential, tune: tune_step(flags, cli.seed) })
 }
 
 /// The measurement that `cli` asks for in place of a build, if it does.
@@ -69,7 +127,7 @@ pub fn sensitivity_run(cli: &Cli) -> Option<SensitivityRun> {
     Some(SensitivityRun {
         tool: (NAME, env!("CARGO_PKG_VERSION")),
         input: cli.files.input.clone().expect("clap demands it"),
-        calib: cli.imatrix.calib.clone().expect("clap demands it"),
+        calib: cli.text.calib.clone().expect("clap demands it"),
         text,
         n_contexts: usize::from(flags.sensitivity_contexts),
         output: cli.files.output.clone(),
@@ -100,6 +158,15 @@ pub fn check(cli: &Cli) -> Result<(), clap::Error> {
             "--dict-M is for one dictionary over the whole input: add --scheme sign+row_scale";
         return Err(Cli::command().error(ErrorKind::ArgumentConflict, message));
     }
+    let is_curved = flags.token_weights != Weighing::Equal;
+    let is_sequential = match flags.sequential {
+        Some(every) => every > 0,
+        None => cli.text.calib.is_none(),
+    };
+    if is_curved && !is_sequential {
+        let message = "--token-weights is a matter of --sequential: add --sequential 1";
+        return Err(Cli::command().error(ErrorKind::MissingRequiredArgument, message));
+    }
     let given = [("--bpw", flags.bpw), ("--target-saving", flags.target_saving)];
     match given.into_iter().find(|(_, value)| value.is_some()) {
         Some((flag, _)) if !is_sections => Err(Cli::command().error(
@@ -114,8 +181,7 @@ fn method(
     flags: &SchemeFlags,
     dict: &Dict,
     sections: &SectionsFlags,
-    calibrated: bool,
-    seed: u64,
+    calibrated: Option<ModelSteps>,
 ) -> Result<Box<dyn Method>, Error> {
     Ok(match scheme(flags) {
         Scheme::Sections => {
@@ -129,15 +195,9 @@ fn method(
             };
             let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
             let budget = budget(sections)?;
-            let steps = ModelSteps {
-                sequential: sections.sequential.map(|every| SequentialParams {
-                    every: usize::from(every),
-                    weights: sections.token_weights,
-                }),
-                tune: tune_step(sections, seed),
-            };
-            let method = SectionsMethod::new(params, calibrated.then_some(moments), budget);
-            Box::new(method.with_steps(steps))
+            let moments = calibrated.is_some().then_some(moments);
+            let method = SectionsMethod::new(params, moments, budget);
+            Box::new(method.with_steps(calibrated.unwrap_or_default()))
         }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),
     })
@@ -199,7 +259,7 @@ mod tests {
     use super::*;
 
     fn parse(flags: &str) -> Result<Job, clap::Error> {
-        let args = format!("statecells-build -i in -o out {flags}");
+        let args = format!("statecells-build -i in -o out --no-calib {flags}");
         Cli::try_parse_from(args.split_whitespace()).map(|cli| job(cli).unwrap())
     }
 

@@ -6,6 +6,7 @@ mod config;
 use std::process::ExitCode;
 
 use builder::Error;
+use builder::methods::sections::Weighing;
 use clap::{CommandFactory, Parser};
 
 use crate::cli::Cli;
@@ -23,7 +24,7 @@ fn main() -> ExitCode {
     if let Err(usage) = config::check(&cli) {
         usage.exit();
     }
-    if cli.sections.tune.is_some() || cli.sections.sequential.is_some() {
+    if cli.sections.tune.is_some() || cli.sections.token_weights != Weighing::Equal {
         program::keep_freed_memory();
         // SAFETY: no other thread has been started.
         unsafe { whole_model::split_among(cli.running.n_threads()) };

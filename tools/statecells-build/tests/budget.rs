@@ -9,7 +9,7 @@ use common::{Fixture, fails, stdout, succeeds};
 use fixtures::models::Model;
 
 /// Quick, and with wide enough rows that the scales weigh little.
-const SECTIONS: &str = "-i model.gguf --scheme sections --rounds 1 --beam 4 -t 1";
+const SECTIONS: &str = "-i model.gguf --scheme sections --no-calib --rounds 1 --beam 4 -t 1";
 
 fn fixture() -> Fixture {
     Fixture::new(&Model { n_embd: 128, n_ff: 384, ..Model::default() })

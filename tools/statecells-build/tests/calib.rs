@@ -166,7 +166,8 @@ fn resume_goes_on_with_the_same_calibration_only() {
         1,
         &["--resume: --calib is sha256:", "was made with sha256:"],
     );
-    fails(&mut fixture.plain(&resume), 1, &["--resume: --calib is not set"]);
+    let without = format!("{resume} --no-calib");
+    fails(&mut fixture.plain(&without), 1, &["--resume: --calib is not set"]);
     let shrink = format!("{resume} --calib calib.gguf --shrink 0.5");
     fails(&mut fixture.plain(&shrink), 1, &["--resume: --shrink is 0.5"]);
     build(&fixture, "out.gguf", "--calib calib.gguf --resume --report-json out.json");
@@ -212,10 +213,10 @@ fn wrong_usage_exits_with_2() {
     let fixture = Fixture::small();
     for flags in [
         "--calib c.gguf --imatrix i.gguf",
-        "--shrink 0.1",
-        "--damping 0.1",
-        "--max-h-dim 9",
-        "--eval-plain",
+        "--no-calib --shrink 0.1",
+        "--no-calib --damping 0.1",
+        "--no-calib --max-h-dim 9",
+        "--no-calib --eval-plain",
         "--calib c.gguf --shrink 2",
         "--calib c.gguf --shrink often",
     ] {

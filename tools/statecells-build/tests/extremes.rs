@@ -25,9 +25,12 @@ fn nothing_overflows_in_what_is_written() {
             }
         };
         Model::default().write_with(&fixture.path("model.gguf"), |_| Ok(()), stretch).unwrap();
-        for scheme in
-            ["--scheme sections --S 4 --outliers 0.01", "--scheme sign", "--row-scale", "--vals"]
-        {
+        for scheme in [
+            "--scheme sections --no-calib --S 4 --outliers 0.01",
+            "--scheme sign",
+            "--row-scale",
+            "--vals",
+        ] {
             let flags = format!("-i model.gguf -o out.gguf --force {scheme}");
             succeeds(&mut fixture.quick(&flags));
             let file = GgufFile::open(&fixture.path("out.gguf")).unwrap();

@@ -336,7 +336,7 @@ fn tokens_are_weighed_when_asked() {
     assert!(data(&fixture, "out.gguf", "ffn_up.codes") != codes);
     assert_eq!(weighed.arguments["--token-weights"], "curvature");
     assert_eq!(alike.arguments["--token-weights"], "equal");
-    let usage = fixture.plain(&format!("{BUILD} -o out.gguf --token-weights equal")).output();
+    let usage = fixture.plain(&format!("{BUILD} -o out.gguf --token-weights curvature")).output();
     assert_eq!(usage.unwrap().status.code(), Some(2));
 }
 
@@ -381,6 +381,7 @@ fn what_cannot_be_done_is_refused_in_one_line() {
     fails(&mut command, 1, &["--token-weights: ", "model.gguf", "arcee"]);
     // Neither needs gradients.
     build(&arcee, "out.gguf", "--sequential 1");
-    let usage = fixture.plain("-i model.gguf -o out.gguf --scheme sections --tune 3").output();
+    let usage =
+        fixture.plain("-i model.gguf -o out.gguf --scheme sections --no-calib --tune 3").output();
     assert_eq!(usage.unwrap().status.code(), Some(2));
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::calibrate::CalibrationJob;
+use builder::calibrate::{CalibrationJob, DEFAULT_CTX, DEFAULT_HOLDOUT, DEFAULT_SAMPLES};
 use calibration::DEFAULT_MAX_MOMENT_DIM;
 use clap::Parser;
 use clap_complete::Shell;
@@ -15,8 +15,10 @@ static VERSION: LazyLock<String> = LazyLock::new(|| ggml::version_line(env!("CAR
 
 const EXAMPLES: &str = "\
 Examples:
-  Collect on 131072 tokens of a text:
+  Collect on a text:
     statecells-calib -m model.gguf -f text.txt -o calib.gguf
+  Collect on what the model writes itself, if no text is at hand:
+    statecells-calib -m model.gguf -o calib.gguf
   Prose and conversations, first layers only:
     statecells-calib -m model.gguf -f prose.txt -f chats.jsonl -o calib.gguf --layers 0-7
   More text in seconds, for statecells-build --sequential, which runs the model itself:
@@ -38,8 +40,9 @@ pub struct Cli {
     #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
     pub model: Option<PathBuf>,
 
-    /// Text in UTF-8, or .jsonl with one {"messages": [{"role", "content"}, ...]} per line; may be repeated
-    #[arg(short, long, value_name = "FILE", required_unless_present = "completions")]
+    /// Text in UTF-8, or .jsonl with one {"messages": [{"role", "content"}, ...]} per line; may be repeated [default: a
+    /// text that the model writes itself, which takes longer than to read one]
+    #[arg(short, long, value_name = "FILE")]
     pub file: Vec<PathBuf>,
 
     /// File to write; it appears under this name only when it is complete
@@ -47,15 +50,16 @@ pub struct Cli {
     pub output: Option<PathBuf>,
 
     /// Read all files as conversations, whatever they are called
-    #[arg(long)]
+    #[arg(long, requires = "file")]
     pub chat: bool,
 
-    /// Tokens to run, a tenth of which is held out; fewer if the text is shorter
-    #[arg(long, value_name = "TOKENS", default_value_t = 131_072)]
-    pub tokens: usize,
+    /// Tokens to run, a tenth of which is held out; fewer if the text is shorter [default: 30 for each value of the longest
+    /// input, at least 131072]
+    #[arg(long, value_name = "TOKENS")]
+    pub tokens: Option<usize>,
 
     /// Tokens per context
-    #[arg(long, value_name = "TOKENS", default_value_t = 512)]
+    #[arg(long, value_name = "TOKENS", default_value_t = DEFAULT_CTX)]
     pub ctx: usize,
 
     /// Write down the contexts without running the model on them. Such a file is enough for statecells-build
@@ -71,7 +75,7 @@ pub struct Cli {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 2048,
+        default_value_t = DEFAULT_SAMPLES,
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub max_samples: u64,
@@ -80,7 +84,7 @@ pub struct Cli {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = 512,
+        default_value_t = DEFAULT_HOLDOUT,
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub max_holdout: u64,
@@ -98,7 +102,7 @@ pub struct Cli {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
     pub threads: Option<u16>,
 
-    /// Seed that chooses which inputs are kept
+    /// Seed that chooses which inputs are kept, and what the model writes
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
 

@@ -106,12 +106,15 @@ fn a_calibration_covers_all_layers_and_says_where_it_comes_from() {
             assert!(input.second_moment().is_some() && input.holdout_moment().is_some());
         }
     }
-    let record = calibration.record();
-    assert_eq!((record.n_fitted, record.n_held_out, record.n_ctx), (18 * 64, 2 * 64, 64));
-    assert_eq!(record.texts[0].name, "text.txt");
-    assert_eq!(record.texts[0].sha256.len(), 64);
-    assert_ne!(record.sketch, TextSketch::default());
-    let model = &record.model;
+    let provenance = calibration.provenance();
+    assert_eq!(
+        (provenance.n_fitted, provenance.n_held_out, provenance.n_ctx),
+        (18 * 64, 2 * 64, 64)
+    );
+    assert_eq!(provenance.texts[0].name, "text.txt");
+    assert_eq!(provenance.texts[0].sha256.len(), 64);
+    assert_ne!(provenance.sketch, TextSketch::default());
+    let model = &provenance.model;
     assert_eq!((model.n_layer, model.n_embd, model.n_ff), (2, 64, 192));
     calibration.check_model(model).unwrap();
 }
@@ -131,11 +134,11 @@ fn the_bytes_do_not_depend_on_threads_or_names_of_folders() {
 fn the_text_is_written_down_without_running_the_model() {
     let setup = Setup::new();
     setup.program().assert().success();
-    let run = setup.open().record().clone();
+    let run = setup.open().provenance().clone();
     let text = setup.program().args(["--tokens-only", "--force"]).assert().success();
     text.stdout(predicate::str::contains("fitted").and(predicate::str::contains("pass").not()));
     let calibration = setup.open();
-    assert!(calibration.record() == &run && run.tokens.len() == 20 * 64);
+    assert!(calibration.provenance() == &run && run.tokens.len() == 20 * 64);
     assert!(!calibration.has_inputs() && !calibration.covers(up(0).input()));
     for flags in [["--layers", "0"], ["--max-samples", "5"], ["--time-plain", "1"]] {
         let mut command = setup.program();
@@ -147,13 +150,13 @@ fn the_text_is_written_down_without_running_the_model() {
 fn another_models_calibration_is_refused_by_the_library() {
     let setup = Setup::new();
     setup.program().assert().success();
-    let own = setup.open().record().model.clone();
+    let own = setup.open().provenance().model.clone();
     fixtures::models::Model { seed: 2, ..Default::default() }
         .write(&setup.at("model.gguf"))
         .unwrap();
     fs::rename(setup.at("calib.gguf"), setup.at("first.gguf")).unwrap();
     setup.program().assert().success();
-    let other = setup.open().record().model.clone();
+    let other = setup.open().provenance().model.clone();
     assert_eq!(ModelId { sha256: own.sha256.clone(), ..other.clone() }, own);
     let first = Calibration::open(&setup.at("first.gguf")).unwrap();
     first.check_model(&own).unwrap();
@@ -175,7 +178,7 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
     assert!(!calibration.covers(up(0).input()) && calibration.covers(up(1).input()));
     let down = calibration.input(MatrixId { layer: 1, role: Role::Down }.input()).unwrap();
     assert_eq!(down.fitted_samples().unwrap().len(), 40);
-    assert_eq!(calibration.record().texts.len(), 2);
+    assert_eq!(calibration.provenance().texts.len(), 2);
     // The same lines as conversations, whatever the file is called.
     fs::copy(setup.at("chat.jsonl"), setup.at("chat.txt")).unwrap();
     let chat = |name: &str, flags: &[&str]| {
@@ -192,7 +195,7 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
             name,
         ]);
         command.args(["--tokens", "1280"]).args(flags).assert().success();
-        setup.open().record().sketch.clone()
+        setup.open().provenance().sketch.clone()
     };
     assert_eq!(chat("chat.txt", &["--chat"]), chat("chat.jsonl", &[]));
     assert_ne!(chat("chat.txt", &["--chat"]), chat("chat.txt", &[]));

@@ -85,43 +85,43 @@ pub struct Train {
     #[arg(long, value_name = "STEPS")]
     pub stop_after: Option<u64>,
     #[command(flatten)]
-    pub plan: PlanFlags,
+    pub hyper: HyperparameterFlags,
 }
 
 /// Everything that decides the weights.
 #[derive(Debug, Args)]
-pub struct PlanFlags {
+pub struct HyperparameterFlags {
     /// Layers
-    #[arg(long, value_name = "N", default_value_t = plan().config.n_layers)]
+    #[arg(long, value_name = "N", default_value_t = defaults().config.n_layers)]
     pub layers: usize,
     /// Width of the hidden state
-    #[arg(long, value_name = "N", default_value_t = plan().config.n_embd)]
+    #[arg(long, value_name = "N", default_value_t = defaults().config.n_embd)]
     pub embd: usize,
     /// Width of the FFN
-    #[arg(long, value_name = "N", default_value_t = plan().config.n_ff)]
+    #[arg(long, value_name = "N", default_value_t = defaults().config.n_ff)]
     pub ff: usize,
     /// Attention heads
-    #[arg(long, value_name = "N", default_value_t = plan().config.n_heads)]
+    #[arg(long, value_name = "N", default_value_t = defaults().config.n_heads)]
     pub heads: usize,
     /// Steps
-    #[arg(long, value_name = "N", default_value_t = plan().steps)]
+    #[arg(long, value_name = "N", default_value_t = defaults().steps)]
     pub steps: u64,
     /// Rows of a batch
-    #[arg(long, value_name = "N", default_value_t = plan().rows)]
+    #[arg(long, value_name = "N", default_value_t = defaults().rows)]
     pub rows: usize,
     /// Tokens of a row
-    #[arg(long, value_name = "N", default_value_t = plan().length)]
+    #[arg(long, value_name = "N", default_value_t = defaults().length)]
     pub length: usize,
     /// Highest rate of learning
-    #[arg(long, value_name = "F", default_value_t = plan().rate)]
+    #[arg(long, value_name = "F", default_value_t = defaults().rate)]
     pub rate: f32,
     /// Seed of first parameters and batches
-    #[arg(long, value_name = "N", default_value_t = plan().seed)]
+    #[arg(long, value_name = "N", default_value_t = defaults().seed)]
     pub seed: u64,
 }
 
-fn plan() -> lab::tiny::train::Plan {
-    lab::tiny::train::Plan::default()
+fn defaults() -> lab::tiny::train::Hyperparameters {
+    lab::tiny::train::Hyperparameters::default()
 }
 
 /// An export.

@@ -13,9 +13,9 @@ use lab::tiny::dataset::{self, Sizes, Split};
 use lab::tiny::export;
 use lab::tiny::model::{Config, Score};
 use lab::tiny::tasks::{Example, Task};
-use lab::tiny::train::{self, Plan, Trainer};
+use lab::tiny::train::{self, Hyperparameters, Trainer};
 
-use crate::cli::{Cli, Command, Data, PlanFlags, Train};
+use crate::cli::{Cli, Command, Data, HyperparameterFlags, Train};
 
 /// Runs the subcommand.
 pub fn run(cli: &Cli) -> Result<()> {
@@ -52,26 +52,27 @@ fn data(flags: &Data) -> Result<()> {
 /// The training of a checkpoint, to look at; it needs no data.
 fn stored(path: &Path) -> Result<Trainer> {
     let any = Example { task: Task::Copy, prompt: "caaa=".to_owned(), answer: "aaa".to_owned() };
-    Ok(checkpoint::resume(path, checkpoint::plan(path)?, vec![Encoded::new(&any)])?)
+    Ok(checkpoint::resume(path, checkpoint::hyperparameters(path)?, vec![Encoded::new(&any)])?)
 }
 
-fn plan(flags: &PlanFlags) -> Plan {
+fn hyperparameters(flags: &HyperparameterFlags) -> Hyperparameters {
     let config =
         Config { n_layers: flags.layers, n_embd: flags.embd, n_ff: flags.ff, n_heads: flags.heads };
-    let PlanFlags { steps, rows, length, rate, seed, .. } = *flags;
-    Plan { config, steps, rows, length, rate, seed }
+    let HyperparameterFlags { steps, rows, length, rate, seed, .. } = *flags;
+    Hyperparameters { config, steps, rows, length, rate, seed }
 }
 
 fn train(flags: &Train) -> Result<()> {
     let path = flags.checkpoint.clone().unwrap_or_else(|| default_checkpoint(&flags.output));
-    let plan = plan(&flags.plan);
-    let (examples, validation) = material(flags, plan.length)?;
+    let hyper = hyperparameters(&flags.hyper);
+    let (examples, validation) = material(flags, hyper.length)?;
     let mut trainer = match flags.resume {
-        true => checkpoint::resume(&path, plan, examples)?,
-        false => Trainer::new(plan, examples)?,
+        true => checkpoint::resume(&path, hyper, examples)?,
+        false => Trainer::new(hyper, examples)?,
     };
     let screen = Screen::new(&trainer);
-    let last = flags.stop_after.map_or(plan.steps, |n| plan.steps.min(trainer.optimizer.step + n));
+    let last =
+        flags.stop_after.map_or(hyper.steps, |n| hyper.steps.min(trainer.optimizer.step + n));
     while trainer.optimizer.step < last {
         let report = trainer.step()?;
         screen.step(&trainer, &report);
@@ -86,7 +87,7 @@ fn train(flags: &Train) -> Result<()> {
     screen.bar.finish_and_clear();
     if trainer.is_done() {
         export::write(&trainer.model, &flags.output)?;
-        println!("{}: {} steps", flags.output.display(), plan.steps);
+        println!("{}: {} steps", flags.output.display(), hyper.steps);
     }
     Ok(())
 }
@@ -128,7 +129,7 @@ struct Screen {
 impl Screen {
     fn new(trainer: &Trainer) -> Self {
         let bar = match std::io::stderr().is_terminal() {
-            true => ProgressBar::new(trainer.plan.steps),
+            true => ProgressBar::new(trainer.hyper.steps),
             false => ProgressBar::hidden(),
         };
         let style = "{bar:30} {pos}/{len} steps, {msg}, {eta} left";
@@ -140,13 +141,13 @@ impl Screen {
     }
 
     fn step(&self, trainer: &Trainer, report: &train::StepReport) {
-        let (plan, step) = (&trainer.plan, trainer.optimizer.step);
-        let tokens = (step - self.first) * (plan.rows * plan.length) as u64;
+        let (hyper, step) = (&trainer.hyper, trainer.optimizer.step);
+        let tokens = (step - self.first) * (hyper.rows * hyper.length) as u64;
         let speed = tokens as f64 / self.started.elapsed().as_secs_f64();
         let rate = 100.0 * report.exact_rate;
         let text = format!("loss {:.4}, {rate:.0} % exact, {speed:.0} tokens/s", report.loss);
         if self.bar.is_hidden() && step.is_multiple_of(50) {
-            eprintln!("step {step}/{}: {text}", plan.steps);
+            eprintln!("step {step}/{}: {text}", hyper.steps);
         }
         self.bar.set_message(text);
         self.bar.set_position(step);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use calibration::PassageKind;
-use calibration::capture::{Plan, Timing};
+use calibration::capture::{Contexts, Timing};
 use program::progress::duration;
 use program::table::{self, Align, Table};
 
@@ -24,18 +24,18 @@ pub(super) struct PlainTime {
 /// Prints the summary on stdout, with `times` if the model was run.
 pub(super) fn print(
     output: &Path,
-    plan: &Plan,
+    contexts: &Contexts,
     n_bytes: u64,
     times: Option<(Timing, PlainTime)>,
 ) -> std::io::Result<()> {
     let mut table = Table::new(&[("what", Align::Left), ("", Align::Right), ("", Align::Left)]);
     let mut row =
         |what: &str, value: String, unit: String| table.row(vec![what.into(), value, unit]);
-    let tokens = |kind| plan.n_tokens(kind);
+    let tokens = |kind| contexts.n_tokens(kind);
     let total = (tokens(PassageKind::Fitted) + tokens(PassageKind::HeldOut)) as f64;
-    let contexts = format!("{} contexts of {}", plan.len(), plan.n_ctx());
+    let shape = format!("{} contexts of {}", contexts.len(), contexts.n_ctx());
     row("fitted", tokens(PassageKind::Fitted).to_string(), "tokens".into());
-    row("held out", tokens(PassageKind::HeldOut).to_string(), format!("tokens ({contexts})"));
+    row("held out", tokens(PassageKind::HeldOut).to_string(), format!("tokens ({shape})"));
     if let Some((timing, _)) = times {
         let (forward, sums) = (timing.forward.as_secs_f64(), timing.accumulation.as_secs_f64());
         row("forward pass", duration(forward), format!("{:.0} tokens/s", total / forward));

@@ -5,20 +5,27 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use calibration::TextId;
-use calibration::capture::{ChatFormat, Text, render_jsonl};
+use calibration::capture::{ChatFormat, Text as Tokenized, render_jsonl};
 use ggml::gguf::GgufFile;
-use llama::Model;
+use llama::{Model, Token};
 use program::files;
 
 use super::CalibrationJob;
 
-/// All files as tokens, and what they are known by.
-pub(super) fn read<'m>(
-    job: &CalibrationJob,
-    source: &GgufFile,
-    model: &'m Model,
-) -> Result<(Text<'m>, Vec<TextId>)> {
-    let mut text = Text::new(model);
+/// A text in tokens.
+pub(super) struct Text {
+    /// Without BOS.
+    pub(super) tokens: Vec<Token>,
+    /// What the text is known by.
+    pub(super) ids: Vec<TextId>,
+}
+
+/// All files as tokens; `None` if there are none.
+pub(super) fn read(job: &CalibrationJob, source: &GgufFile, model: &Model) -> Result<Option<Text>> {
+    if job.file.is_empty() {
+        return Ok(None);
+    }
+    let mut text = Tokenized::new(model);
     let mut ids = Vec::new();
     for path in &job.file {
         let named = || path.display().to_string();
@@ -39,7 +46,7 @@ pub(super) fn read<'m>(
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         ids.push(TextId { name, sha256 });
     }
-    Ok((text, ids))
+    Ok(Some(Text { tokens: text.into_tokens(), ids }))
 }
 
 fn is_jsonl(path: &Path) -> bool {

@@ -9,9 +9,9 @@ use format::MatrixId;
 use program::table::{bytes, percent, print_line, saved};
 use program::{Interrupt, Reporter, files};
 
-use super::Job;
+use super::request::{CALIB, Job, hash};
 use super::start::Start;
-use crate::calibrated::read_importance;
+use crate::calibrated::{needs_text_only, open_calibration, read_importance};
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
 use crate::{
@@ -70,8 +70,9 @@ impl<'a> Session<'a> {
             self.reporter.line(&note);
         }
         self.identify_input()?;
-        self.read_calibration()?;
         prepare::check_weights(self.source, &self.plan, &self.reporter, &self.interrupt)?;
+        self.make_calibration()?;
+        self.read_calibration()?;
         if self.must_allocate() {
             self.allocate()?;
         }
@@ -83,7 +84,7 @@ impl<'a> Session<'a> {
     }
 
     fn mtp_note(&self) -> Option<String> {
-        self.source.mtp_note(&self.plan.tensors(), self.job.inputs().is_some())
+        self.source.mtp_note(&self.plan.tensors(), self.job.informant().is_some())
     }
 
     /// Reads the input once to know its hash, and checks that the calibration and earlier work belong to it.
@@ -92,15 +93,59 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         let sha256 = self.source.sha256(&self.reporter, &self.interrupt)?;
-        if let Some(calibration) = &self.calibration {
-            calibration.check_model(&self.source.model_id(sha256.clone())?)?;
-        }
+        self.check_calibrated(&sha256)?;
         if let Some((output, record)) = &mut self.goal {
             record.input_sha256 = sha256;
             if let Some(earlier) = &self.existing {
                 record.check_input(earlier.record(), output)?;
             }
         }
+        Ok(())
+    }
+
+    /// Checks that the calibration is of the model with the hash `sha256`. One that an earlier build made of another
+    /// model is made anew where it may be replaced.
+    fn check_calibrated(&mut self, sha256: &str) -> Result<(), Error> {
+        let Some(calibration) = &self.calibration else { return Ok(()) };
+        let checked = calibration.check_model(&self.source.model_id(sha256.to_owned())?);
+        match (checked, self.job.making()) {
+            (Err(_), Some(making)) if making.may_be_replaced() => {
+                self.calibration = None;
+                if let Some((_, record)) = &mut self.goal {
+                    record.arguments.remove(CALIB);
+                }
+                Ok(())
+            }
+            (Err(_), Some(making)) => Err(making.in_the_way()),
+            (checked, _) => Ok(checked?),
+        }
+    }
+
+    /// Makes the calibration, if the build is to make one and there is none of an earlier run.
+    fn make_calibration(&mut self) -> Result<(), Error> {
+        let Some(making) = self.job.making().filter(|_| self.calibration.is_none()) else {
+            return Ok(());
+        };
+        let Some((_, record)) = &mut self.goal else { return Ok(()) };
+        let path = making.path().expect("a build keeps its calibration").to_owned();
+        self.job.use_threads();
+        let watch = (&self.reporter, &self.interrupt);
+        let text_only = needs_text_only(&*self.job.method);
+        making.make(self.source, &record.input_sha256, text_only, watch)?;
+        let tensors = self.plan.tensors();
+        self.calibration = Some(open_calibration(&path, self.source, &tensors, &*self.job.method)?);
+        let made = format!("sha256:{}", hash(&path)?);
+        let known = record.arguments.insert(CALIB.to_owned(), made.clone());
+        if known.is_some_and(|known| known != made) {
+            let reason = "is not the calibration that the finished tensors were fitted to: put that one back in its place, \
+                          or start anew with --force";
+            return Err(Error::Resume { path, reason: reason.to_owned() });
+        }
+        let n_tokens = self.calibration.iter().map(|c| c.provenance().tokens.len()).sum::<usize>();
+        self.reporter.line(&format!(
+            "calibration: {n_tokens} tokens, kept for further builds in {}",
+            path.display()
+        ));
         Ok(())
     }
 
@@ -170,16 +215,25 @@ impl<'a> Session<'a> {
         let replaced = totals.source_bytes - kept;
         let file = self.source.n_bytes() - replaced + totals.coded_bytes;
         let text = format!(
-            "{}\n\n{}Saved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
+            "{}\n\n{}{}Saved: {} of the source's bytes for these tensors, {} of Q5_K_M's.\n\
              Output file: about {} bytes, the input has {}. Nothing was written (--dry-run).",
             self.plan.table().render_for_stdout(),
             self.mtp_note().map_or_else(String::new, |note| note + "\n"),
+            self.making_note(),
             percent(saved(totals.coded_bytes + kept, totals.source_bytes)),
             percent(saved(totals.coded_bytes + kept, totals.q5_k_m_bytes)),
             bytes(file),
             bytes(self.source.n_bytes()),
         );
         print_line(&text).map_err(io(Path::new("stdout"), "write"))
+    }
+
+    /// What a build would make before anything else.
+    fn making_note(&self) -> String {
+        let making = self.job.making().filter(|_| self.calibration.is_none());
+        making.map_or_else(String::new, |making| {
+            format!("A build would first be calibrated on {}.\n", making.describe(self.source))
+        })
     }
 
     /// Codes all tensors and puts the output in place.

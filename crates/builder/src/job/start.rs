@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
 use format::MatrixId;
-use program::outputs;
 
-use super::Job;
+use super::request::{CALIB, Job};
 use crate::{
     Allocation, Error, Existing, ExistingOutput, Importance, Method, Plan, Record, Source,
     WorkFolder, prepare,
@@ -67,7 +66,8 @@ impl Start {
             prepare::check_room(output, source, &plan, &job.room())?;
         }
         let wants_record = with_record || !earlier.is_empty();
-        let mut record = wants_record.then(|| job.record(source)).transpose()?;
+        let record = || job.record(source, calibration.as_ref());
+        let mut record = wants_record.then(record).transpose()?;
         let mut warnings = Vec::new();
         let mut allocated = None;
         if let (Some(record), Some(output)) = (&mut record, output) {
@@ -81,6 +81,9 @@ impl Start {
                 allocated = Some(method);
             }
             record.planned = tensors.iter().map(|t| t.stem()).collect();
+            if calibration.is_none() && job.making().is_some() {
+                earlier.lend_calibration(record);
+            }
             warnings = earlier.check_record(record, &*job.method, output, job.kind)?;
         }
         let Earlier { output: existing, .. } = earlier;
@@ -88,31 +91,18 @@ impl Start {
     }
 }
 
-/// Checks what follows the coding of single tensors, or goes along with it, as far as that can be known.
+/// Checks what follows the coding of single tensors, or goes along with it, as far as that can be known. A calibration that
+/// is still to be made will be one of this model.
 fn check_steps(
     method: &dyn Method,
     source: &Source,
     calibration: Option<&Calibration>,
     tensors: &[MatrixId],
 ) -> Result<(), Error> {
-    let Some(calibration) = calibration else { return Ok(()) };
     if let Some(sequence) = method.sequence() {
         sequence.check(source, calibration, tensors)?;
     }
     method.tuning().map_or(Ok(()), |tuning| tuning.check(source, calibration, tensors))
-}
-
-impl Job {
-    /// Checks that the files to be written can be, and are no others of this job.
-    fn check_files(&self, source: &Source) -> Result<(), Error> {
-        let mut read: Vec<_> = source.file().paths().map(|path| ("-i", path)).collect();
-        read.extend(self.inputs().map(|(flag, path, _)| (flag, path)));
-        let outputs = [("-o", &self.output), ("--report-json", &self.report_json)];
-        let written: Vec<(&str, &Path)> =
-            outputs.into_iter().filter_map(|(flag, path)| Some((flag, path.as_deref()?))).collect();
-        outputs::check_distinct(&read, &written)?;
-        Ok(written.iter().try_for_each(|(_, path)| outputs::check_output(path))?)
-    }
 }
 
 impl Earlier {
@@ -157,6 +147,15 @@ impl Earlier {
             allocation.check_covers(tensors, &self.path)?;
         }
         Ok(allocation)
+    }
+
+    /// Puts down in `record` the calibration that earlier work is fitted to: the one that is still to be made must turn out
+    /// the same.
+    fn lend_calibration(&self, record: &mut Record) {
+        let earlier = self.output.as_ref().map(ExistingOutput::record).or(self.work.as_ref());
+        if let Some(known) = earlier.and_then(|earlier| earlier.arguments.get(CALIB)) {
+            record.arguments.insert(CALIB.to_owned(), known.clone());
+        }
     }
 
     /// Checks that what is finished may grow to `tensors` where single tensors depend on others.

@@ -90,8 +90,8 @@ impl<'a> Collector<'a> {
         if node.op() != "MUL_MAT" {
             return None;
         }
-        let (tensor, suffix) = MatrixId::parse(node.source(0)?.name())?;
-        (suffix == "weight" && self.inputs.contains_key(&tensor.input())).then_some(tensor)
+        let tensor = MatrixId::of_weight(node.source(0)?.name())?;
+        self.inputs.contains_key(&tensor.input()).then_some(tensor)
     }
 
     /// Whether the matrices of a site have had the same input so far in this batch.

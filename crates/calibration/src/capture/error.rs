@@ -2,7 +2,7 @@
 
 use llama::LlamaError;
 
-use super::plan::MIN_CONTEXTS;
+use super::contexts::MIN_CONTEXTS;
 
 /// Why inputs cannot be collected. Each message is one line with the way out.
 #[derive(Debug, thiserror::Error)]
@@ -13,7 +13,7 @@ pub enum CaptureError {
     Llama(#[from] LlamaError),
     /// Too little text for any use.
     #[error(
-        "the text has {n_tokens} tokens, at least {needed} are needed ({MIN_CONTEXTS} contexts of {n_ctx}): give more text with -f or shorten --ctx"
+        "the text has {n_tokens} tokens, at least {needed} are needed ({MIN_CONTEXTS} contexts of {n_ctx}): give more text with -f"
     )]
     TooLittleText {
         /// Tokens of the text.
@@ -24,12 +24,14 @@ pub enum CaptureError {
         n_ctx: usize,
     },
     /// Fewer tokens asked for than any use needs.
-    #[error("--tokens {tokens}: at least {needed} are needed ({MIN_CONTEXTS} contexts of --ctx)")]
+    #[error("--tokens {tokens}: at least {needed} are needed ({MIN_CONTEXTS} contexts of {n_ctx})")]
     TooFewTokens {
         /// Tokens asked for.
         tokens: usize,
         /// Tokens needed.
         needed: usize,
+        /// Tokens per context.
+        n_ctx: usize,
     },
     /// Contexts that the model cannot have.
     #[error("--ctx {n_ctx}: choose 16 to {limit}, what the model was trained for")]
@@ -68,6 +70,9 @@ pub enum CaptureError {
         /// The input, as its tensors are named.
         input: String,
     },
+    /// The model predicts no next token.
+    #[error("the model's predictions are NaN or infinity: the model file is damaged")]
+    Predictions,
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,

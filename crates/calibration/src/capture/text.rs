@@ -37,6 +37,12 @@ impl<'m> Text<'m> {
     pub fn tokens(&self) -> &[Token] {
         &self.tokens
     }
+
+    /// All tokens, without the tokenizer.
+    #[must_use]
+    pub fn into_tokens(self) -> Vec<Token> {
+        self.tokens
+    }
 }
 
 /// Pieces of about [`PIECE_BYTES`] that end after a line where there is one.

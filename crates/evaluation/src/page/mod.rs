@@ -61,7 +61,7 @@ fn verdict(report: &EvaluationReport) -> Markup {
         (cards(&of(Level::Required)))
         h3 { "Aims beyond" }
         (cards(&of(Level::Aim)))
-        (note("Q5_K_M stands for the base with its FFN matrices alone in the types that Q5_K_M gives them; a whole requantized file carries the damage of its other tensors too and is an easier target."))
+        (note("Q5_K_M stands for the base with its FFN matrices alone in the types that Q5_K_M gives them; a whole requantized file carries the damage of its other tensors too and is easier to match."))
         @for text in &report.warnings { (warning(text)) }
     }
 }

@@ -1,78 +1,15 @@
 //! Reading: a mapped GGUF file, whole or in parts, whose metadata was checked.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use format::MatrixShape;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::UncheckedAdvice;
 
 use super::context::Context;
 use super::parts::{Part, Parts};
-use super::{GgufError, Value, foreign, scan};
-use crate::{Type, TypeError};
-
-/// Name, type, dimensions and place of a tensor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorInfo {
-    name: String,
-    ty: Type,
-    dims: Vec<usize>,
-    /// Which part holds the data, from 0.
-    part: usize,
-    range: Range<usize>,
-}
-
-impl TensorInfo {
-    /// Name in the file.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Element type.
-    #[must_use]
-    pub fn ty(&self) -> Type {
-        self.ty
-    }
-
-    /// Dimensions, innermost first; one to four, trailing ones dropped.
-    #[must_use]
-    pub fn dims(&self) -> &[usize] {
-        &self.dims
-    }
-
-    /// Size of the data in bytes.
-    #[must_use]
-    pub fn n_bytes(&self) -> usize {
-        self.range.len()
-    }
-
-    /// Position of the data in the file, or in the part that holds them.
-    #[must_use]
-    pub fn offset(&self) -> usize {
-        self.range.start
-    }
-
-    /// Number of values.
-    #[must_use]
-    pub fn n_elements(&self) -> usize {
-        // Cannot overflow: the file holds at least one bit per value, and was checked to hold them.
-        self.dims.iter().product()
-    }
-
-    /// Shape as a matrix; `None` for more than two dimensions.
-    #[must_use]
-    pub fn matrix_shape(&self) -> Option<MatrixShape> {
-        match *self.dims {
-            [d_in] => Some(MatrixShape::new(d_in, 1)),
-            [d_in, d_out] => Some(MatrixShape::new(d_in, d_out)),
-            _ => None,
-        }
-    }
-}
+use super::tensor::TensorInfo;
+use super::{GgufError, Value};
+use crate::TypeError;
 
 /// A mapped GGUF file. Pages are read when they are touched, and [`Self::release`] gives them back.
 ///
@@ -296,85 +233,4 @@ impl GgufFile {
     pub(super) fn context(&self) -> &Context {
         &self.context
     }
-}
-
-/// The one door to mapped memory.
-///
-/// # Errors
-/// [`GgufError::Open`], or [`GgufError::Foreign`] for what is no file.
-pub(crate) fn map(path: &Path) -> Result<Mmap, GgufError> {
-    if let Some(foreign) = foreign::not_a_file(path) {
-        return Err(foreign.at(path));
-    }
-    let mapped = File::open(path).and_then(|file| map_file(&file));
-    mapped.map_err(|cause| GgufError::Open { path: path.to_owned(), cause })
-}
-
-fn map_file(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapped bytes count as immutable, so nobody may change the file meanwhile. Nothing in the
-    // process does: outputs are written under other names and renamed. What other processes do is the
-    // user's duty, as stated for `GgufFile::open`.
-    unsafe { Mmap::map(file) }
-}
-
-/// Parses the metadata in the mapped file at `path`, the part with this number, from 0.
-pub(super) fn read(
-    map: &Mmap,
-    path: &Path,
-    part: usize,
-) -> Result<(Context, Vec<TensorInfo>), GgufError> {
-    parse(map, part).map_err(|reason| match foreign::of(map) {
-        Some(foreign) => foreign.at(path),
-        None => GgufError::Malformed { path: path.to_owned(), reason },
-    })
-}
-
-/// Parses the metadata in `bytes`, which are those of the part with this number, from 0, and checks it again; the
-/// error is one line.
-pub(super) fn parse(bytes: &[u8], part: usize) -> Result<(Context, Vec<TensorInfo>), String> {
-    scan::check(bytes)?;
-    let context = Context::parse(bytes).map_err(explain)?;
-    let tensors = (0..context.n_tensors())
-        .map(|id| tensor_info(&context, id, part, bytes.len()))
-        .collect::<Result<_, _>>()?;
-    Ok((context, tensors))
-}
-
-/// ggml's message for files without the data, in words of the file.
-fn explain(message: String) -> String {
-    match &*message {
-        "failed to seek to beginning of data section" => {
-            "the tensors' data are not there (truncated or damaged)".to_owned()
-        }
-        _ => message,
-    }
-}
-
-/// ggml computes sizes with wrapping arithmetic and does not look at the end of the file: both are
-/// checked here.
-fn tensor_info(
-    context: &Context,
-    id: i64,
-    part: usize,
-    file_bytes: usize,
-) -> Result<TensorInfo, String> {
-    let (name, raw_type, raw_dims, offset) = context.tensor(id);
-    let ty = Type::try_from(raw_type).map_err(|e| format!("tensor '{name}': {e}"))?;
-    let overflow = || format!("tensor '{name}': {ty} {raw_dims:?} is larger than any file");
-    let mut dims: Vec<usize> = Vec::with_capacity(raw_dims.len());
-    for n in raw_dims {
-        dims.push(usize::try_from(n).map_err(|_| overflow())?);
-    }
-    let n_bytes = ty.tensor_bytes(&dims).ok_or_else(overflow)?;
-    while dims.len() > 1 && dims.last() == Some(&1) {
-        dims.pop();
-    }
-    let start = context.data_offset().checked_add(offset).ok_or_else(overflow)?;
-    let end = start.checked_add(n_bytes).ok_or_else(overflow)?;
-    if end > file_bytes {
-        return Err(format!(
-            "tensor '{name}' ends at byte {end}, the file at {file_bytes} (truncated or damaged)"
-        ));
-    }
-    Ok(TensorInfo { name, ty, dims, part, range: start..end })
 }

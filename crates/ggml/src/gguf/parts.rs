@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use memmap2::Mmap;
 
 use super::context::Context;
-use super::file::{TensorInfo, map, read};
+use super::mapped::{map, read};
 use super::scan::MAX_ENTRIES;
+use super::tensor::TensorInfo;
 use super::{GgufError, Value};
 
 /// Which part it is, from 0, as U16.

@@ -8,7 +8,7 @@ use super::*;
 use crate::Type;
 
 fn parse(bytes: &[u8]) -> Result<(Context, Vec<TensorInfo>), String> {
-    super::file::parse(bytes, 0)
+    super::mapped::parse(bytes, 0)
 }
 
 /// Writes GGUF by hand, so that reader and writer are tested against the format and not each other.

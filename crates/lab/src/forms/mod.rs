@@ -9,7 +9,7 @@
 //! - [`mod@bench`]: one form from the policy to its measured loss;
 //! - [`auto`]: the policy that lets nothing through which costs anything;
 //! - [`findings`]: what all runs together say;
-//! - [`record`], [`page`]: the report as data and as a page;
+//! - [`mod@report`], [`page`]: the report as data and as a page;
 //! - [`flags`]: what programs ask their users for.
 //!
 //! # stack_cost
@@ -31,7 +31,7 @@ pub mod flags;
 pub mod measure;
 pub mod page;
 pub mod plan;
-pub mod record;
+pub mod report;
 pub mod stats;
 pub mod texts;
 pub mod trace;

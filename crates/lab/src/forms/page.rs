@@ -6,27 +6,27 @@ use report::elements::{Outcome, Table, card, cards, figure, note};
 use report::plot::{Axis, Chart, Series};
 
 use super::bench::RunResult;
-use super::record::Record;
+use super::report::Report;
 
 /// The page.
 #[must_use]
-pub fn render(record: &Record) -> String {
-    let model = record.model.display().to_string();
+pub fn render(report: &Report) -> String {
+    let model = report.model.display().to_string();
     let mut page = Page::new("SeedDelta sweep", html! { (model) });
-    page.section("outcome", "Outcome", outcome(record));
-    page.section("foretold", "What foretold the loss", foretold(record));
-    page.section("k", "Loss against K", loss_by_k(record));
-    page.section("pairs", "Pairs of layers", pairs(record));
-    page.section("fragile", "Fragile layers", fragile(record));
-    page.section("runs", "All runs", runs(record));
-    page.section("inputs", "Inputs", inputs(record));
+    page.section("outcome", "Outcome", outcome(report));
+    page.section("foretold", "What foretold the loss", foretold(report));
+    page.section("k", "Loss against K", loss_by_k(report));
+    page.section("pairs", "Pairs of layers", pairs(report));
+    page.section("fragile", "Fragile layers", fragile(report));
+    page.section("runs", "All runs", runs(report));
+    page.section("inputs", "Inputs", inputs(report));
     page.render()
 }
 
-fn outcome(record: &Record) -> Markup {
-    let base = &record.baseline[0];
+fn outcome(report: &Report) -> Markup {
+    let base = &report.baseline[0];
     let exact = base.exact_rate().map_or(String::new(), |e| format!("{:.1} % exact", 100.0 * e));
-    let strict = record.auto.as_ref();
+    let strict = report.auto.as_ref();
     let strict_value = strict.map_or("no layer passes".to_owned(), |a| {
         format!("{} tensors, +{:.4} nats", a.policy.tensors.len(), a.result.loss_increase[0])
     });
@@ -46,13 +46,13 @@ fn outcome(record: &Record) -> Markup {
         card(
             Outcome::Unknown,
             "First cliff (B4)",
-            record.findings.first_cliff.as_deref().unwrap_or("none"),
+            report.findings.first_cliff.as_deref().unwrap_or("none"),
             "perplexity 1.5 times the baseline's, or 10 % of the answers lost",
         ),
     ])
 }
 
-fn foretold(record: &Record) -> Markup {
+fn foretold(report: &Report) -> Markup {
     let mut table = Table::new(&[
         ("known before", false),
         ("rank correlation (95 %)", true),
@@ -62,7 +62,7 @@ fn foretold(record: &Record) -> Markup {
         ("good runs passed", true),
         ("foresaw the cliff", false),
     ]);
-    for f in &record.findings.foretellers {
+    for f in &report.findings.foretellers {
         let show = |c: Option<super::stats::Correlation>| {
             c.map_or("-".to_owned(), |c| format!("{:.2} ({:.2} to {:.2})", c.rho, c.low, c.high))
         };
@@ -80,7 +80,7 @@ fn foretold(record: &Record) -> Markup {
         ]);
     }
     let points = |group: &str| {
-        let of_group = record.runs.iter().filter(|r| r.group == group);
+        let of_group = report.runs.iter().filter(|r| r.group == group);
         let point = |r: &RunResult| (r.cost.stack_cost, r.loss_increase[0]);
         of_group.map(|r| (point(r), String::new())).collect()
     };
@@ -97,14 +97,14 @@ fn foretold(record: &Record) -> Markup {
     }
 }
 
-fn loss_by_k(record: &Record) -> Markup {
+fn loss_by_k(report: &Report) -> Markup {
     let mut chart = Chart::new(
         Axis::new("K, residuals per row").whole(),
         Axis::new("perplexity").logarithmic(),
     );
-    let (unit, lengths) = &record.contexts;
+    let (unit, lengths) = &report.contexts;
     for (i, length) in lengths.iter().enumerate() {
-        let of_k = record.runs.iter().filter(|r| r.group == "K");
+        let of_k = report.runs.iter().filter(|r| r.group == "K");
         let k =
             |r: &RunResult| r.name.rsplit('@').next().and_then(|k| k.parse().ok()).unwrap_or(0.0);
         let points = of_k.map(|r| (k(r), r.outcomes[i].perplexity())).collect();
@@ -118,12 +118,12 @@ fn loss_by_k(record: &Record) -> Markup {
 }
 
 /// A table with shaded cells: text in every cell, so that colour is never alone.
-fn pairs(record: &Record) -> Markup {
+fn pairs(report: &Report) -> Markup {
     let layers: Vec<usize> =
-        record.runs.iter().filter(|r| r.group == "B2").map(|r| r.layers[0]).collect();
+        report.runs.iter().filter(|r| r.group == "B2").map(|r| r.layers[0]).collect();
     let find = |a: usize, b: usize| {
         let wanted = if a == b { vec![a] } else { vec![a.min(b), a.max(b)] };
-        let runs = record.runs.iter().filter(|r| r.group == "B2" || r.group == "B3");
+        let runs = report.runs.iter().filter(|r| r.group == "B2" || r.group == "B3");
         runs.filter(|r| r.layers == wanted).map(|r| r.loss_increase[0]).next()
     };
     let peak = layers.iter().flat_map(|&a| layers.iter().filter_map(move |&b| find(a, b)));
@@ -147,16 +147,16 @@ fn pairs(record: &Record) -> Markup {
     }
 }
 
-fn fragile(record: &Record) -> Markup {
+fn fragile(report: &Report) -> Markup {
     let mut table = Table::new(&[("layer", true), ("loss increase alone, nats", true)]);
-    for (layer, loss) in &record.findings.fragile {
+    for (layer, loss) in &report.findings.fragile {
         table.row([layer.to_string(), format!("{loss:.4}")]);
     }
     table.render()
 }
 
-fn runs(record: &Record) -> Markup {
-    let (unit, lengths) = &record.contexts;
+fn runs(report: &Report) -> Markup {
+    let (unit, lengths) = &report.contexts;
     let names: Vec<String> = lengths.iter().map(|n| format!("perplexity, {n} {unit}")).collect();
     let mut columns = vec![("group", false), ("run", false)];
     columns.extend(names.iter().map(|n| (n.as_str(), true)));
@@ -170,7 +170,7 @@ fn runs(record: &Record) -> Markup {
         ("cliff", false),
     ]);
     let mut table = Table::new(&columns);
-    for r in record.runs.iter().chain(record.auto.as_ref().map(|a| &a.result)) {
+    for r in report.runs.iter().chain(report.auto.as_ref().map(|a| &a.result)) {
         let mut cells = vec![r.group.clone(), r.name.clone()];
         cells.extend(r.outcomes.iter().map(|o| format!("{:.4}", o.perplexity())));
         let exact = r.outcomes[0].tasks.iter().map(|(task, (n, ok))| {
@@ -188,10 +188,10 @@ fn runs(record: &Record) -> Markup {
     table.render()
 }
 
-fn inputs(record: &Record) -> Markup {
+fn inputs(report: &Report) -> Markup {
     let mut table = Table::new(&[("file", false), ("SHA-256", false)]);
-    for (path, hash) in &record.sha256 {
+    for (path, hash) in &report.sha256 {
         table.row([path.display().to_string(), hash.clone()]);
     }
-    html! { p { (record.tool) ", " (record.llama_cpp) } (table.render()) }
+    html! { p { (report.tool) ", " (report.llama_cpp) } (table.render()) }
 }

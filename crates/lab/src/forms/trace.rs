@@ -34,9 +34,9 @@ impl Watcher {
         if node.op() != "MUL_MAT" {
             return None;
         }
-        let (tensor, suffix) = MatrixId::parse(node.source(0)?.name())?;
+        let tensor = MatrixId::of_weight(node.source(0)?.name())?;
         let first = Role::required().find(|role| role.d_in() == Width::Embedding);
-        (suffix == "weight" && first == Some(tensor.role)).then_some(tensor.layer)
+        (first == Some(tensor.role)).then_some(tensor.layer)
     }
 }
 

@@ -6,8 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use crate::tiny::tasks::Example;
 use crate::tiny::vocabulary::{BOS, EQUALS, PLUS, tokenize};
 
-/// Target of a position whose next token does not count.
-pub const NO_TARGET: u32 = u32::MAX;
+/// Label of a position whose next token does not count.
+pub const NO_LABEL: u32 = u32::MAX;
 
 /// Between the parts of a prompt.
 const SIGNS: [u32; 2] = [PLUS, EQUALS];
@@ -43,15 +43,15 @@ pub struct Batch {
     pub length: usize,
     /// `[length, n_rows]`.
     pub tokens: Vec<u32>,
-    /// The next token where it is part of an answer or a sign of a prompt, else [`NO_TARGET`]. `[length, n_rows]`.
-    pub targets: Vec<u32>,
+    /// The next token where it is part of an answer or a sign of a prompt, else [`NO_LABEL`]. `[length, n_rows]`.
+    pub labels: Vec<u32>,
     /// For each example with its whole answer inside: the range of positions that predict it.
     pub answers: Vec<std::ops::Range<usize>>,
 }
 
 impl Batch {
     fn new(length: usize) -> Self {
-        Self { length, tokens: Vec::new(), targets: Vec::new(), answers: Vec::new() }
+        Self { length, tokens: Vec::new(), labels: Vec::new(), answers: Vec::new() }
     }
 
     /// Number of rows.
@@ -101,7 +101,7 @@ impl Batch {
                 length: self.length,
                 answers: inside.map(|a| a.start - range.start..a.end - range.start).collect(),
                 tokens: self.tokens[range.clone()].to_vec(),
-                targets: self.targets[range.clone()].to_vec(),
+                labels: self.labels[range.clone()].to_vec(),
             }
         };
         (0..n).map(part).filter(|part| !part.tokens.is_empty()).collect()
@@ -110,7 +110,7 @@ impl Batch {
     /// Number of tokens of answers.
     #[must_use]
     pub fn n_counted(&self) -> usize {
-        self.targets.iter().filter(|&&t| t != NO_TARGET).count()
+        self.labels.iter().filter(|&&t| t != NO_LABEL).count()
     }
 
     /// One example per row, padded.
@@ -134,8 +134,8 @@ impl Batch {
     fn push(&mut self, row: &Row) {
         let start = self.tokens.len();
         self.tokens.extend(&row.tokens[..self.length]);
-        let next = (1..=self.length).map(|i| if row.counts[i] { row.tokens[i] } else { NO_TARGET });
-        self.targets.extend(next);
+        let next = (1..=self.length).map(|i| if row.counts[i] { row.tokens[i] } else { NO_LABEL });
+        self.labels.extend(next);
         let inside = row.answers.iter().filter(|a| a.end <= self.length + 1);
         self.answers.extend(inside.map(|a| start + a.start - 1..start + a.end - 1));
     }
@@ -185,9 +185,9 @@ mod tests {
         for answer in &batch.answers {
             assert_eq!(batch.tokens[answer.start], equals);
             let last = answer.end - 1;
-            assert_eq!(batch.targets[last], crate::tiny::vocabulary::NEWLINE);
+            assert_eq!(batch.labels[last], crate::tiny::vocabulary::NEWLINE);
             for i in answer.start..last {
-                assert_eq!(batch.targets[i], batch.tokens[i + 1]);
+                assert_eq!(batch.labels[i], batch.tokens[i + 1]);
             }
         }
         assert!(batch.answers.len() > 20);
@@ -210,7 +210,7 @@ mod tests {
         let stretches = Encoded::of_text(&text, 40);
         assert_eq!(stretches.len(), text.len() / 40);
         let batch = Batch::random(&stretches, 40, 40, 1, 0);
-        let whole = (0..40).filter(|row| batch.targets[row * 40] != NO_TARGET).count();
+        let whole = (0..40).filter(|row| batch.labels[row * 40] != NO_LABEL).count();
         assert!((10..30).contains(&whole), "{whole}");
         let share = batch.n_counted() as f64 / batch.tokens.len() as f64;
         assert!((0.6..0.9).contains(&share), "{share}");
@@ -223,7 +223,7 @@ mod tests {
         assert_eq!(parts.len(), 2);
         let all = |f: fn(&Batch) -> Vec<u32>| parts.iter().flat_map(f).collect::<Vec<_>>();
         assert_eq!(all(|b| b.tokens.clone()), batch.tokens);
-        assert_eq!(all(|b| b.targets.clone()), batch.targets);
+        assert_eq!(all(|b| b.labels.clone()), batch.labels);
         assert_eq!(parts.iter().map(|b| b.answers.len()).sum::<usize>(), batch.answers.len());
         assert_eq!(parts[1].tokens[parts[1].answers[0].start], tokenize("=")[0]);
     }

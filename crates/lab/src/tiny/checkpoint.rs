@@ -1,4 +1,4 @@
-//! A training on disk: weights, moments, steps taken and the plan, in one safetensors file.
+//! A training on disk: weights, moments, steps taken and the hyperparameters, in one safetensors file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,9 +9,9 @@ use program::files::write_atomically;
 
 use crate::tiny::Error;
 use crate::tiny::batch::Encoded;
-use crate::tiny::train::{Plan, Trainer};
+use crate::tiny::train::{Hyperparameters, Trainer};
 
-const PLAN: &str = "plan.json";
+const HYPERPARAMETERS: &str = "plan.json";
 const STEP: &str = "step";
 
 /// Writes the state of `trainer` to `path`, which changes only when all is written.
@@ -19,8 +19,8 @@ const STEP: &str = "step";
 /// # Errors
 /// [`Error::Tensor`] or [`Error::Program`].
 pub fn save(trainer: &Trainer, path: &Path) -> Result<(), Error> {
-    let plan = serde_json::to_vec(&trainer.plan).map_err(std::io::Error::other);
-    let plan = plan.map_err(Error::io(path))?;
+    let hyper = serde_json::to_vec(&trainer.hyper).map_err(std::io::Error::other);
+    let hyper = hyper.map_err(Error::io(path))?;
     let mut tensors = HashMap::new();
     let vector = |values: &[f32]| Tensor::from_slice(values, values.len(), &Device::Cpu);
     for (i, p) in trainer.model.parameters().iter().enumerate() {
@@ -28,33 +28,34 @@ pub fn save(trainer: &Trainer, path: &Path) -> Result<(), Error> {
         tensors.insert(format!("first.{}", p.name), vector(&trainer.optimizer.first[i])?);
         tensors.insert(format!("second.{}", p.name), vector(&trainer.optimizer.second[i])?);
     }
-    tensors.insert(PLAN.to_owned(), Tensor::from_slice(&plan, plan.len(), &Device::Cpu)?);
+    tensors
+        .insert(HYPERPARAMETERS.to_owned(), Tensor::from_slice(&hyper, hyper.len(), &Device::Cpu)?);
     tensors.insert(STEP.to_owned(), Tensor::new(&[trainer.optimizer.step as i64], &Device::Cpu)?);
     let bytes = ::safetensors::serialize(&tensors, None).map_err(candle_core::Error::from)?;
     Ok(write_atomically(path, &bytes)?)
 }
 
-/// The plan of the training at `path`.
+/// The hyperparameters of the training at `path`.
 ///
 /// # Errors
 /// [`Error::Checkpoint`].
-pub fn plan(path: &Path) -> Result<Plan, Error> {
-    plan_of(&load(path)?, path)
+pub fn hyperparameters(path: &Path) -> Result<Hyperparameters, Error> {
+    hyper_of(&load(path)?, path)
 }
 
 /// The training at `path`, to go on with `train`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if `plan` is another one or the file is damaged.
-pub fn resume(path: &Path, plan: Plan, train: Vec<Encoded>) -> Result<Trainer, Error> {
+/// [`Error::Checkpoint`] if `hyper` are others or the file is damaged.
+pub fn resume(path: &Path, hyper: Hyperparameters, train: Vec<Encoded>) -> Result<Trainer, Error> {
     let tensors = load(path)?;
-    if plan_of(&tensors, path)? != plan {
+    if hyper_of(&tensors, path)? != hyper {
         return Err(refuse(
             path,
             "was made with other arguments; give the same, or another --checkpoint",
         ));
     }
-    let mut trainer = Trainer::new(plan, train)?;
+    let mut trainer = Trainer::new(hyper, train)?;
     let damaged = || refuse(path, "is damaged; delete it to begin anew");
     let get = |name: &str| tensors.get(name).ok_or_else(damaged);
     let optimizer = &mut trainer.optimizer;
@@ -82,10 +83,10 @@ fn load(path: &Path) -> Result<HashMap<String, Tensor>, Error> {
         .map_err(|e| refuse(path, &format!("is no checkpoint: {e}")))
 }
 
-fn plan_of(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<Plan, Error> {
-    let bytes = tensors.get(PLAN).and_then(|t| t.to_vec1::<u8>().ok());
-    let plan = bytes.and_then(|b| serde_json::from_slice(&b).ok());
-    plan.ok_or_else(|| refuse(path, "is no checkpoint of this program"))
+fn hyper_of(tensors: &HashMap<String, Tensor>, path: &Path) -> Result<Hyperparameters, Error> {
+    let bytes = tensors.get(HYPERPARAMETERS).and_then(|t| t.to_vec1::<u8>().ok());
+    let hyper = bytes.and_then(|b| serde_json::from_slice(&b).ok());
+    hyper.ok_or_else(|| refuse(path, "is no checkpoint of this program"))
 }
 
 fn refuse(path: &Path, reason: &str) -> Error {

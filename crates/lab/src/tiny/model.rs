@@ -201,8 +201,8 @@ impl Model {
     /// From candle.
     pub fn loss(&self, batch: &Batch, n_counted: usize) -> Result<(Tensor, Tensor)> {
         let logits = self.logits(&batch.tokens, batch.length)?;
-        let targets = batch.targets.clone();
-        let loss = logits.apply_op1(CrossEntropy { targets, n_counted })?;
+        let labels = batch.labels.clone();
+        let loss = logits.apply_op1(CrossEntropy { labels, n_counted })?;
         Ok((loss, logits))
     }
 }
@@ -235,9 +235,9 @@ impl Score {
         for answer in &batch.answers {
             let mut exact = true;
             for i in answer.clone() {
-                let (row, target) = (&logits[i], batch.targets[i] as usize);
-                score.nll += f64::from(log_sum_exp(row) - row[target]);
-                exact &= row.iter().enumerate().all(|(j, v)| j == target || *v < row[target]);
+                let (row, label) = (&logits[i], batch.labels[i] as usize);
+                score.nll += f64::from(log_sum_exp(row) - row[label]);
+                exact &= row.iter().enumerate().all(|(j, v)| j == label || *v < row[label]);
             }
             score.n_answers += 1;
             score.n_exact += usize::from(exact);

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 use whole_model::fused::{floats, from_vec, n_columns, to_vec};
 
-use crate::tiny::batch::NO_TARGET;
+use crate::tiny::batch::NO_LABEL;
 
 /// Softmax over the keys up to the query's own place; the row number modulo the row length is the place.
 /// Scores: [n, n * ...] with keys innermost.
@@ -94,12 +94,12 @@ impl CustomOp1 for Rope {
     }
 }
 
-/// Sum of `-log softmax(logits)[target] / n_counted` over the rows that have a target, as a tensor of one element.
+/// Sum of `-log softmax(logits)[label] / n_counted` over the rows that have a label, as a tensor of one element.
 /// Logits: [n_vocab, n].
 pub struct CrossEntropy {
-    /// Target of each row, [`NO_TARGET`] for none.
-    pub targets: Vec<u32>,
-    /// Number of targets to divide by: that of a whole batch, of which this may be a part.
+    /// Label of each row, [`NO_LABEL`] for none.
+    pub labels: Vec<u32>,
+    /// Number of labels to divide by: that of a whole batch, of which this may be a part.
     pub n_counted: usize,
 }
 
@@ -116,7 +116,7 @@ impl CustomOp1 for CrossEntropy {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (x, n) = (floats(storage, layout)?, n_columns(layout));
-        let rows = x.chunks(n).zip(&self.targets).filter(|(_, t)| **t != NO_TARGET);
+        let rows = x.chunks(n).zip(&self.labels).filter(|(_, t)| **t != NO_LABEL);
         let sum: f32 = rows.map(|(row, &t)| log_sum_exp(row) - row[t as usize]).sum();
         Ok((CpuStorage::F32(vec![sum / self.n_counted as f32]), Shape::from(())))
     }
@@ -125,8 +125,8 @@ impl CustomOp1 for CrossEntropy {
         let n = x.dim(candle_core::D::Minus1)?;
         let factor = grad.to_scalar::<f32>()? / self.n_counted as f32;
         let mut dx = to_vec(x)?;
-        for (row, &t) in dx.chunks_mut(n).zip(&self.targets) {
-            if t == NO_TARGET {
+        for (row, &t) in dx.chunks_mut(n).zip(&self.labels) {
+            if t == NO_LABEL {
                 row.fill(0.0);
                 continue;
             }
@@ -151,9 +151,9 @@ mod tests {
         derivative(&[&scores], || scores.apply_op1(CausalSoftmax { scale: 0.7 }).unwrap());
         let rope = || Rope { length: 3, head_dim: 4, freq_base: 100.0, backwards: false };
         derivative(&[&x], || x.apply_op1(rope()).unwrap());
-        let targets = vec![2, NO_TARGET, 7];
+        let labels = vec![2, NO_LABEL, 7];
         derivative(&[&x], || {
-            x.apply_op1(CrossEntropy { targets: targets.clone(), n_counted: 2 }).unwrap()
+            x.apply_op1(CrossEntropy { labels: labels.clone(), n_counted: 2 }).unwrap()
         });
     }
 }

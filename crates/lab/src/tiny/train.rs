@@ -39,7 +39,7 @@ pub fn of_tasks(examples: &[Example]) -> Vec<Encoded> {
 
 /// Everything that decides the result, besides the data.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct Hyperparameters {
     /// Sizes.
     pub config: Config,
     /// Steps in all; the rate of learning falls towards their end.
@@ -54,14 +54,14 @@ pub struct Plan {
     pub seed: u64,
 }
 
-impl Default for Plan {
+impl Default for Hyperparameters {
     fn default() -> Self {
         let config = Config::default();
         Self { config, steps: 4000, rows: 8, length: 64, rate: 7e-4, seed: 1 }
     }
 }
 
-impl Plan {
+impl Hyperparameters {
     /// Rate of learning at `step`: up in 100 steps, then half a cosine down to a twentieth.
     #[must_use]
     pub fn rate_at(&self, step: u64) -> f32 {
@@ -75,7 +75,7 @@ impl Plan {
 /// A model under training.
 pub struct Trainer {
     /// What was asked for.
-    pub plan: Plan,
+    pub hyper: Hyperparameters,
     /// The model.
     pub model: Model,
     /// Moments and number of steps taken.
@@ -97,21 +97,21 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Model`] for sizes that do not fit, or no examples.
-    pub fn new(plan: Plan, examples: Vec<Encoded>) -> Result<Self, Error> {
-        if examples.is_empty() || plan.rows == 0 || plan.length < SCORE_LENGTH {
+    pub fn new(hyper: Hyperparameters, examples: Vec<Encoded>) -> Result<Self, Error> {
+        if examples.is_empty() || hyper.rows == 0 || hyper.length < SCORE_LENGTH {
             let reason =
                 format!("training needs examples, rows and at least {SCORE_LENGTH} tokens");
             return Err(Error::Model(reason));
         }
-        let model = Model::new(plan.config, plan.seed)?;
+        let model = Model::new(hyper.config, hyper.seed)?;
         let optimizer = AdamW::new(model.parameters());
-        Ok(Self { plan, model, optimizer, examples })
+        Ok(Self { hyper, model, optimizer, examples })
     }
 
     /// Whether all steps are done.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.optimizer.step >= self.plan.steps
+        self.optimizer.step >= self.hyper.steps
     }
 
     /// One step.
@@ -119,8 +119,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Tensor`], or [`Error::Model`] if the loss is no number.
     pub fn step(&mut self) -> Result<StepReport, Error> {
-        let (plan, step) = (self.plan, self.optimizer.step);
-        let batch = Batch::random(&self.examples, plan.rows, plan.length, plan.seed, step);
+        let (hyper, step) = (self.hyper, self.optimizer.step);
+        let batch = Batch::random(&self.examples, hyper.rows, hyper.length, hyper.seed, step);
         let n_counted = batch.n_counted();
         let parts = batch.split(PARTS);
         let (first, others) = parts.split_first().expect("a batch has rows");
@@ -145,7 +145,7 @@ impl Trainer {
                 "step {step}: the loss is {loss}; use a lower --rate"
             )));
         }
-        self.optimizer.step(self.model.parameters(), &grads, plan.rate_at(step))?;
+        self.optimizer.step(self.model.parameters(), &grads, hyper.rate_at(step))?;
         Ok(StepReport { loss, exact_rate: score.exact_rate() })
     }
 }

@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 20;
 
 /// How the report was made.
 #[derive(Clone, Debug, Serialize)]
-pub struct Record {
+pub struct Provenance {
     /// Program.
     pub tool: &'static str,
     /// Its version.
@@ -81,7 +81,8 @@ pub struct Report {
     /// [`SCHEMA_VERSION`].
     pub schema_version: u32,
     /// How it was made.
-    pub record: Record,
+    #[serde(rename = "record")]
+    pub provenance: Provenance,
     /// What was asked for.
     pub criterion: Criterion,
     /// Whether all and each family hold.
@@ -99,7 +100,7 @@ pub struct Report {
 impl Report {
     /// Report on `outcomes`; `planned` counts also the cases without a closed form.
     #[must_use]
-    pub fn new(record: Record, planned: usize, outcomes: Vec<Outcome>) -> Self {
+    pub fn new(provenance: Provenance, planned: usize, outcomes: Vec<Outcome>) -> Self {
         let mut total = Totals::default();
         let mut families: BTreeMap<Family, Totals> = BTreeMap::new();
         for outcome in &outcomes {
@@ -108,7 +109,7 @@ impl Report {
         }
         Self {
             schema_version: SCHEMA_VERSION,
-            record,
+            provenance,
             criterion: Criterion { z: Z, required: REQUIRED },
             passed: total.holds() && families.values().all(Totals::holds),
             total,

@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lookup::{Form, Panel, Totals, load_totals, store_totals};
+use super::panel::{Form, Panel, Totals, load_totals, store_totals};
 use super::shape::{BIAS, PAIR_BYTES};
 use crate::{Output, ROW_TILE};
 

@@ -18,7 +18,10 @@ mod lookup;
 #[cfg(target_arch = "x86_64")]
 mod lookup_vbmi;
 mod matrix;
+mod panel;
+mod products;
 mod shape;
+mod table_builder;
 mod tables;
 
 pub use decoder::Decoder;
@@ -27,4 +30,5 @@ pub use inputs::{InputLayout, InputOutput, Inputs};
 pub use matrix::SectionMatrix;
 pub(crate) use shape::BIAS;
 pub use shape::{ATOMS, BLOCK, MAX_SECTIONS, PAIR_BYTES, SectionShape, TableEntry, TableLayout};
-pub use tables::{Atoms, TableBuilder, TableOutput, Tables};
+pub use table_builder::TableBuilder;
+pub use tables::{Atoms, TableOutput, Tables};

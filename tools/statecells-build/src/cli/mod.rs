@@ -25,15 +25,14 @@ const EXAMPLES: &str = "\
 Examples:
   What would it bring? Nothing is written:
     statecells-build -i model.gguf --dry-run
-  Code all FFN matrices, learning weighted by an importance matrix of llama-imatrix:
-    statecells-build -i model.gguf -o coded.gguf --imatrix imatrix.gguf --report-json report.json
-  Fit to real activations, for the best quality at this size:
-    statecells-calib -m model.gguf -f text.txt -o calib.gguf
-    statecells-build -i model.gguf -o coded.gguf --calib calib.gguf
-  The same at 40 % less than Q5_K_M takes, shared out by what each tensor needs:
-    statecells-build -i model.gguf -o coded.gguf --calib calib.gguf --target-saving 0.4
-  Try three layers first, then grow the same file to all of them:
-    statecells-build -i model.gguf -o coded.gguf --layers 6-8
+  Code all FFN matrices, fitted to what the model sees on a text that it writes itself:
+    statecells-build -i model.gguf -o coded.gguf
+  The same with a text such as the model will be used for, in about 3 bits per weight:
+    statecells-build -i model.gguf -o coded.gguf -f text.txt --S 6
+  40 % less than Q5_K_M takes, shared out by what each tensor needs:
+    statecells-build -i model.gguf -o coded.gguf -f text.txt --target-saving 0.4
+  Try three layers first, then grow the same file to those behind them:
+    statecells-build -i model.gguf -o coded.gguf --layers 0-2
     statecells-build -i model.gguf -o coded.gguf --resume
 
 Exit codes: 0 done, 1 error, 2 wrong usage, 130 stopped by SIGINT or SIGTERM (go on with --resume).";
@@ -57,8 +56,8 @@ pub struct Cli {
     pub sections: SectionsFlags,
     #[command(flatten, next_help_heading = "Selection")]
     pub selection: SelectionFlags,
-    #[command(flatten, next_help_heading = "Importance of inputs")]
-    pub imatrix: ImatrixFlags,
+    #[command(flatten, next_help_heading = "What is fitted to")]
+    pub text: TextFlags,
     #[command(flatten, next_help_heading = "Quality")]
     pub dense: DenseFlags,
     #[command(flatten, next_help_heading = "Quality")]
@@ -176,14 +175,28 @@ pub struct SelectionFlags {
     pub roles: Option<Vec<Role>>,
 }
 
-/// Learning and encoding for the inputs that matter.
+/// What the codes are fitted to.
 #[derive(Debug, Args)]
-pub struct ImatrixFlags {
-    /// Calibration of this model by statecells-calib: the scheme sections fits the outputs on its activations, all
-    /// others weigh inputs with their mean squares as with --imatrix. The recorded gap is then that on
+pub struct TextFlags {
+    /// Fit to what the model sees on this text, in UTF-8, or .jsonl with one {"messages": [{"role", "content"}, ...]} per
+    /// line; may be repeated [default for the scheme sections: a text that the model writes itself]. The calibration that
+    /// is made of the text stays beside the output as OUT.calib.gguf, for the next build
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["calib", "imatrix", "no_calib"])]
+    pub file: Vec<PathBuf>,
+
+    /// Tokens of the text, its own or that of -f [default: 30 for each value of the longest input, at least 131072]
+    #[arg(long, value_name = "TOKENS", conflicts_with_all = ["calib", "imatrix", "no_calib"])]
+    pub tokens: Option<usize>,
+
+    /// Calibration of this model by statecells-calib, or of an earlier build: the scheme sections fits the outputs on its
+    /// activations, all others weigh inputs with their mean squares as with --imatrix. The recorded gap is then that on
     /// held-out activations
     #[arg(long, value_name = "FILE", conflicts_with = "imatrix")]
     pub calib: Option<PathBuf>,
+
+    /// Fit to the weights alone, without any text: a matter of minutes, and far worse
+    #[arg(long, conflicts_with_all = ["calib", "imatrix"])]
+    pub no_calib: bool,
 
     /// Importance matrix of llama-imatrix (GGUF or .dat): learning, encoding and the recorded gap weigh the error
     /// of input i with its mean square E[x_i^2]; reports get fields that end in _w
@@ -211,7 +224,7 @@ pub struct EvalFlags {
 
     /// Also code every tensor for its weights alone and report that code's error on the calibration's
     /// activations: takes as long again
-    #[arg(long, requires = "calib")]
+    #[arg(long, conflicts_with_all = ["no_calib", "imatrix"])]
     pub eval_plain: bool,
 }
 

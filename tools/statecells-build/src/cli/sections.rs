@@ -81,36 +81,41 @@ pub struct SectionsFlags {
 
     /// What is added to the diagonal of a second moment, as a share of its mean, so that it can be
     /// inverted and small directions are not trusted too far
-    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, requires = "calib")]
+    #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, conflicts_with_all = ["no_calib", "imatrix"])]
     pub damping: f64,
 
     /// How far second moments are drawn towards their diagonal, 0 to 1: auto chooses for each tensor what
     /// does best on the calibration's hold-out
-    #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, requires = "calib")]
+    #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, conflicts_with_all = ["no_calib", "imatrix"])]
     pub shrink: Shrink,
 
     /// Longest input whose second moment is used whole, in about 24 N^2 bytes of memory: 6.5 GB for
     /// 16384. Longer inputs are taken in spans of at most 4096, as if those were uncorrelated
-    #[arg(long, value_name = "N", default_value_t = 16384, requires = "calib")]
+    #[arg(long, value_name = "N", default_value_t = 16384, conflicts_with_all = ["no_calib", "imatrix"])]
     pub max_h_dim: usize,
 
     /// Run the model as coded so far every LAYERS layers and fit the next ones to what they will really see, so
     /// that they make up for the errors before them; 1 does so before every ffn_down as well and is by far the best.
     /// Errors and gaps are then against what each matrix should do there (after --tune against the source's
-    /// weights). Takes about three forward passes of llama.cpp over the calibration's text, which is all that --calib
+    /// weights). Takes about three forward passes of llama.cpp over the text, which is all that --calib
     /// needs to hold (statecells-calib --tokens-only), and 8 bytes on the disk per token and value of the hidden state.
-    /// Such a file grows only behind what is finished
+    /// Such a file grows only behind what is finished. 0: fit to what the source model sees [default: 1 with a text of -f
+    /// or of the model's own where llama.cpp can run single layers, 0 with --calib]
     #[arg(
         long,
         value_name = "LAYERS",
-        requires = "calib",
-        value_parser = clap::value_parser!(u16).range(1..)
+        conflicts_with_all = ["no_calib", "imatrix"]
     )]
     pub sequential: Option<u16>,
 
     /// How much each token of the calibration's text counts in what --sequential fits to; curvature: llama
     /// architecture only
-    #[arg(long, value_name = "HOW", default_value_t = Weighing::Equal, requires = "sequential")]
+    #[arg(
+        long,
+        value_name = "HOW",
+        default_value_t = Weighing::Equal,
+        conflicts_with_all = ["no_calib", "imatrix"]
+    )]
     pub token_weights: Weighing,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
@@ -119,7 +124,7 @@ pub struct SectionsFlags {
     #[arg(
         long,
         value_name = "STEPS",
-        requires = "calib",
+        conflicts_with_all = ["no_calib", "imatrix"],
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     pub tune: Option<u32>,

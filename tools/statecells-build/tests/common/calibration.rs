@@ -5,7 +5,7 @@ use std::fs;
 
 use builder::Source;
 use calibration::{
-    CalibratedInput, Fitted, MomentScratch, Record, Samples, SecondMoment, TextId, TextSketch,
+    CalibratedInput, Fitted, MomentScratch, Provenance, Samples, SecondMoment, TextId, TextSketch,
 };
 use format::{InputId, InputRole};
 use numerics::ReferenceMatMul;
@@ -106,7 +106,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
             inputs.insert(InputId { layer, role }, input);
         }
     }
-    let record = Record {
+    let provenance = Provenance {
         model,
         texts: vec![TextId { name: "text.txt".to_owned(), sha256: "ab".repeat(32) }],
         sketch: TextSketch::default(),
@@ -119,7 +119,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
         llama_cpp: "test".to_owned(),
     };
     let out = fs::File::create(fixture.path(name)).unwrap();
-    calibration::write(std::io::BufWriter::new(out), &record, &inputs).unwrap();
+    calibration::write(std::io::BufWriter::new(out), &provenance, &inputs).unwrap();
 }
 
 /// Bytes in no order, in contexts of which every tenth is held out.

@@ -10,11 +10,24 @@ use llama::{
 };
 use program::Interrupt;
 
-use super::sensitivity::{FLAG, SensitivityRun};
 use crate::Error;
 
+/// The flag that asks for all of it.
+pub(super) const FLAG: &str = "--measure-sensitivity";
 /// Tokens of a context, as llama-perplexity takes them; the second half of them counts.
 pub(super) const N_CTX: usize = 512;
+
+/// What is run.
+pub(super) struct Passage<'a> {
+    /// The dense model.
+    pub(super) model: &'a Path,
+    /// The text.
+    pub(super) text: &'a Path,
+    /// Contexts of it.
+    pub(super) n_contexts: usize,
+    /// Threads.
+    pub(super) n_threads: usize,
+}
 
 /// A text and what the dense model says after every token of it that counts.
 pub(super) struct Divergence {
@@ -29,21 +42,22 @@ fn refused(error: impl std::fmt::Display) -> Error {
 }
 
 impl Divergence {
-    /// Runs the dense model over the text of `run`. Its predictions are kept in a file in `folder` that has no name.
+    /// Runs the dense model over the text of `passage`. Its predictions are kept in a file in `folder` that has no name.
     ///
     /// # Errors
     /// [`Error::Program`] for a text that cannot be read or is too short, or a model that llama.cpp refuses;
     /// [`Error::Stopped`].
     pub(super) fn new(
-        run: &SensitivityRun,
+        passage: &Passage<'_>,
         folder: &Path,
         interrupt: &Interrupt,
     ) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(&run.text).map_err(program::io(&run.text, "read"))?;
-        let model = Model::load(Backend::init(), &run.input, &ModelParams::default());
+        let text =
+            std::fs::read_to_string(passage.text).map_err(program::io(passage.text, "read"))?;
+        let model = Model::load(Backend::init(), passage.model, &ModelParams::default());
         let model = model.map_err(refused)?;
-        let contexts = contexts(&model, &text, run)?;
-        let n_threads = i32::try_from(run.n_threads).unwrap_or(i32::MAX);
+        let contexts = contexts(&model, &text, passage)?;
+        let n_threads = i32::try_from(passage.n_threads).unwrap_or(i32::MAX);
         let file = tempfile::tempfile_in(folder).map_err(program::io(folder, "write"))?;
         let mut out = BufWriter::new(&file);
         each_position(&model, &contexts, (n_threads, interrupt), |logits| {
@@ -80,17 +94,17 @@ impl Divergence {
 }
 
 /// The text as contexts of [`N_CTX`] tokens, each from the start token on where the model has one.
-fn contexts(model: &Model, text: &str, run: &SensitivityRun) -> Result<Vec<Vec<Token>>, Error> {
+fn contexts(model: &Model, text: &str, passage: &Passage<'_>) -> Result<Vec<Vec<Token>>, Error> {
     let tokens = model.tokenize(text, false, false).map_err(refused)?;
     let start = model.bos();
     let n_body = N_CTX - usize::from(start.is_some());
-    let all = tokens.chunks_exact(n_body).take(run.n_contexts);
+    let all = tokens.chunks_exact(n_body).take(passage.n_contexts);
     let contexts: Vec<Vec<Token>> =
         all.map(|body| start.iter().chain(body).copied().collect()).collect();
     if contexts.is_empty() {
         let reason = format!(
             "{}: has {} tokens, {n_body} are the least: give more text",
-            run.text.display(),
+            passage.text.display(),
             tokens.len()
         );
         return Err(Error::flag(FLAG, reason));

@@ -22,7 +22,7 @@ use sections::{InputMetrics, Metric, MetricCache, SectionsCodec, SectionsParams}
 pub use budget::{Budget, Sensitivity};
 pub use moments::Moments;
 pub use sensitivity::SensitivityRun;
-pub use sequential::{SequentialParams, Weighing};
+pub use sequential::{SequentialParams, Weighing, why_not_layers};
 pub use tuning::TuneStep;
 
 use crate::{

@@ -13,16 +13,14 @@ use program::progress::Eta;
 use program::{Interrupt, Reporter, Selection, files, outputs};
 use sections::SectionsParams;
 
-use super::divergence::Divergence;
+use super::divergence::{Divergence, FLAG, Passage};
 use super::{Moments, SectionsMethod};
 use crate::error::watch;
 use crate::report::TensorReport;
-use crate::{BuildOptions, Error, Existing, Job, Shaping, Source};
+use crate::{BuildOptions, CalibrationSource, Error, Existing, Job, Shaping, Source};
 
 /// The coarse code: its errors are to show in the model's outputs, not to be small.
 const COARSE: (usize, usize, usize) = (5, 4, 0);
-/// The flag that asks for all of it.
-pub(super) const FLAG: &str = "--measure-sensitivity";
 
 /// What is measured on what.
 #[derive(Clone, Debug)]
@@ -99,10 +97,16 @@ impl SensitivityRun {
         let matrices: Vec<MatrixId> = source.select(&Selection::default())?;
         let layers: BTreeSet<usize> = matrices.iter().map(|matrix| matrix.layer).collect();
         let roles: BTreeSet<Role> = matrices.iter().map(|matrix| matrix.role).collect();
+        let passage = Passage {
+            model: &self.input,
+            text: &self.text,
+            n_contexts: self.n_contexts,
+            n_threads: self.n_threads,
+        };
         let mut meter = Meter {
             run: self,
             folder: folder.path(),
-            divergence: Divergence::new(self, folder.path(), &interrupt)?,
+            divergence: Divergence::new(&passage, folder.path(), &interrupt)?,
             interrupt: &interrupt,
             reporter: &reporter,
             eta: Eta::new((layers.len() + roles.len()) as u64),
@@ -133,7 +137,10 @@ impl SensitivityRun {
             method: Box::new(SectionsMethod::new(params, Some(self.moments), None)),
             selection,
             imatrix: None,
-            calib: Some((self.calib.clone(), Shaping { eps: 0.0, power: 1.0 })),
+            calib: Some((
+                CalibrationSource::File(self.calib.clone()),
+                Shaping { eps: 0.0, power: 1.0 },
+            )),
             options: BuildOptions {
                 gap_tol: None,
                 keep_dense: false,

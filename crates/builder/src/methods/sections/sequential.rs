@@ -48,6 +48,18 @@ pub struct SequentialParams {
     pub weights: Weighing,
 }
 
+/// Why `--sequential` cannot be had for `source`, whose layers llama.cpp cannot run one by one; `None` if it can.
+///
+/// # Errors
+/// [`Error::Model`] if nothing could run the model at all.
+pub fn why_not_layers(source: &Source) -> Result<Option<String>, Error> {
+    crate::prepare::check_architecture(source)?;
+    let model = source.model().map_err(|e| Error::Calibrating(e.to_string()))?;
+    let all: Vec<MatrixId> = source.matrices().collect();
+    let checked = whole_model::check(model, &source.run_through(&all), &[]);
+    Ok(checked.err().map(|error| error.to_string()))
+}
+
 /// Recapturing with what it takes from the method.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SequentialStep {
@@ -64,10 +76,10 @@ impl Sequence for SequentialStep {
     fn check(
         &self,
         source: &Source,
-        calibration: &Calibration,
+        calibration: Option<&Calibration>,
         tensors: &[MatrixId],
     ) -> Result<(), Error> {
-        check_text(SEQUENTIAL, calibration)?;
+        calibration.map_or(Ok(()), |calibration| check_text(SEQUENTIAL, calibration))?;
         let map = source.run_through(tensors);
         let needed = stream_bytes(&map, self.max_moment_dim);
         check_memory(SEQUENTIAL, needed)?;
@@ -77,11 +89,12 @@ impl Sequence for SequentialStep {
             Outline::of(source.file()).map_err(refuse)?;
         }
         let check = || -> Result<(), TuningError> {
-            whole_model::check(source.model()?, &map, &calibration.record().tokens)
+            let tokens = calibration.map_or(&[][..], |c| &c.provenance().tokens);
+            whole_model::check(source.model()?, &map, tokens)
         };
-        check().map_err(|e| match e {
-            TuningError::Token { .. } => made_for_another(SEQUENTIAL, calibration, &e),
-            other => Error::flag(SEQUENTIAL, format!("{other}: leave out {SEQUENTIAL}")),
+        check().map_err(|e| match (e, calibration) {
+            (e @ TuningError::Token { .. }, Some(c)) => made_for_another(SEQUENTIAL, c, &e),
+            (other, _) => Error::flag(SEQUENTIAL, format!("{other}: give {SEQUENTIAL} 0")),
         })
     }
 
@@ -215,12 +228,12 @@ impl Recapture for Sequential<'_> {
         let mut before = |t| if tensors.contains(&t) { Ok(None) } else { decoded(t) };
         let layers: Vec<Decoded> =
             (first..=last).map(|n| self.coded(n, &mut before)).collect::<Result<_, _>>()?;
-        let record = self.calibration.record();
+        let provenance = self.calibration.provenance();
         let watch = Watch {
             max_moment_dim: self.step.max_moment_dim,
-            n_fitted: record.n_fitted,
-            held_out: (record.n_held_out, HOLD_OUT_SAMPLES),
-            seed: record.seed,
+            n_fitted: provenance.n_fitted,
+            held_out: (provenance.n_held_out, HOLD_OUT_SAMPLES),
+            seed: provenance.seed,
             damping: self.step.damping,
             tensors,
             mul_mat: &self.mul_mat,

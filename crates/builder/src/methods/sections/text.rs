@@ -21,14 +21,16 @@ pub(super) fn failed(flag: &'static str) -> impl Fn(TuningError) -> Error {
 /// [`Error::Program`] with `flag`.
 pub(super) fn check_step(
     flag: &'static str,
-    (source, calibration): (&Source, &Calibration),
+    (source, calibration): (&Source, Option<&Calibration>),
     needed: impl FnOnce(&Outline) -> u64,
 ) -> Result<(), Error> {
-    check_text(flag, calibration)?;
-    let tokens = &calibration.record().tokens;
+    calibration.map_or(Ok(()), |calibration| check_text(flag, calibration))?;
     let refuse = |error: TuningError| Error::flag(flag, format!("{error}: leave out {flag}"));
     let model = Outline::of(source.file()).map_err(refuse)?;
-    model.check_tokens(tokens).map_err(|error| made_for_another(flag, calibration, &error))?;
+    if let Some(calibration) = calibration {
+        let tokens = &calibration.provenance().tokens;
+        model.check_tokens(tokens).map_err(|e| made_for_another(flag, calibration, &e))?;
+    }
     check_memory(flag, needed(&model))
 }
 
@@ -60,7 +62,7 @@ pub(super) fn check_memory(flag: &'static str, needed: u64) -> Result<(), Error>
 
 /// Checks that `calibration` holds the text it was made from.
 pub(super) fn check_text(flag: &'static str, calibration: &Calibration) -> Result<(), Error> {
-    if !calibration.record().tokens.is_empty() {
+    if !calibration.provenance().tokens.is_empty() {
         return Ok(());
     }
     let reason = format!(
@@ -72,8 +74,8 @@ pub(super) fn check_text(flag: &'static str, calibration: &Calibration) -> Resul
 
 /// All contexts behind `calibration`, in order.
 pub(super) fn contexts(calibration: &Calibration) -> impl Iterator<Item = (PassageKind, &[i32])> {
-    let record = calibration.record();
-    let contexts = record.tokens.chunks_exact((record.n_ctx as usize).max(1)).enumerate();
+    let provenance = calibration.provenance();
+    let contexts = provenance.tokens.chunks_exact((provenance.n_ctx as usize).max(1)).enumerate();
     contexts.map(|(i, c)| (passage_kind(i), c))
 }
 

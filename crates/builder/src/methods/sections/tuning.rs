@@ -45,7 +45,7 @@ impl Tuning for TuneStep {
     fn check(
         &self,
         source: &Source,
-        calibration: &Calibration,
+        calibration: Option<&Calibration>,
         tensors: &[MatrixId],
     ) -> Result<(), Error> {
         check_step(TUNE, (source, calibration), |model| model.tuner_bytes(tensors))

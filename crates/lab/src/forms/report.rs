@@ -14,7 +14,7 @@ use super::measure::Outcome;
 
 /// `report.json`.
 #[derive(Debug, Serialize)]
-pub struct Record {
+pub struct Report {
     /// Program and version.
     pub tool: String,
     /// llama.cpp's version.
@@ -38,7 +38,7 @@ pub struct Record {
     pub findings: Findings,
 }
 
-impl Record {
+impl Report {
     /// Puts the report of `tool` (name and version) together; `material` are the files beside the model.
     ///
     /// # Errors

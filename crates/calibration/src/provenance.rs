@@ -28,7 +28,7 @@ pub struct TextId {
 
 /// Where a calibration comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct Provenance {
     /// The model that was run.
     pub model: ModelId,
     /// The text, in the order in which it was read.
@@ -52,7 +52,7 @@ pub struct Record {
     pub llama_cpp: String,
 }
 
-impl Record {
+impl Provenance {
     /// The contexts of `kind`.
     pub fn contexts(&self, kind: PassageKind) -> impl Iterator<Item = &[i32]> {
         let contexts = self.tokens.chunks_exact((self.n_ctx as usize).max(1)).enumerate();

@@ -8,7 +8,7 @@ pub const MIN_CONTEXTS: usize = 8;
 
 /// Contexts spread evenly over a text, every tenth of them held out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
+pub struct Contexts {
     n_ctx: usize,
     /// Tokens of text per context: one less than `n_ctx` where contexts begin with BOS.
     n_body: usize,
@@ -16,7 +16,7 @@ pub struct Plan {
     n_available: usize,
 }
 
-impl Plan {
+impl Contexts {
     /// Contexts of `n_ctx` tokens, about `tokens` in all or as many as the text of `n_text` tokens has.
     ///
     /// # Errors
@@ -30,7 +30,8 @@ impl Plan {
         let n_body = n_ctx - usize::from(has_bos);
         let (wanted, n_available) = (tokens / n_ctx, n_text / n_body);
         if wanted < MIN_CONTEXTS {
-            return Err(CaptureError::TooFewTokens { tokens, needed: MIN_CONTEXTS * n_ctx });
+            let needed = MIN_CONTEXTS * n_ctx;
+            return Err(CaptureError::TooFewTokens { tokens, needed, n_ctx });
         }
         if n_available < MIN_CONTEXTS {
             let needed = MIN_CONTEXTS * n_body;
@@ -53,7 +54,7 @@ impl Plan {
         self.starts.len()
     }
 
-    /// Always `false`: a plan has at least [`MIN_CONTEXTS`] contexts.
+    /// Always `false`: there are at least [`MIN_CONTEXTS`] contexts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
@@ -74,7 +75,7 @@ impl Plan {
     /// The contexts in order, cut from the text's `tokens` (without BOS).
     ///
     /// # Panics
-    /// If `tokens` is shorter than the text that the plan was made for.
+    /// If `tokens` is shorter than the text that the contexts were chosen for.
     pub fn passages<'a, T>(
         &'a self,
         tokens: &'a [T],
@@ -105,25 +106,25 @@ mod tests {
             has_bos: bool,
         ) {
             let text: Vec<usize> = (0..n_text).collect();
-            match Plan::new(n_text, tokens, n_ctx, has_bos) {
+            match Contexts::new(n_text, tokens, n_ctx, has_bos) {
                 Err(CaptureError::TooFewTokens { .. }) => prop_assert!(tokens < 8 * n_ctx),
                 Err(_) => prop_assert!(n_text < 8 * n_ctx),
-                Ok(plan) => {
-                    let passages: Vec<_> = plan.passages(&text).collect();
+                Ok(contexts) => {
+                    let passages: Vec<_> = contexts.passages(&text).collect();
                     let n_body = n_ctx - usize::from(has_bos);
                     prop_assert!(passages.iter().all(|(_, p)| p.len() == n_body));
                     prop_assert!(passages.windows(2).all(|w| w[0].1[n_body - 1] < w[1].1[0]));
-                    prop_assert!(plan.len() * n_ctx <= tokens);
+                    prop_assert!(contexts.len() * n_ctx <= tokens);
                     let held_out =
                         passages.iter().filter(|(k, _)| *k == PassageKind::HeldOut).count();
-                    prop_assert!(held_out >= 1 && held_out.abs_diff(plan.len() / 10) <= 1);
-                    prop_assert_eq!(plan.n_tokens(PassageKind::HeldOut), held_out * n_ctx);
+                    prop_assert!(held_out >= 1 && held_out.abs_diff(contexts.len() / 10) <= 1);
+                    prop_assert_eq!(contexts.n_tokens(PassageKind::HeldOut), held_out * n_ctx);
                     prop_assert_eq!(
-                        plan.n_tokens(PassageKind::Fitted) + held_out * n_ctx,
-                        plan.len() * n_ctx
+                        contexts.n_tokens(PassageKind::Fitted) + held_out * n_ctx,
+                        contexts.len() * n_ctx
                     );
-                    let last = passages[plan.len() - 1].1[0];
-                    prop_assert!(last + n_text / plan.len() + 2 * n_body >= n_text);
+                    let last = passages[contexts.len() - 1].1[0];
+                    prop_assert!(last + n_text / contexts.len() + 2 * n_body >= n_text);
                 }
             }
         }

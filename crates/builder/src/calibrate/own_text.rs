@@ -1,0 +1,125 @@
+//! The text that a model writes itself, kept on disk while it grows: a killed program goes on with what is there.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use calibration::capture::OwnText;
+use calibration::{
+    Calibration, ModelId, PassageKind, Provenance, TextId, TextSketch, passage_kind,
+};
+use llama::{Model, Token};
+use program::progress::Eta;
+use program::{Interrupt, Reporter, files};
+
+use super::texts::Text;
+use super::{CalibrationJob, write as write_calibration};
+
+/// What such a text is called where others have the name of a file.
+pub(super) const NAME: &str = "own text";
+
+/// Lets `model` write about `n_tokens` tokens in contexts, or go on with what it has written. What is written depends on
+/// the model, the seed, the length of the contexts and the kind of machine, not on the number of threads.
+pub(super) fn write(
+    (job, model): (&CalibrationJob, &Model),
+    n_tokens: usize,
+    model_id: &ModelId,
+    (reporter, interrupt): (&Reporter, &Interrupt),
+) -> Result<Text> {
+    let bos = model.bos();
+    let (n_contexts, n_body) = (n_tokens / job.ctx, job.ctx - usize::from(bos.is_some()));
+    let unfinished = unfinished(&job.output);
+    let mut writer = OwnText::new(model, job.ctx, job.n_threads, job.seed)?;
+    let mut tokens = begun(&unfinished, (job, model_id), bos).unwrap_or_default();
+    // Which passages are written side by side decides about the last bits of predictions: only those stay that would be
+    // written in the same company.
+    let n_begun = (tokens.len() / n_body).min(n_contexts);
+    tokens.truncate(n_begun / writer.side_by_side() * writer.side_by_side() * n_body);
+    reporter.stage("the model writes its text", n_tokens as u64);
+    reporter.advance(tokens.len() as u64);
+    let mut eta = Eta::new((n_contexts * n_body - tokens.len()) as u64);
+    while tokens.len() < n_contexts * n_body {
+        let first = tokens.len() / n_body;
+        let numbers = first..n_contexts.min(first + writer.side_by_side());
+        let n = numbers.len() as u64;
+        let mut heard = || {
+            reporter.advance(n);
+            eta.advance(n);
+            interrupt.is_set()
+        };
+        tokens.extend(writer.write(numbers, &mut heard)?);
+        let provenance = provenance((job, model_id), &tokens, (n_body, bos));
+        write_calibration(&unfinished, &provenance, &BTreeMap::new(), interrupt)?;
+        let (done, left) = (tokens.len() / n_body, eta.advance(0));
+        reporter
+            .line(&format!("wrote {done} of {n_contexts} contexts of its own text; ETA {left}"));
+    }
+    let ids = vec![id(&tokens)];
+    Ok(Text { tokens, ids })
+}
+
+/// Removes what was kept of the text while it grew for a calibration at `output`.
+pub(super) fn forget(output: &Path) {
+    // That there is none is no error, and what stays behind is a small file that says what it is.
+    let _ = std::fs::remove_file(unfinished(output));
+}
+
+/// Where the text is kept while it grows.
+fn unfinished(output: &Path) -> PathBuf {
+    let mut name = OsString::from(output.as_os_str());
+    name.push(".own-text");
+    name.into()
+}
+
+/// What was written of this very text before, without BOS.
+fn begun(
+    path: &Path,
+    (job, model_id): (&CalibrationJob, &ModelId),
+    bos: Option<Token>,
+) -> Option<Vec<Token>> {
+    let calibration = Calibration::open(path).ok()?;
+    let found = calibration.provenance();
+    let fits = found.model == *model_id
+        && is_own(found)
+        && (found.n_ctx as usize, found.seed) == (job.ctx, job.seed)
+        && found.llama_cpp == ggml::LLAMA_CPP_VERSION;
+    let skipped = usize::from(bos.is_some());
+    fits.then(|| found.tokens.chunks(job.ctx).flat_map(|c| &c[skipped..]).copied().collect())
+}
+
+/// Whether the model wrote the text of a calibration itself.
+pub(super) fn is_own(provenance: &Provenance) -> bool {
+    matches!(&provenance.texts[..], [only] if only.name == NAME)
+}
+
+fn id(tokens: &[Token]) -> TextId {
+    let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
+    let sha256 = files::sha256(&mut &bytes[..], |_| Ok(())).expect("memory can be read");
+    TextId { name: NAME.to_owned(), sha256 }
+}
+
+/// The record of contexts written so far.
+fn provenance(
+    (job, model_id): (&CalibrationJob, &ModelId),
+    tokens: &[Token],
+    (n_body, bos): (usize, Option<Token>),
+) -> Provenance {
+    let passages = || tokens.chunks_exact(n_body);
+    let n_tokens = |kind| {
+        let n = (0..passages().len()).filter(|i| passage_kind(*i) == kind).count();
+        (n * job.ctx) as u64
+    };
+    Provenance {
+        model: model_id.clone(),
+        texts: vec![id(tokens)],
+        sketch: TextSketch::of(passages()),
+        n_fitted: n_tokens(PassageKind::Fitted),
+        n_held_out: n_tokens(PassageKind::HeldOut),
+        n_ctx: u32::try_from(job.ctx).unwrap_or(u32::MAX),
+        tokens: passages().flat_map(|p| bos.into_iter().chain(p.iter().copied())).collect(),
+        seed: job.seed,
+        tool: format!("{} {}", job.tool.0, job.tool.1),
+        llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
+    }
+}

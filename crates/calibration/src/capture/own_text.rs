@@ -1,0 +1,179 @@
+//! Text that a model writes itself, to calibrate it where nobody has given a text.
+//!
+//! Tokens are drawn from the model's own predictions at temperature 1, as in LLM-QAT (Liu et al. 2023, "Data-free
+//! quantization aware training for large language models"): what the model finds likely is what the model was trained on.
+
+use std::ops::Range;
+
+use ggml::Type;
+use llama::{ContextParams, Model, Sequences, Token};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use super::CaptureError;
+
+/// Passages written at the same time.
+const SIDE_BY_SIDE: usize = 32;
+
+/// What passages begin with behind the token that divides texts, in turn. Most begin with nothing.
+const OPENINGS: [&str; 8] = ["", "", "The", "", "# ", "", "In", "1. "];
+
+/// What passages begin with that would begin with nothing at all.
+const FIRST: &str = "\n";
+
+/// A model that writes.
+pub struct OwnText<'m> {
+    sequences: Sequences<'m>,
+    bos: Option<Token>,
+    /// Tokens that passages begin with, in turn.
+    openings: Vec<Vec<Token>>,
+    /// Tokens of a passage, without BOS.
+    n_body: usize,
+    seed: u64,
+}
+
+impl<'m> OwnText<'m> {
+    /// Prepares to write contexts of `n_ctx` tokens, BOS included. `seed` and a passage's number decide about the passage,
+    /// the number of threads does not.
+    ///
+    /// # Errors
+    /// [`CaptureError::Llama`].
+    pub fn new(
+        model: &'m Model,
+        n_ctx: usize,
+        n_threads: usize,
+        seed: u64,
+    ) -> Result<Self, CaptureError> {
+        let params = ContextParams {
+            n_ctx: u32::try_from(n_ctx).unwrap_or(u32::MAX),
+            n_batch: SIDE_BY_SIDE as u32,
+            n_threads: i32::try_from(n_threads).unwrap_or(i32::MAX),
+            cache_type: Type::F16,
+        };
+        let sequences = Sequences::new(model, params, SIDE_BY_SIDE as u32)?;
+        let bos = model.bos();
+        let n_body = n_ctx - usize::from(bos.is_some());
+        Ok(Self { sequences, bos, openings: openings(model)?, n_body, seed })
+    }
+
+    /// Passages that are best written by one call of [`Self::write`].
+    #[must_use]
+    pub fn side_by_side(&self) -> usize {
+        SIDE_BY_SIDE
+    }
+
+    /// Writes the passages of these `numbers`, at most [`Self::side_by_side`]: their tokens one after the other, without
+    /// BOS. `heard` is told after every token of all passages, and says whether to stop.
+    ///
+    /// # Errors
+    /// [`CaptureError::Stopped`], [`CaptureError::Predictions`] or [`CaptureError::Llama`].
+    pub fn write(
+        &mut self,
+        numbers: Range<usize>,
+        heard: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Token>, CaptureError> {
+        let mut passages: Vec<Passage> = numbers.map(|number| self.begin(number)).collect();
+        self.sequences.clear();
+        if let Some(bos) = self.bos {
+            self.sequences.step(&vec![bos; passages.len()])?;
+        }
+        for at in 0..self.n_body {
+            self.extend(&mut passages, at)?;
+            if heard() {
+                return Err(CaptureError::Stopped);
+            }
+            if at + 1 < self.n_body {
+                let tokens: Vec<Token> = passages.iter().map(|p| p.tokens[at]).collect();
+                self.sequences.step(&tokens)?;
+            }
+        }
+        Ok(passages.into_iter().flat_map(|passage| passage.tokens).collect())
+    }
+
+    /// Draws token `at` of the passages that have none there yet.
+    fn extend(&self, passages: &mut [Passage], at: usize) -> Result<(), CaptureError> {
+        // Before the first token without BOS there is nothing to go by: every passage has an opening then.
+        let mut growing = Vec::new();
+        for (i, passage) in passages.iter_mut().enumerate().filter(|(_, p)| p.tokens.len() <= at) {
+            growing.push((passage, self.sequences.logits(i)?));
+        }
+        growing.into_par_iter().try_for_each(|(passage, logits)| {
+            let token = draw(logits, passage.rng.random()).ok_or(CaptureError::Predictions)?;
+            passage.tokens.push(token);
+            Ok(())
+        })
+    }
+
+    fn begin(&self, number: usize) -> Passage {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        rng.set_stream(number as u64);
+        let mut tokens = self.openings[number % self.openings.len()].clone();
+        tokens.truncate(self.n_body);
+        Passage { tokens, rng }
+    }
+}
+
+/// A passage that is being written.
+struct Passage {
+    tokens: Vec<Token>,
+    rng: ChaCha8Rng,
+}
+
+/// What passages begin with. With BOS in front of every passage that may be nothing, else it is something.
+fn openings(model: &Model) -> Result<Vec<Vec<Token>>, CaptureError> {
+    let divider = if model.bos().is_some() { None } else { model.divider() };
+    let begins_with_nothing = model.bos().or(divider).is_none();
+    let tokens = |text: &str| {
+        let text = if begins_with_nothing && text.is_empty() { FIRST } else { text };
+        let tokens =
+            if text.is_empty() { Vec::new() } else { model.tokenize(text, false, false)? };
+        Ok(divider.into_iter().chain(tokens).collect())
+    };
+    OPENINGS.into_iter().map(tokens).collect()
+}
+
+/// The token that the number `u` from 0 to 1 stands for when the tokens share that range by their probabilities; `None` if
+/// there are none.
+fn draw(logits: &[f32], u: f64) -> Option<Token> {
+    let peak = logits.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+    let weight = |v: f32| f64::from(v - peak).exp();
+    let total: f64 = logits.iter().map(|&v| weight(v)).sum();
+    if !total.is_finite() {
+        return None;
+    }
+    let mut left = u * total;
+    let found = logits.iter().position(|&v| {
+        left -= weight(v);
+        left < 0.0
+    });
+    // Rounding may leave a little of the last share.
+    let last = || logits.iter().rposition(|&v| weight(v) > 0.0);
+    Token::try_from(found.or_else(last)?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_drawn_by_their_probabilities() {
+        let logits = [0.0f32, 2.0f32.ln(), f32::NEG_INFINITY, 5.0f32.ln()];
+        let n = 8000;
+        let mut counts = [0; 4];
+        for i in 0..n {
+            let token = draw(&logits, (f64::from(i) + 0.5) / f64::from(n)).unwrap();
+            counts[token as usize] += 1;
+        }
+        assert_eq!(counts, [1000, 2000, 0, 5000]);
+        assert_eq!((draw(&logits, 0.0), draw(&logits, 1.0)), (Some(0), Some(3)));
+    }
+
+    #[test]
+    fn predictions_that_are_no_numbers_are_refused() {
+        assert_eq!(draw(&[0.0, f32::NAN], 0.5), None);
+        assert_eq!(draw(&[f32::NEG_INFINITY; 2], 0.5), None);
+        assert_eq!(draw(&[f32::INFINITY, 0.0], 0.5), None);
+        assert_eq!(draw(&[], 0.5), None);
+    }
+}
