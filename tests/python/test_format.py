@@ -134,7 +134,7 @@ def check_gaps(path, page, thin_model):
 @pytest.mark.parametrize("sections", [1, 2, 7])
 def test_sections_of_few_rows(sections, thin_model, page, build, tmp_path):
     model, _, n_ff = thin_model
-    path = build(model, tmp_path / "coded.gguf", "--S", str(sections), "--outliers", "0.02")
+    path = build(model, tmp_path / "coded.gguf", "--no-calib", "--S", str(sections), "--outliers", "0.02")
     shapes = shapes_in_file(path)
     assert len(shapes["blk.0.ffn_up.codes"]) == 2, "one tile of rows"
     assert shapes["blk.0.ffn_up.dict"] == [8, 16, sections][: 2 + (sections > 1)]

@@ -61,7 +61,7 @@ impl Fixture {
 }
 
 fn build(output: &str) -> String {
-    format!("statecells-build -i model.gguf -o {output} --S 4 --rounds 1 --beam 2 -t 1")
+    format!("statecells-build -i model.gguf -o {output} --no-calib --S 4 --rounds 1 --beam 2 -t 1")
 }
 
 fn calib(output: &str) -> String {

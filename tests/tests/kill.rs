@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use end_to_end::programs::{Run, command};
 use fixtures::models::Model;
+use ggml::gguf::GgufWriter;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
@@ -21,10 +22,11 @@ const FEW: usize = 14;
 const KILLS_PER_BUILD: usize = 8;
 
 /// What is built: a program and its flags.
-const BUILDS: [(&str, &str, &str); 7] = [
-    ("sections", "statecells-build", "--S 4 --beam 2"),
+const BUILDS: [(&str, &str, &str); 8] = [
+    ("sections", "statecells-build", "--S 4 --beam 2 --no-calib"),
+    ("sections, own text", "statecells-build", "--S 4 --beam 2 --tokens 1024"),
     ("sections, calib", "statecells-build", "--S 4 --beam 2 --calib calib.gguf"),
-    ("sections, shared out", "statecells-build", "--bpw 7 --beam 2"),
+    ("sections, shared out", "statecells-build", "--bpw 7 --beam 2 --no-calib"),
     ("sign", "statecells-build", "--scheme sign --dict-M 32 --dict-k 4"),
     ("sign+row_scale", "statecells-build", "--row-scale --dict-M 32 --dict-k 4 --encoder omp"),
     ("sign+vals", "statecells-build", "--vals --dict-M 32 --dict-k 4"),
@@ -44,7 +46,8 @@ impl Folder {
     fn new() -> Self {
         let folder = Self(TempDir::new().unwrap());
         let model = Model { n_layers: 4, n_embd: 64, n_ff: 96, ..Model::default() };
-        model.write(&folder.path("model.gguf")).unwrap();
+        let short = |writer: &mut GgufWriter| writer.set("llama.context_length", 128u32);
+        model.write_with(&folder.path("model.gguf"), short, |_, _| {}).unwrap();
         let words = (0..600).map(|i| format!("w{} ", i * i % 131)).collect::<String>();
         fs::write(folder.path("text.txt"), words).unwrap();
         let path = |name| folder.path(name).into_os_string();
@@ -81,10 +84,11 @@ impl Folder {
         self.take().expect("a build that succeeds leaves its output")
     }
 
-    /// What stands under the final name.
+    /// What stands under the final name; the calibration that was made for it goes as well.
     fn take(&self) -> Option<Vec<u8>> {
         let bytes = fs::read(self.path("out.gguf")).ok()?;
         fs::remove_file(self.path("out.gguf")).unwrap();
+        let _ = fs::remove_file(self.path("out.calib.gguf"));
         Some(bytes)
     }
 }

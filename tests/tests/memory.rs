@@ -32,7 +32,7 @@ fn build(model: &Model, flags: &str) -> (Peak, u64) {
 
 const GLOBAL: &str = "--row-scale --dict-M 24 --dict-k 4 --dict-iters 1 --dict-refine 1 \
                       --dict-max-samples 128 -t 1";
-const SECTIONS: &str = "--S 2 --beam 1 --dict-max-samples 128 -t 1";
+const SECTIONS: &str = "--no-calib --S 2 --beam 1 --dict-max-samples 128 -t 1";
 
 #[test]
 fn a_build_follows_the_largest_tensor_and_not_the_file() {

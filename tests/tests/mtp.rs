@@ -94,7 +94,7 @@ fn they_stay_dense_and_nobody_asks_for_their_inputs() {
         let imatrix = "-m model.gguf -f text.txt -o imatrix.gguf -c 64 --chunks 4 -t 1";
         let _ = fixture.run("llama-imatrix", imatrix).ok();
         for (name, flags) in [
-            ("plain.gguf", "--S 4"),
+            ("plain.gguf", "--S 4 --no-calib"),
             ("calib.sc.gguf", "--S 4 --calib calib.gguf"),
             ("imatrix.sc.gguf", "--S 4 --imatrix imatrix.gguf"),
             ("bpw.gguf", "--bpw 4 --calib calib.gguf"),
@@ -103,7 +103,10 @@ fn they_stay_dense_and_nobody_asks_for_their_inputs() {
             assert_eq!(fixture.build(name, flags), dense, "{name}");
             fixture.complete(name, n_coded);
         }
-        let note = fixture.run("statecells-build", &format!("{BUILD} --S 4 --dry-run")).ok().text();
+        let note = fixture
+            .run("statecells-build", &format!("{BUILD} --S 4 --no-calib --dry-run"))
+            .ok()
+            .text();
         assert!(note.contains("(2, by ") && note.contains("stay dense"), "{note}");
         let delta = "-i model.gguf -o delta.gguf --targets up --base none --delta-k 4 -t 1";
         let _ = fixture.run("seeddelta-build", delta).ok();
@@ -115,7 +118,7 @@ fn they_stay_dense_and_nobody_asks_for_their_inputs() {
 fn where_they_are_named_their_weights_alone_decide() {
     for fixture in Fixture::each() {
         fixture.calibrate();
-        let plain = fixture.build("plain.gguf", "--S 4 --layers 2");
+        let plain = fixture.build("plain.gguf", "--S 4 --no-calib --layers 2");
         let dense = fixture.mtp("model.gguf");
         assert!(plain.len() > dense.len());
         let calibrated = fixture.build("calibrated.gguf", "--S 4 --layers 0-2 --calib calib.gguf");
@@ -152,7 +155,7 @@ fn a_calibration_of_them_is_refused_at_once() {
 #[test]
 fn they_are_counted_where_they_are_and_evaluated_with_the_rest() {
     let fixture = Fixture::new(true);
-    let _ = fixture.build("coded.gguf", "--S 4");
+    let _ = fixture.build("coded.gguf", "--S 4 --no-calib");
     let text = fixture.run("statecells-inspect", "coded.gguf").ok().text();
     assert!(text.contains("3 layers (1 of them for multi-token prediction)"), "{text}");
     let seen = fixture.run("statecells-inspect", "coded.gguf --json").ok().text();

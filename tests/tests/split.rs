@@ -167,7 +167,7 @@ fn no_part_is_ever_written_over() {
         }
     }
     // A coded file in parts cannot grow: only its first part would be replaced.
-    let build = format!("-i whole.gguf {SECTIONS}");
+    let build = format!("-i whole.gguf --no-calib {SECTIONS}");
     let _ = fixture.run("statecells-build", &format!("{build} -o coded.gguf --layers 0")).ok();
     let coded = fixture.split("coded.gguf", "coded");
     let grown = fixture.run("statecells-build", &format!("{build} -o {} --resume", coded[0]));
@@ -212,8 +212,9 @@ fn coded_files_run_from_parts_and_are_seen_as_a_whole() {
 #[test]
 fn an_evaluation_counts_all_parts() {
     let fixture = Fixture::new();
-    let _ =
-        fixture.run("statecells-build", &format!("-i whole.gguf -o coded.gguf {SECTIONS}")).ok();
+    let _ = fixture
+        .run("statecells-build", &format!("-i whole.gguf -o coded.gguf --no-calib {SECTIONS}"))
+        .ok();
     let base = fixture.split("whole.gguf", "base");
     let coded = fixture.split("coded.gguf", "coded");
     let evaluate = |base: &str, coded: &str, out: &str| {

@@ -198,6 +198,11 @@ impl Error {
         Self::Resume { path: path.to_owned(), reason: reason.to_owned() }
     }
 
+    /// [`Self::Calibrating`] for a model that nothing can be seen of.
+    pub(crate) fn cannot_run(error: llama::LlamaError) -> Self {
+        Self::Calibrating(format!("{error}: --no-calib fits to the weights alone"))
+    }
+
     /// [`Self::SourceChanged`] for `path`.
     #[must_use]
     pub fn changed(path: &Path) -> Self {

@@ -33,7 +33,7 @@ impl BesideOutput {
 
     /// The job for `source`, with contexts that the model can have; `text_only` if the text is enough.
     fn job(&self, source: &Source, text_only: bool) -> Result<CalibrationJob, Error> {
-        let limit = source.model().map_err(|e| failed(&e.into()))?.n_ctx_train();
+        let limit = source.model().map_err(Error::cannot_run)?.n_ctx_train();
         Ok(CalibrationJob {
             ctx: self.job.ctx.min(limit),
             tokens_only: text_only,
