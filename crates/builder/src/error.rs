@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// [`Self::Calibrating`] for a model that nothing can be seen of.
-    pub(crate) fn cannot_run(error: llama::LlamaError) -> Self {
+    pub(crate) fn cannot_run(error: &llama::LlamaError) -> Self {
         Self::Calibrating(format!("{error}: --no-calib fits to the weights alone"))
     }
 

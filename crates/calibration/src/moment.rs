@@ -100,6 +100,16 @@ impl SecondMoment {
         self.n_tokens += n as u64;
     }
 
+    /// Adds the sum over other tokens.
+    ///
+    /// # Panics
+    /// If `other` is of inputs of another length.
+    pub fn merge(&mut self, other: &Self) {
+        assert_eq!(self.d, other.d, "moments of one input");
+        self.packed.iter_mut().zip(&other.packed).for_each(|(sum, more)| *sum += more);
+        self.n_tokens += other.n_tokens;
+    }
+
     /// Floating point operations that `n_tokens` tokens need: one multiplication and one addition per
     /// element of the triangle.
     #[must_use]

@@ -63,6 +63,18 @@ impl Samples {
         self.scales.push(scale);
     }
 
+    /// Appends the samples of `other` at these `positions`.
+    ///
+    /// # Panics
+    /// If `other` is of inputs of another length, or a position is none of its.
+    pub fn append(&mut self, other: &Self, positions: impl IntoIterator<Item = usize>) {
+        assert_eq!(self.d, other.d, "samples of one input");
+        for i in positions {
+            self.values.extend_from_slice(&other.values[i * self.d..][..self.d]);
+            self.scales.push(other.scales[i]);
+        }
+    }
+
     /// Length of an input.
     #[must_use]
     pub fn d(&self) -> usize {

@@ -21,6 +21,8 @@ Examples:
     statecells-calib -m model.gguf -o calib.gguf
   Prose and conversations, first layers only:
     statecells-calib -m model.gguf -f prose.txt -f chats.jsonl -o calib.gguf --layers 0-7
+  Add another text to it:
+    statecells-calib -m model.gguf -f more.txt -o calib.gguf --resume
   More text in seconds, for statecells-build --sequential, which runs the model itself:
     statecells-calib -m model.gguf -f text.txt -o calib.gguf --tokens 393216 --tokens-only
 
@@ -110,6 +112,12 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub time_plain: usize,
 
+    /// Add contexts to an existing output, of -f or of what the model goes on to write: --tokens says how many. What is
+    /// there stays, and samples are kept of both by their lengths. --ctx, --seed, --max-h-dim and --layers must be
+    /// repeated
+    #[arg(long, conflicts_with_all = ["force", "time_plain"])]
+    pub resume: bool,
+
     /// Replace an existing output
     #[arg(long)]
     pub force: bool,
@@ -142,6 +150,7 @@ impl Cli {
             seed: self.seed,
             time_plain: self.time_plain,
             force: self.force,
+            resume: self.resume,
         }
     }
 }

@@ -57,7 +57,7 @@ impl Setup {
             let parts: Vec<&str> = error.split(": ").filter(|part| part.len() > 8).collect();
             let twice = parts.iter().enumerate().find(|(i, part)| parts[..*i].contains(part));
             assert_eq!(twice, None, "the reason is said twice: {error}");
-            for foreign in [" -i", "--resume", "--report-json"] {
+            for foreign in [" -i", "--report-json"] {
                 assert!(!error.contains(foreign), "{foreign} is no flag of this program: {error}");
             }
         }
@@ -202,6 +202,71 @@ fn layers_long_inputs_and_several_files_of_any_kind() {
 }
 
 #[test]
+fn a_calibration_grows_by_more_text() {
+    let setup = Setup::new();
+    setup.program().assert().success();
+    let before = setup.open();
+    fs::write(setup.at("more.txt"), prose(25)).unwrap();
+    let more = |flags: &[&str]| {
+        let mut command = setup.bare();
+        command.args([
+            "-m",
+            "model.gguf",
+            "-f",
+            "more.txt",
+            "-o",
+            "calib.gguf",
+            "-t1",
+            "--ctx",
+            "64",
+        ]);
+        command.args(["--resume", "--tokens", "640"]).args(flags);
+        command
+    };
+    setup.refuses(
+        &mut more(&["--tokens-only"]),
+        1,
+        "--resume: calib.gguf holds what the model sees",
+    );
+    setup.refuses(&mut more(&["--seed", "5"]), 1, "--resume: *--seed 0: repeat them");
+    setup.refuses(&mut more(&["--max-h-dim", "100"]), 1, "--resume: *another --max-h-dim");
+    let mut none = setup.bare();
+    none.args(["-m", "model.gguf", "-o", "none.gguf", "--resume"]);
+    setup.refuses(&mut none, 1, "--resume: none.gguf: there is no such calibration");
+    more(&[]).assert().success();
+    let after = setup.open();
+    let (old, new) = (before.provenance(), after.provenance());
+    assert_eq!((old.tokens.len(), new.tokens.len()), (20 * 64, 30 * 64));
+    assert_eq!((new.n_fitted, new.n_held_out), (27 * 64, 3 * 64));
+    assert_eq!((new.texts.len(), &*new.texts[1].name), (2, "more.txt"));
+    assert!(new.tokens.starts_with(&old.tokens));
+    let input = up(1).input();
+    let (a, b) = (before.input(input).unwrap(), after.input(input).unwrap());
+    // Traces grow with every token, and nothing else changes what was there.
+    let trace = |i: &calibration::CalibratedInput| match &i.fitted {
+        calibration::Fitted::Moment(m) => {
+            (m.n_tokens(), m.mean_squares().iter().sum::<f32>() * m.n_tokens() as f32)
+        }
+        calibration::Fitted::Samples(_) => unreachable!("short inputs have moments"),
+    };
+    let ((n_before, sum_before), (n_after, sum_after)) = (trace(&a), trace(&b));
+    assert!(n_before == 18 * 64 && n_after == 27 * 64 && sum_after > sum_before);
+    assert!(b.holdout.len() <= 512 && b.holdout.len() > a.holdout.len());
+    // The model's own text goes on where it ended.
+    let own = |output: &str, flags: &[&str]| {
+        let mut command = setup.bare();
+        command.args(["-m", "model.gguf", "-o", output, "-t1", "--ctx", "64", "--tokens-only"]);
+        command.args(flags).assert().success();
+        Calibration::open(&setup.at(output)).unwrap().provenance().clone()
+    };
+    let whole = own("whole.gguf", &["--tokens", "4096"]);
+    own("grown.gguf", &["--tokens", "2048"]);
+    let grown = own("grown.gguf", &["--tokens", "2048", "--resume"]);
+    assert_eq!((whole.tokens == grown.tokens, grown.texts.len()), (true, 2));
+    assert_eq!((whole.n_held_out, &whole.sketch), (grown.n_held_out, &grown.sketch));
+}
+
+#[test]
 fn short_texts_are_used_with_a_warning_and_refused_below_eight_contexts() {
     let setup = Setup::new();
     setup.program_for(100_000, 1).assert().success().stderr(predicate::function(|text: &str| {
@@ -252,7 +317,11 @@ fn bad_input_is_refused_in_one_line() {
 fn outputs_are_not_overwritten_by_accident() {
     let setup = Setup::new();
     fs::write(setup.at("calib.gguf"), "precious").unwrap();
-    setup.refuses(&mut setup.program(), 1, "calib.gguf: already exists: --force replaces it");
+    setup.refuses(
+        &mut setup.program(),
+        1,
+        "calib.gguf: already exists: --resume adds to it, --force replaces it",
+    );
     assert_eq!(fs::read(setup.at("calib.gguf")).unwrap(), b"precious");
     setup.program().arg("--force").assert().success();
     setup.open();

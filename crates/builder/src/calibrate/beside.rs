@@ -33,7 +33,7 @@ impl BesideOutput {
 
     /// The job for `source`, with contexts that the model can have; `text_only` if the text is enough.
     fn job(&self, source: &Source, text_only: bool) -> Result<CalibrationJob, Error> {
-        let limit = source.model().map_err(Error::cannot_run)?.n_ctx_train();
+        let limit = source.model().map_err(|e| Error::cannot_run(&e))?.n_ctx_train();
         Ok(CalibrationJob {
             ctx: self.job.ctx.min(limit),
             tokens_only: text_only,
@@ -139,7 +139,7 @@ impl MakesCalibration for BesideOutput {
             let lengths = check::source(&job, source)?;
             let model = Model::load(Backend::init(), &job.model, &ModelParams::default())?;
             let given = texts::read(&job, source.file(), &model)?;
-            make((&job, source, &model), given, (&lengths, sha256), watch).map(drop)
+            make((&job, source, &model), (None, given), (&lengths, sha256), watch).map(drop)
         };
         let made = make();
         if watch.1.is_set() { Err(Error::Stopped) } else { made.map_err(|e| failed(&e)) }

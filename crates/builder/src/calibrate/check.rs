@@ -19,8 +19,13 @@ pub(super) fn files(job: &CalibrationJob) -> Result<()> {
     read.extend(texts(job));
     outputs::check_distinct(&read, &[("-o", &job.output)])?;
     outputs::check_output(&job.output)?;
-    if job.output.symlink_metadata().is_ok() && !job.force {
-        bail!("{}: already exists: --force replaces it", job.output.display());
+    match (job.output.symlink_metadata().is_ok(), job.resume) {
+        (true, false) if !job.force => {
+            let path = job.output.display();
+            bail!("{path}: already exists: --resume adds to it, --force replaces it");
+        }
+        (false, true) => bail!("--resume: {}: there is no such calibration", job.output.display()),
+        _ => {}
     }
     texts_can_be_read(job)
 }

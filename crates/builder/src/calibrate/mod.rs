@@ -2,6 +2,7 @@
 
 mod beside;
 mod check;
+mod grow;
 mod own_text;
 mod summary;
 mod texts;
@@ -22,6 +23,7 @@ use llama::{Backend, Model, ModelParams, Token};
 use program::files::Unfinished;
 use program::{Interrupt, LayerList, Reporter};
 
+use self::grow::Before;
 use self::texts::Text;
 use self::watching::{Run, Seen};
 use crate::Source;
@@ -88,6 +90,8 @@ pub struct CalibrationJob {
     pub time_plain: usize,
     /// Whether an existing output may be replaced.
     pub force: bool,
+    /// Whether to add to the existing output.
+    pub resume: bool,
 }
 
 impl CalibrationJob {
@@ -111,6 +115,7 @@ impl CalibrationJob {
             seed: 0,
             time_plain: 0,
             force: false,
+            resume: false,
         }
     }
 
@@ -150,9 +155,10 @@ fn calibrate(job: &CalibrationJob, watch: (&Reporter, &Interrupt)) -> Result<()>
         let mtp = source.describe_mtp();
         reporter.line(&format!("note: {mtp} are left out: no text runs through them"));
     }
+    let before = job.resume.then(|| Before::open(job, &source, &lengths)).transpose()?;
     let given = texts::read(job, source.file(), &model)?;
     let sha256 = source.sha256(reporter, interrupt)?;
-    let made = make((job, &source, &model), given, (&lengths, &sha256), watch)?;
+    let made = make((job, &source, &model), (before, given), (&lengths, &sha256), watch)?;
     let n_bytes = fs::metadata(&job.output).map_or(0, |m| m.len());
     reporter.finish();
     summary::print(&job.output, &made.contexts, n_bytes, made.seen.times)?;
@@ -165,26 +171,35 @@ struct Made {
     seen: Seen,
 }
 
-/// Makes a calibration of which everything was checked, with the text that was `given` or one that the model writes. `lengths`
-/// are those of the inputs to watch, none if the model is not to be run on the text; `sha256` is the hash of its file.
+/// Makes a calibration of which everything was checked, with the text that was `given` or one that the model writes, behind what
+/// there was `before`. `lengths` are those of the inputs to watch, none if the model is not to be run on the text; `sha256` is
+/// the hash of its file.
 fn make(
     (job, source, model): (&CalibrationJob, &Source, &Model),
-    given: Option<Text>,
+    (before, given): (Option<Before>, Option<Text>),
     (lengths, sha256): (&BTreeMap<InputId, usize>, &str),
     watch: (&Reporter, &Interrupt),
 ) -> Result<Made> {
     let (reporter, interrupt) = watch;
     let model_id = source.model_id(sha256.to_owned())?;
     let n_tokens = job.n_tokens(source);
+    let n_before = before.as_ref().map_or(0, Before::n_contexts);
+    before.as_ref().map_or(Ok(()), |before| before.check_model(&model_id))?;
     let text = match given {
         Some(text) => text,
-        None => own_text::write((job, model), n_tokens, &model_id, watch)?,
+        None => own_text::write((job, model), (n_before, n_tokens), &model_id, watch)?,
     };
     let contexts = Contexts::new(text.tokens.len(), n_tokens, job.ctx, model.bos().is_some())?;
+    let contexts = contexts.behind(n_before);
     warn_if_short((job, n_tokens), &contexts, reporter);
     let stop = || interrupt.is_set();
-    let run = Run { job, model, contexts: &contexts, tokens: &text.tokens, reporter, stop: &stop };
-    let seen = if lengths.is_empty() { Seen::default() } else { run.watch(lengths)? };
+    let shares = before.as_ref().map(|before| before.shares(job, &contexts));
+    let samples = shares.map_or((job.max_samples, job.max_holdout), |(fitted, held_out)| {
+        (fitted.of_added(), held_out.of_added())
+    });
+    let tokens = &text.tokens;
+    let run = Run { job, model, contexts: &contexts, tokens, samples, reporter, stop: &stop };
+    let mut seen = if lengths.is_empty() { Seen::default() } else { run.watch(lengths)? };
     source.check_unchanged(&model_id.sha256, reporter, interrupt)?;
     let provenance = Provenance {
         model: model_id,
@@ -197,6 +212,12 @@ fn make(
         seed: job.seed,
         tool: format!("{} {}", job.tool.0, job.tool.1),
         llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
+    };
+    let provenance = match before.zip(shares) {
+        Some((before, shares)) => {
+            before.merge(provenance, &mut seen.inputs, shares, model.bos())?
+        }
+        None => provenance,
     };
     write(&job.output, &provenance, &seen.inputs, interrupt)?;
     own_text::forget(&job.output);

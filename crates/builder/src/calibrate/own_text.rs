@@ -17,13 +17,13 @@ use super::texts::Text;
 use super::{CalibrationJob, write as write_calibration};
 
 /// What such a text is called where others have the name of a file.
-pub(super) const NAME: &str = "own text";
+const NAME: &str = "own text";
 
-/// Lets `model` write about `n_tokens` tokens in contexts, or go on with what it has written. What is written depends on
+/// Lets `model` write about `n_tokens` tokens in contexts from number `first` on, or go on with what it has written of them. What is written depends on
 /// the model, the seed, the length of the contexts and the kind of machine, not on the number of threads.
 pub(super) fn write(
     (job, model): (&CalibrationJob, &Model),
-    n_tokens: usize,
+    (first, n_tokens): (usize, usize),
     model_id: &ModelId,
     (reporter, interrupt): (&Reporter, &Interrupt),
 ) -> Result<Text> {
@@ -31,7 +31,7 @@ pub(super) fn write(
     let (n_contexts, n_body) = (n_tokens / job.ctx, job.ctx - usize::from(bos.is_some()));
     let unfinished = unfinished(&job.output);
     let mut writer = OwnText::new(model, job.ctx, job.n_threads, job.seed)?;
-    let mut tokens = begun(&unfinished, (job, model_id), bos).unwrap_or_default();
+    let mut tokens = begun(&unfinished, (job, model_id), (first, bos)).unwrap_or_default();
     // Which passages are written side by side decides about the last bits of predictions: only those stay that would be
     // written in the same company.
     let n_begun = (tokens.len() / n_body).min(n_contexts);
@@ -40,22 +40,23 @@ pub(super) fn write(
     reporter.advance(tokens.len() as u64);
     let mut eta = Eta::new((n_contexts * n_body - tokens.len()) as u64);
     while tokens.len() < n_contexts * n_body {
-        let first = tokens.len() / n_body;
-        let numbers = first..n_contexts.min(first + writer.side_by_side());
-        let n = numbers.len() as u64;
+        let done = tokens.len() / n_body;
+        let n = (n_contexts - done).min(writer.side_by_side());
+        let numbers = first + done..first + done + n;
+        let n = n as u64;
         let mut heard = || {
             reporter.advance(n);
             eta.advance(n);
             interrupt.is_set()
         };
         tokens.extend(writer.write(numbers, &mut heard)?);
-        let provenance = provenance((job, model_id), &tokens, (n_body, bos));
+        let provenance = provenance((job, model_id), (first, &tokens), (n_body, bos));
         write_calibration(&unfinished, &provenance, &BTreeMap::new(), interrupt)?;
         let (done, left) = (tokens.len() / n_body, eta.advance(0));
         reporter
             .line(&format!("wrote {done} of {n_contexts} contexts of its own text; ETA {left}"));
     }
-    let ids = vec![id(&tokens)];
+    let ids = vec![id(first, &tokens)];
     Ok(Text { tokens, ids })
 }
 
@@ -76,12 +77,12 @@ fn unfinished(output: &Path) -> PathBuf {
 fn begun(
     path: &Path,
     (job, model_id): (&CalibrationJob, &ModelId),
-    bos: Option<Token>,
+    (first, bos): (usize, Option<Token>),
 ) -> Option<Vec<Token>> {
     let calibration = Calibration::open(path).ok()?;
     let found = calibration.provenance();
     let fits = found.model == *model_id
-        && is_own(found)
+        && matches!(&found.texts[..], [only] if only.name == name(first))
         && (found.n_ctx as usize, found.seed) == (job.ctx, job.seed)
         && found.llama_cpp == ggml::LLAMA_CPP_VERSION;
     let skipped = usize::from(bos.is_some());
@@ -90,19 +91,24 @@ fn begun(
 
 /// Whether the model wrote the text of a calibration itself.
 pub(super) fn is_own(provenance: &Provenance) -> bool {
-    matches!(&provenance.texts[..], [only] if only.name == NAME)
+    matches!(&provenance.texts[..], [only] if only.name == name(0))
 }
 
-fn id(tokens: &[Token]) -> TextId {
+/// What the text that begins with passage number `first` is called.
+fn name(first: usize) -> String {
+    if first == 0 { NAME.to_owned() } else { format!("{NAME} from passage {first} on") }
+}
+
+fn id(first: usize, tokens: &[Token]) -> TextId {
     let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     let sha256 = files::sha256(&mut &bytes[..], |_| Ok(())).expect("memory can be read");
-    TextId { name: NAME.to_owned(), sha256 }
+    TextId { name: name(first), sha256 }
 }
 
 /// The record of contexts written so far.
 fn provenance(
     (job, model_id): (&CalibrationJob, &ModelId),
-    tokens: &[Token],
+    (first, tokens): (usize, &[Token]),
     (n_body, bos): (usize, Option<Token>),
 ) -> Provenance {
     let passages = || tokens.chunks_exact(n_body);
@@ -112,7 +118,7 @@ fn provenance(
     };
     Provenance {
         model: model_id.clone(),
-        texts: vec![id(tokens)],
+        texts: vec![id(first, tokens)],
         sketch: TextSketch::of(passages()),
         n_fitted: n_tokens(PassageKind::Fitted),
         n_held_out: n_tokens(PassageKind::HeldOut),

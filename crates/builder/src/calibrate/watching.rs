@@ -24,6 +24,8 @@ pub(super) struct Run<'a> {
     pub(super) model: &'a Model,
     pub(super) contexts: &'a Contexts,
     pub(super) tokens: &'a [Token],
+    /// Samples to keep: of fitted and of held-out tokens.
+    pub(super) samples: (u64, u64),
     pub(super) reporter: &'a Reporter,
     pub(super) stop: &'a (dyn Fn() -> bool + Sync),
 }
@@ -45,8 +47,8 @@ impl Run<'_> {
             n_ctx: contexts.n_ctx(),
             n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
             n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,
-            n_samples: job.max_samples,
-            n_holdout_samples: job.max_holdout,
+            n_samples: self.samples.0,
+            n_holdout_samples: self.samples.1,
             seed: job.seed,
             n_threads: job.n_threads,
             stop: self.stop,

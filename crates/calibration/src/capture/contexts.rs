@@ -14,6 +14,8 @@ pub struct Contexts {
     n_body: usize,
     starts: Vec<usize>,
     n_available: usize,
+    /// Contexts that were run before these.
+    n_before: usize,
 }
 
 impl Contexts {
@@ -39,7 +41,13 @@ impl Contexts {
         }
         let n = wanted.min(n_available);
         let starts = (0..n).map(|i| spread(i, n_available, n) * n_body).collect();
-        Ok(Self { n_ctx, n_body, starts, n_available: n_available * n_ctx })
+        Ok(Self { n_ctx, n_body, starts, n_available: n_available * n_ctx, n_before: 0 })
+    }
+
+    /// The same contexts behind `n_before` others of the same calibration, with which they are counted.
+    #[must_use]
+    pub fn behind(self, n_before: usize) -> Self {
+        Self { n_before, ..self }
     }
 
     /// Tokens per context, BOS included.
@@ -63,7 +71,7 @@ impl Contexts {
     /// Tokens in contexts of `kind`, BOS included.
     #[must_use]
     pub fn n_tokens(&self, kind: PassageKind) -> usize {
-        self.n_ctx * (0..self.len()).filter(|&i| passage_kind(i) == kind).count()
+        self.n_ctx * (0..self.len()).filter(|&i| self.kind(i) == kind).count()
     }
 
     /// Tokens that the text would have been good for, BOS included.
@@ -81,8 +89,12 @@ impl Contexts {
         tokens: &'a [T],
     ) -> impl Iterator<Item = (PassageKind, &'a [T])> {
         let cut =
-            |(i, &start): (usize, &usize)| (passage_kind(i), &tokens[start..start + self.n_body]);
+            |(i, &start): (usize, &usize)| (self.kind(i), &tokens[start..start + self.n_body]);
         self.starts.iter().enumerate().map(cut)
+    }
+
+    fn kind(&self, i: usize) -> PassageKind {
+        passage_kind(self.n_before + i)
     }
 }
 

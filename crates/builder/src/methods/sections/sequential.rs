@@ -54,7 +54,7 @@ pub struct SequentialParams {
 /// [`Error::Model`] if nothing could run the model at all.
 pub fn why_not_layers(source: &Source) -> Result<Option<String>, Error> {
     crate::prepare::check_architecture(source)?;
-    let model = source.model().map_err(Error::cannot_run)?;
+    let model = source.model().map_err(|e| Error::cannot_run(&e))?;
     let all: Vec<MatrixId> = source.matrices().collect();
     let checked = whole_model::check(model, &source.run_through(&all), &[]);
     Ok(checked.err().map(|error| error.to_string()))
