@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use calibration::PassageKind;
-use calibration::capture::{Capture, CaptureError, CaptureParams, Contexts, Text};
+use calibration::capture::{Capture, CaptureError, CaptureParams, Contexts, OwnText, Text};
 use calibration::{CalibratedInput, Fitted};
 use format::{InputId, InputRole};
 use ggml::Type;
@@ -218,4 +218,41 @@ fn capture_stops_when_asked() {
     let model = model(&dir, |_| {});
     let error = capture_inputs(&model, &all_inputs(&model), &|| true, |_| {}).unwrap_err();
     assert!(matches!(error, CaptureError::Stopped), "{error}");
+}
+
+#[test]
+fn own_text_follows_from_seed_and_number_and_not_from_threads() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = model(&dir, |_| ());
+    let write = |n_threads, seed, numbers| {
+        let mut own = OwnText::new(&model, N_CTX, n_threads, seed).unwrap();
+        own.write(numbers, &mut || false).unwrap()
+    };
+    let text = write(1, 3, 0..5);
+    let n_body = N_CTX - usize::from(model.bos().is_some());
+    assert_eq!(text.len(), 5 * n_body);
+    assert!(text.iter().all(|t| usize::try_from(*t).is_ok_and(|t| t < model.n_vocab())));
+    assert_eq!(write(2, 3, 0..5), text);
+    assert_ne!(write(1, 4, 0..5), text);
+    let passages: std::collections::BTreeSet<&[Token]> = text.chunks(n_body).collect();
+    assert_eq!(passages.len(), 5, "no two are the same");
+    assert_ne!(write(1, 3, 8..13), text, "the same openings, other numbers");
+    let mut own = OwnText::new(&model, N_CTX, 1, 3).unwrap();
+    assert!(matches!(own.write(0..2, &mut || true), Err(CaptureError::Stopped)));
+    assert_eq!(own.write(0..5, &mut || false).unwrap(), text, "and from the beginning again");
+}
+
+#[test]
+fn a_damaged_model_writes_no_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nan.gguf");
+    let damage = |name: &str, weights: &mut [f32]| {
+        if name == "output_norm.weight" {
+            weights[0] = f32::NAN;
+        }
+    };
+    fixtures::models::Model::default().write_with(&path, |_| Ok(()), damage).unwrap();
+    let model = Model::load(Backend::init(), &path, &ModelParams::default()).unwrap();
+    let mut own = OwnText::new(&model, N_CTX, 1, 3).unwrap();
+    assert!(matches!(own.write(0..2, &mut || false), Err(CaptureError::Predictions)));
 }

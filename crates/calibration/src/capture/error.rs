@@ -73,6 +73,9 @@ pub enum CaptureError {
     /// The model predicts no next token.
     #[error("the model's predictions are NaN or infinity: the model file is damaged")]
     Predictions,
+    /// The model is one that makes embeddings.
+    #[error("the model predicts no next token, so that it cannot write a text: give one with -f")]
+    NoPredictions,
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use ggml::Type;
-use llama::{ContextParams, Model, Sequences, Token};
+use llama::{ContextParams, LlamaError, Model, Sequences, Token};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -67,7 +67,7 @@ impl<'m> OwnText<'m> {
     /// BOS. `heard` is told after every token of all passages, and says whether to stop.
     ///
     /// # Errors
-    /// [`CaptureError::Stopped`], [`CaptureError::Predictions`] or [`CaptureError::Llama`].
+    /// [`CaptureError::Stopped`], [`CaptureError::Predictions`], [`CaptureError::NoPredictions`] or [`CaptureError::Llama`].
     pub fn write(
         &mut self,
         numbers: Range<usize>,
@@ -96,7 +96,11 @@ impl<'m> OwnText<'m> {
         // Before the first token without BOS there is nothing to go by: every passage has an opening then.
         let mut growing = Vec::new();
         for (i, passage) in passages.iter_mut().enumerate().filter(|(_, p)| p.tokens.len() <= at) {
-            growing.push((passage, self.sequences.logits(i)?));
+            let logits = self.sequences.logits(i).map_err(|e| match e {
+                LlamaError::NoLogits(_) => CaptureError::NoPredictions,
+                other => other.into(),
+            })?;
+            growing.push((passage, logits));
         }
         growing.into_par_iter().try_for_each(|(passage, logits)| {
             let token = draw(logits, passage.rng.random()).ok_or(CaptureError::Predictions)?;
