@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use crate::error::{TuningError, stop_if};
 use crate::fused::SwiGlu;
-use crate::layer::{Layer, Rotation, gradient_at, linear, rms_norm};
-use crate::llama::{FfnWeights, Llama};
+use crate::layer::{FfnWeights, Layer, Rotation, gradient_at, linear, rms_norm};
+use crate::llama::Llama;
 use crate::loss::TOKENS;
 
 /// Squared gradients at the outputs of one layer's FFN matrices, one value per token.

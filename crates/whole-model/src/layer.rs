@@ -1,12 +1,13 @@
 //! One layer: attention and FFN around the hidden state.
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::rotary_emb::rope_i_slow;
+use format::Role;
 
+use crate::TuningError;
 use crate::attention::Attention;
 use crate::config::Config;
 use crate::fused::{RmsNorm, SwiGlu};
-use crate::llama::FfnWeights;
 
 /// What a layer has besides its FFN matrices. Matrices are (outputs, inputs) in candle's order.
 pub(crate) struct Layer {
@@ -16,6 +17,17 @@ pub(crate) struct Layer {
     pub(crate) v: Tensor,
     pub(crate) output: Tensor,
     pub(crate) ffn_norm: Tensor,
+}
+
+/// The FFN matrices of one layer, (outputs, inputs) in candle's order.
+#[derive(Clone)]
+pub struct FfnWeights {
+    /// `ffn_gate`.
+    pub gate: Tensor,
+    /// `ffn_up`.
+    pub up: Tensor,
+    /// `ffn_down`.
+    pub down: Tensor,
 }
 
 /// Cosines and sines of all positions, (tokens, head_dim / 2).
@@ -63,6 +75,29 @@ impl Layer {
 }
 
 impl FfnWeights {
+    /// Takes `dense`, [d_in, d_out], in place of one matrix.
+    ///
+    /// # Errors
+    /// [`TuningError::Compute`] if it has another size.
+    pub fn replace(&mut self, role: Role, dense: Vec<f32>) -> std::result::Result<(), TuningError> {
+        let matrix = self.get_mut(role);
+        *matrix = Tensor::from_vec(dense, matrix.shape(), &Device::Cpu)?;
+        Ok(())
+    }
+
+    pub(crate) fn get_mut(&mut self, role: Role) -> &mut Tensor {
+        match role {
+            Role::Gate => &mut self.gate,
+            Role::Up => &mut self.up,
+            Role::Down => &mut self.down,
+        }
+    }
+
+    /// The same matrices, of which no gradients are kept.
+    pub(crate) fn detached(&self) -> Self {
+        Self { gate: self.gate.detach(), up: self.up.detach(), down: self.down.detach() }
+    }
+
     /// What down sees: silu(gate x) * up x.
     pub(crate) fn down_input(&self, input: &Tensor) -> Result<Tensor> {
         linear(input, &self.gate)?.apply_op2(&linear(input, &self.up)?, SwiGlu)

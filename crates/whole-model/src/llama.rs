@@ -7,18 +7,7 @@ use ggml::gguf::GgufFile;
 use crate::TuningError;
 use crate::check::{EMBEDDING, OUTPUT, OUTPUT_NORM, Outline};
 use crate::config::Config;
-use crate::layer::{Layer, Rotation, linear, rms_norm};
-
-/// The FFN matrices of one layer, (outputs, inputs) in candle's order.
-#[derive(Clone)]
-pub struct FfnWeights {
-    /// `ffn_gate`.
-    pub gate: Tensor,
-    /// `ffn_up`.
-    pub up: Tensor,
-    /// `ffn_down`.
-    pub down: Tensor,
-}
+use crate::layer::{FfnWeights, Layer, Rotation, linear, rms_norm};
 
 /// A model of the llama architecture in F32, without its FFN matrices.
 pub struct Llama {
@@ -28,31 +17,6 @@ pub struct Llama {
     /// (vocabulary, n_embd).
     pub(crate) output: Tensor,
     embedding: Tensor,
-}
-
-impl FfnWeights {
-    /// Takes `dense`, [d_in, d_out], in place of one matrix.
-    ///
-    /// # Errors
-    /// [`TuningError::Compute`] if it has another size.
-    pub fn replace(&mut self, role: Role, dense: Vec<f32>) -> Result<(), TuningError> {
-        let matrix = self.get_mut(role);
-        *matrix = Tensor::from_vec(dense, matrix.shape(), &Device::Cpu)?;
-        Ok(())
-    }
-
-    pub(crate) fn get_mut(&mut self, role: Role) -> &mut Tensor {
-        match role {
-            Role::Gate => &mut self.gate,
-            Role::Up => &mut self.up,
-            Role::Down => &mut self.down,
-        }
-    }
-
-    /// The same matrices, of which no gradients are kept.
-    pub(crate) fn detached(&self) -> Self {
-        Self { gate: self.gate.detach(), up: self.up.detach(), down: self.down.detach() }
-    }
 }
 
 impl Llama {

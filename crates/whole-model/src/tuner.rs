@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use sections::SectionsParts;
 
 use crate::TuningError;
-use crate::layer::{gradient_at, rms_norm};
-use crate::llama::{FfnWeights, Llama};
+use crate::layer::{FfnWeights, gradient_at, rms_norm};
+use crate::llama::Llama;
 use crate::loss::divergence;
 use crate::parameters::Parameters;
 
