@@ -9,7 +9,7 @@ use program::{Interrupt, Reporter};
 
 use crate::existing::ExistingOutput;
 use crate::{
-    Encoder, Error, Importance, Inputs, Method, Origin, Plan, PlanItem, Source, Stage, Steps,
+    Error, Importance, Inputs, Method, Origin, Plan, PlanItem, Source, Stage, Steps, TensorEncoder,
     TensorResult, WorkFolder,
 };
 
@@ -60,8 +60,8 @@ pub struct Finished {
 }
 
 impl Build<'_> {
-    pub(crate) fn encoder<'a>(&'a self, inputs: Option<&'a dyn Inputs>) -> Encoder<'a> {
-        Encoder {
+    pub(crate) fn encoder<'a>(&'a self, inputs: Option<&'a dyn Inputs>) -> TensorEncoder<'a> {
+        TensorEncoder {
             source: self.source,
             method: self.method,
             options: self.options,

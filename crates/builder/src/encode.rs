@@ -21,7 +21,7 @@ const EVAL_SEED: u64 = 0x6576_616c_2d63_6f6c;
 
 /// What encoding and measuring any tensor needs.
 #[derive(Clone, Copy)]
-pub struct Encoder<'a> {
+pub struct TensorEncoder<'a> {
     /// The source model.
     pub source: &'a Source,
     /// The codec's side.
@@ -50,7 +50,7 @@ impl Progress for Steps<'_> {
     }
 }
 
-impl Encoder<'_> {
+impl TensorEncoder<'_> {
     /// Learns and encodes a tensor.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Encoder<'_> {
     ) -> Result<TensorResult, Error> {
         // Whether they stay has been decided by the gap that was measured when they were made.
         let options = BuildOptions { gap_tol: None, ..self.options.clone() };
-        let encoder = Encoder { options: &options, ..*self };
+        let encoder = TensorEncoder { options: &options, ..*self };
         let made = |_: &Encoding<'_>| Ok(Encoded { sidecars, shrink: None });
         let (result, _) = encoder.finish(item, importance, made)?;
         Ok(TensorResult { gap: gap.unwrap_or(result.gap), ..result })

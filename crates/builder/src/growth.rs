@@ -6,7 +6,7 @@ use numerics::EncodeContext;
 
 use crate::build::{Build, Finished};
 use crate::{
-    Encoded, Encoder, Encoding, Error, Importance, Method, Origin, PlanItem, TensorResult,
+    Encoded, Encoding, Error, Importance, Method, Origin, PlanItem, TensorEncoder, TensorResult,
     WorkFolder,
 };
 
@@ -44,7 +44,7 @@ impl Build<'_> {
     /// are there. `None` if it must be coded anew.
     ///
     /// # Errors
-    /// As `load` and [`Encoder::encode`].
+    /// As `load` and [`TensorEncoder::encode`].
     pub(crate) fn grown(
         &self,
         (item, recorded): (&PlanItem, &str),
@@ -62,7 +62,7 @@ impl Build<'_> {
     }
 }
 
-impl Encoder<'_> {
+impl TensorEncoder<'_> {
     fn complete(
         &self,
         item: &PlanItem,

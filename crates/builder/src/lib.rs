@@ -46,7 +46,7 @@ pub use allocation::{Allocation, Survey};
 pub use assemble::{Assembly, publish};
 pub use build::{Build, BuildOptions, Finished};
 pub use calibrated::{CalibrationSource, MakesCalibration};
-pub use encode::{Encoder, Steps};
+pub use encode::{Steps, TensorEncoder};
 pub use error::Error;
 pub use existing::ExistingOutput;
 pub use functional::{FunctionalErrors, FunctionalMetrics, OVERFITTED};

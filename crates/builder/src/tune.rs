@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Build, Finished};
-use crate::{BuildOptions, Encoder, Error, Origin, PlanItem, Stage, TensorResult, WorkFolder};
+use crate::{
+    BuildOptions, Error, Origin, PlanItem, Stage, TensorEncoder, TensorResult, WorkFolder,
+};
 
 /// A coded tensor that is to be tuned.
 pub struct Tunable {
@@ -84,7 +86,7 @@ impl Build<'_> {
     ) -> Result<TensorResult, Error> {
         // A code of the weights alone has been measured.
         let options = BuildOptions { eval_plain: false, ..self.options.clone() };
-        let encoder = Encoder { options: &options, ..self.encoder(self.calibrated()) };
+        let encoder = TensorEncoder { options: &options, ..self.encoder(self.calibrated()) };
         let mut result = encoder.measure(item, self.importance(item), sidecars, None)?;
         let functional = |r: &TensorResult| r.metrics.and_then(|m| m.functional);
         let new = result.metrics.as_mut().and_then(|m| m.functional.as_mut());
