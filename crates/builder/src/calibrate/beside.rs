@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
-use calibration::capture::Contexts;
 use format::MatrixId;
 use llama::{Backend, Model, ModelParams};
 use program::{Interrupt, Reporter};
 
-use super::{CalibrationJob, check, make, own_text, texts, tokens_of};
+use super::{CalibrationJob, check, contexts, make, own_text, texts, tokens_of};
 use crate::{Error, MakesCalibration, Source};
 
 /// A calibration that a build makes on the text of a [`CalibrationJob`]. The job's output, and whether it may be replaced,
@@ -51,9 +50,9 @@ impl BesideOutput {
         }
         let Some(text) = texts::read(&job, source.file(), model)? else {
             let n_wanted = n_tokens / job.ctx * job.ctx;
-            return Ok(own_text::is_own(found) && found.tokens.len() == n_wanted);
+            return Ok(own_text::is_own(found, 0) && found.tokens.len() == n_wanted);
         };
-        let contexts = Contexts::new(text.tokens.len(), n_tokens, job.ctx, model.bos().is_some())?;
+        let contexts = contexts(&job, n_tokens, &text, model.bos())?;
         Ok(found.tokens == tokens_of(&contexts, &text.tokens, model.bos()))
     }
 }
@@ -82,8 +81,7 @@ impl MakesCalibration for BesideOutput {
             check::model(&job, source, model)?;
             // What a text lacks shows when it is read, which takes no time beside that of a build.
             if let Some(text) = texts::read(&job, source.file(), model)? {
-                let has_bos = model.bos().is_some();
-                Contexts::new(text.tokens.len(), job.n_tokens(source), job.ctx, has_bos)?;
+                contexts(&job, job.n_tokens(source), &text, model.bos())?;
             }
             Ok(())
         };

@@ -42,6 +42,7 @@ impl Before {
             let way_out = if job.tokens_only { "leave out" } else { "add" };
             bail!("--resume: {path} {is}: {way_out} --tokens-only");
         }
+        // Everything is read, so that damage is found before the model runs.
         for (input, d) in lengths {
             let known = calibration.input(*input).map_err(|e| anyhow!("--resume: {e}"))?;
             let has_moment = known.holdout_moment.is_some();

@@ -14,9 +14,10 @@ use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use calibration::capture::Contexts;
+use calibration::capture::{CaptureError, Contexts};
 use calibration::{
-    CalibratedInput, CalibrationError, DEFAULT_MAX_MOMENT_DIM, PassageKind, Provenance, TextSketch,
+    CalibratedInput, CalibrationError, DEFAULT_MAX_MOMENT_DIM, ModelId, PassageKind, Provenance,
+    TextSketch,
 };
 use format::InputId;
 use llama::{Backend, Model, ModelParams, Token};
@@ -189,8 +190,7 @@ fn make(
         Some(text) => text,
         None => own_text::write((job, model), (n_before, n_tokens), &model_id, watch)?,
     };
-    let contexts = Contexts::new(text.tokens.len(), n_tokens, job.ctx, model.bos().is_some())?;
-    let contexts = contexts.behind(n_before);
+    let contexts = contexts(job, n_tokens, &text, model.bos())?.behind(n_before);
     warn_if_short((job, n_tokens), &contexts, reporter);
     let stop = || interrupt.is_set();
     let shares = before.as_ref().map(|before| before.shares(job, &contexts));
@@ -201,18 +201,7 @@ fn make(
     let run = Run { job, model, contexts: &contexts, tokens, samples, reporter, stop: &stop };
     let mut seen = if lengths.is_empty() { Seen::default() } else { run.watch(lengths)? };
     source.check_unchanged(&model_id.sha256, reporter, interrupt)?;
-    let provenance = Provenance {
-        model: model_id,
-        texts: text.ids,
-        sketch: TextSketch::of(contexts.passages(&text.tokens).map(|(_, passage)| passage)),
-        n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
-        n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,
-        n_ctx: u32::try_from(contexts.n_ctx())?,
-        tokens: tokens_of(&contexts, &text.tokens, model.bos()),
-        seed: job.seed,
-        tool: format!("{} {}", job.tool.0, job.tool.1),
-        llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
-    };
+    let provenance = provenance((job, &model_id), &contexts, &text, model.bos())?;
     let provenance = match before.zip(shares) {
         Some((before, shares)) => {
             before.merge(provenance, &mut seen.inputs, shares, model.bos())?
@@ -222,6 +211,37 @@ fn make(
     write(&job.output, &provenance, &seen.inputs, interrupt)?;
     own_text::forget(&job.output);
     Ok(Made { contexts, seen })
+}
+
+/// The contexts of about `n_tokens` tokens that are cut from `text`.
+fn contexts(
+    job: &CalibrationJob,
+    n_tokens: usize,
+    text: &Text,
+    bos: Option<Token>,
+) -> Result<Contexts, CaptureError> {
+    Contexts::new(text.tokens.len(), n_tokens, job.ctx, bos.is_some())
+}
+
+/// Where a calibration on these `contexts` of `text` comes from.
+fn provenance(
+    (job, model_id): (&CalibrationJob, &ModelId),
+    contexts: &Contexts,
+    text: &Text,
+    bos: Option<Token>,
+) -> Result<Provenance> {
+    Ok(Provenance {
+        model: model_id.clone(),
+        texts: text.ids.clone(),
+        sketch: TextSketch::of(contexts.passages(&text.tokens).map(|(_, passage)| passage)),
+        n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
+        n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,
+        n_ctx: u32::try_from(contexts.n_ctx())?,
+        tokens: tokens_of(contexts, &text.tokens, bos),
+        seed: job.seed,
+        tool: format!("{} {}", job.tool.0, job.tool.1),
+        llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
+    })
 }
 
 /// All contexts as they were run, one after the other.

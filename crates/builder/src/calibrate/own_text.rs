@@ -6,21 +6,20 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use calibration::capture::OwnText;
-use calibration::{
-    Calibration, ModelId, PassageKind, Provenance, TextId, TextSketch, passage_kind,
-};
+use calibration::{Calibration, ModelId, Provenance, TextId};
 use llama::{Model, Token};
 use program::progress::Eta;
 use program::{Interrupt, Reporter, files};
 
 use super::texts::Text;
-use super::{CalibrationJob, write as write_calibration};
+use super::{CalibrationJob, contexts, provenance, write as write_calibration};
 
 /// What such a text is called where others have the name of a file.
 const NAME: &str = "own text";
 
-/// Lets `model` write about `n_tokens` tokens in contexts from number `first` on, or go on with what it has written of them. What is written depends on
-/// the model, the seed, the length of the contexts and the kind of machine, not on the number of threads.
+/// Lets `model` write about `n_tokens` tokens in contexts from number `first` on, or go on with what it has written of them.
+/// What is written depends on the model, the seed, the length of the contexts and the kind of machine, not on the number of
+/// threads.
 pub(super) fn write(
     (job, model): (&CalibrationJob, &Model),
     (first, n_tokens): (usize, usize),
@@ -34,30 +33,32 @@ pub(super) fn write(
     let mut tokens = begun(&unfinished, (job, model_id), (first, bos)).unwrap_or_default();
     // Which passages are written side by side decides about the last bits of predictions: only those stay that would be
     // written in the same company.
-    let n_begun = (tokens.len() / n_body).min(n_contexts);
-    tokens.truncate(n_begun / writer.side_by_side() * writer.side_by_side() * n_body);
-    reporter.stage("the model writes its text", n_tokens as u64);
-    reporter.advance(tokens.len() as u64);
-    let mut eta = Eta::new((n_contexts * n_body - tokens.len()) as u64);
-    while tokens.len() < n_contexts * n_body {
-        let done = tokens.len() / n_body;
+    let mut done = (tokens.len() / n_body).min(n_contexts);
+    done -= done % writer.side_by_side();
+    tokens.truncate(done * n_body);
+    let mut text = Text { ids: vec![id(first, &tokens)], tokens };
+    reporter.stage("the model writes its text", (n_contexts * n_body) as u64);
+    reporter.advance((done * n_body) as u64);
+    let mut eta = Eta::new(((n_contexts - done) * n_body) as u64);
+    while done < n_contexts {
         let n = (n_contexts - done).min(writer.side_by_side());
-        let numbers = first + done..first + done + n;
-        let n = n as u64;
         let mut heard = || {
-            reporter.advance(n);
-            eta.advance(n);
+            reporter.advance(n as u64);
+            eta.advance(n as u64);
             interrupt.is_set()
         };
-        tokens.extend(writer.write(numbers, &mut heard)?);
-        let provenance = provenance((job, model_id), (first, &tokens), (n_body, bos));
+        let numbers = first + done..first + done + n;
+        text.tokens.extend(writer.write(numbers, &mut heard)?);
+        text.ids = vec![id(first, &text.tokens)];
+        done += n;
+        let so_far = contexts(job, done * job.ctx, &text, bos)?;
+        let provenance = provenance((job, model_id), &so_far, &text, bos)?;
         write_calibration(&unfinished, &provenance, &BTreeMap::new(), interrupt)?;
-        let (done, left) = (tokens.len() / n_body, eta.advance(0));
+        let left = eta.advance(0);
         reporter
             .line(&format!("wrote {done} of {n_contexts} contexts of its own text; ETA {left}"));
     }
-    let ids = vec![id(first, &tokens)];
-    Ok(Text { tokens, ids })
+    Ok(text)
 }
 
 /// Removes what was kept of the text while it grew for a calibration at `output`.
@@ -82,16 +83,16 @@ fn begun(
     let calibration = Calibration::open(path).ok()?;
     let found = calibration.provenance();
     let fits = found.model == *model_id
-        && matches!(&found.texts[..], [only] if only.name == name(first))
+        && is_own(found, first)
         && (found.n_ctx as usize, found.seed) == (job.ctx, job.seed)
         && found.llama_cpp == ggml::LLAMA_CPP_VERSION;
     let skipped = usize::from(bos.is_some());
     fits.then(|| found.tokens.chunks(job.ctx).flat_map(|c| &c[skipped..]).copied().collect())
 }
 
-/// Whether the model wrote the text of a calibration itself.
-pub(super) fn is_own(provenance: &Provenance) -> bool {
-    matches!(&provenance.texts[..], [only] if only.name == name(0))
+/// Whether the model wrote the text of a calibration itself, from passage number `first` on.
+pub(super) fn is_own(provenance: &Provenance, first: usize) -> bool {
+    matches!(&provenance.texts[..], [only] if only.name == name(first))
 }
 
 /// What the text that begins with passage number `first` is called.
@@ -103,29 +104,4 @@ fn id(first: usize, tokens: &[Token]) -> TextId {
     let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     let sha256 = files::sha256(&mut &bytes[..], |_| Ok(())).expect("memory can be read");
     TextId { name: name(first), sha256 }
-}
-
-/// The record of contexts written so far.
-fn provenance(
-    (job, model_id): (&CalibrationJob, &ModelId),
-    (first, tokens): (usize, &[Token]),
-    (n_body, bos): (usize, Option<Token>),
-) -> Provenance {
-    let passages = || tokens.chunks_exact(n_body);
-    let n_tokens = |kind| {
-        let n = (0..passages().len()).filter(|i| passage_kind(*i) == kind).count();
-        (n * job.ctx) as u64
-    };
-    Provenance {
-        model: model_id.clone(),
-        texts: vec![id(first, tokens)],
-        sketch: TextSketch::of(passages()),
-        n_fitted: n_tokens(PassageKind::Fitted),
-        n_held_out: n_tokens(PassageKind::HeldOut),
-        n_ctx: u32::try_from(job.ctx).unwrap_or(u32::MAX),
-        tokens: passages().flat_map(|p| bos.into_iter().chain(p.iter().copied())).collect(),
-        seed: job.seed,
-        tool: format!("{} {}", job.tool.0, job.tool.1),
-        llama_cpp: ggml::LLAMA_CPP_VERSION.to_owned(),
-    }
 }

@@ -133,7 +133,7 @@ impl<'a> Session<'a> {
         let text_only = needs_text_only(&*self.job.method);
         making.make(self.source, &record.input_sha256, text_only, watch)?;
         let tensors = self.plan.tensors();
-        self.calibration = Some(open_calibration(&path, self.source, &tensors, &*self.job.method)?);
+        let calibration = open_calibration(&path, self.source, &tensors, &*self.job.method)?;
         let made = format!("sha256:{}", hash(&path)?);
         let known = record.arguments.insert(CALIB.to_owned(), made.clone());
         if known.is_some_and(|known| known != made) {
@@ -141,11 +141,12 @@ impl<'a> Session<'a> {
                           or start anew with --force";
             return Err(Error::Resume { path, reason: reason.to_owned() });
         }
-        let n_tokens = self.calibration.iter().map(|c| c.provenance().tokens.len()).sum::<usize>();
         self.reporter.line(&format!(
-            "calibration: {n_tokens} tokens, kept for further builds in {}",
+            "calibration: {} tokens, kept for further builds in {}",
+            calibration.provenance().tokens.len(),
             path.display()
         ));
+        self.calibration = Some(calibration);
         Ok(())
     }
 
