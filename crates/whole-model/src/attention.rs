@@ -8,12 +8,40 @@ use rayon::prelude::*;
 
 use crate::fused::{floats, from_vec, to_vec};
 
-/// softmax(Q K^T / sqrt(d)) V with later positions hidden; several query heads may share a key head.
+/// softmax(Q K^T scale) V with later positions hidden; several query heads may share a key head.
 ///
 /// # Shapes
 /// In candle's order, outermost first: queries (heads, tokens, d), keys and values (heads_kv, tokens, d), all
 /// contiguous -> (heads, tokens, d).
-pub(crate) struct Attention;
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Attention {
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Scores s become `cap * tanh(s / cap)`.
+    pub(crate) cap: Option<f32>,
+    /// How many tokens are seen, the own one among them; all before it where there is none.
+    pub(crate) window: Option<usize>,
+}
+
+impl Attention {
+    /// What token `i` sees of the tokens.
+    fn seen(&self, i: usize) -> std::ops::Range<usize> {
+        let first = self.window.map_or(0, |n| (i + 1).saturating_sub(n));
+        first..i + 1
+    }
+
+    /// Scores under their cap.
+    fn capped(&self, scores: &mut [f32]) {
+        if let Some(cap) = self.cap {
+            scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
+        }
+    }
+
+    /// By how much a score under its cap changes with the one that it was before.
+    fn slope(&self, capped: f32) -> f32 {
+        self.cap.map_or(1.0, |cap| 1.0 - (capped / cap).powi(2))
+    }
+}
 
 #[derive(Clone, Copy)]
 struct Sizes {
@@ -21,12 +49,13 @@ struct Sizes {
     heads_kv: usize,
     tokens: usize,
     d: usize,
+    attention: Attention,
 }
 
 impl Sizes {
-    fn of(q: &Shape, k: &Shape) -> Result<Self> {
+    fn of(q: &Shape, k: &Shape, attention: Attention) -> Result<Self> {
         let ((heads, tokens, d), (heads_kv, _, _)) = (q.dims3()?, k.dims3()?);
-        Ok(Self { heads, heads_kv, tokens, d })
+        Ok(Self { heads, heads_kv, tokens, d, attention })
     }
 
     /// Values of one head.
@@ -38,10 +67,6 @@ impl Sizes {
     fn shared(self, values: &[f32], h: usize) -> &[f32] {
         let start = h / (self.heads / self.heads_kv) * self.head();
         &values[start..start + self.head()]
-    }
-
-    fn scale(self) -> f32 {
-        1.0 / (self.d as f32).sqrt()
     }
 }
 
@@ -63,35 +88,47 @@ fn product(
     matmul(out, Accum::Replace, a, b, alpha, Par::Seq);
 }
 
-/// Attention weights of one head, (tokens, tokens).
-fn weights(q: &[f32], k: &[f32], sizes: Sizes) -> Vec<f32> {
+/// Scores of one head under their cap, (tokens, tokens).
+fn scores(q: &[f32], k: &[f32], sizes: Sizes) -> Vec<f32> {
     let n = sizes.tokens;
-    let mut p = vec![0.0; n * n];
-    product(&mut p, (n, n), (q, false), (k, true), sizes.scale());
-    for (i, row) in p.chunks_mut(n).enumerate() {
-        let (seen, hidden) = row.split_at_mut(i + 1);
+    let mut scores = vec![0.0; n * n];
+    product(&mut scores, (n, n), (q, false), (k, true), sizes.attention.scale);
+    sizes.attention.capped(&mut scores);
+    scores
+}
+
+/// Attention weights of one head, (tokens, tokens), from its scores.
+fn weights(mut scores: Vec<f32>, sizes: Sizes) -> Vec<f32> {
+    for (i, row) in scores.chunks_mut(sizes.tokens).enumerate() {
+        let seen = sizes.attention.seen(i);
+        let (before, rest) = row.split_at_mut(seen.start);
+        let (seen, later) = rest.split_at_mut(seen.len());
         let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         seen.iter_mut().for_each(|v| *v = (*v - largest).exp());
         let sum: f32 = seen.iter().sum();
         seen.iter_mut().for_each(|v| *v /= sum);
-        hidden.fill(0.0);
+        before.fill(0.0);
+        later.fill(0.0);
     }
-    p
+    scores
 }
 
 /// Gradients of one head's queries, keys and values.
 fn head_gradients([q, k, v, grad]: [&[f32]; 4], sizes: Sizes, [dq, dk, dv]: [&mut [f32]; 3]) {
-    let (n, d) = (sizes.tokens, sizes.d);
-    let p = weights(q, k, sizes);
+    let (n, d, attention) = (sizes.tokens, sizes.d, sizes.attention);
+    let scores = scores(q, k, sizes);
+    let p = weights(scores.clone(), sizes);
     product(dv, (n, d), (&p, true), (grad, false), 1.0);
     let mut ds = vec![0.0; n * n];
     product(&mut ds, (n, n), (grad, false), (v, true), 1.0);
-    for (ds, p) in ds.chunks_mut(n).zip(p.chunks(n)) {
+    for ((ds, p), scores) in ds.chunks_mut(n).zip(p.chunks(n)).zip(scores.chunks(n)) {
         let mean: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
-        ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = p * (*ds - mean));
+        for ((ds, p), score) in ds.iter_mut().zip(p).zip(scores) {
+            *ds = p * (*ds - mean) * attention.slope(*score);
+        }
     }
-    product(dq, (n, d), (&ds, false), (k, false), sizes.scale());
-    product(dk, (n, d), (&ds, true), (q, false), sizes.scale());
+    product(dq, (n, d), (&ds, false), (k, false), attention.scale);
+    product(dk, (n, d), (&ds, true), (q, false), attention.scale);
 }
 
 /// Sums the gradients of the query heads that share a key head.
@@ -120,12 +157,12 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let sizes = Sizes::of(q_layout.shape(), k_layout.shape())?;
+        let sizes = Sizes::of(q_layout.shape(), k_layout.shape(), *self)?;
         let (q, k, v) = (floats(q, q_layout)?, floats(k, k_layout)?, floats(v, v_layout)?);
         let mut out = vec![0.0f32; q.len()];
         let heads = out.par_chunks_mut(sizes.head()).zip(q.par_chunks(sizes.head())).enumerate();
         heads.for_each(|(h, (out, q))| {
-            let p = weights(q, sizes.shared(k, h), sizes);
+            let p = weights(scores(q, sizes.shared(k, h), sizes), sizes);
             product(out, (sizes.tokens, sizes.d), (&p, false), (sizes.shared(v, h), false), 1.0);
         });
         Ok((CpuStorage::F32(out), q_layout.shape().clone()))
@@ -139,7 +176,7 @@ impl CustomOp3 for Attention {
         _result: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let sizes = Sizes::of(q.shape(), k.shape())?;
+        let sizes = Sizes::of(q.shape(), k.shape(), *self)?;
         let (qs, ks, vs, gs) = (to_vec(q)?, to_vec(k)?, to_vec(v)?, to_vec(gradient)?);
         let head = sizes.head();
         let mut out = [(); 3].map(|()| vec![0.0f32; qs.len()]);
@@ -170,7 +207,7 @@ mod tests {
     }
 
     /// The same by candle's single operations.
-    fn composed(q: &Tensor, k: &Tensor, v: &Tensor) -> Tensor {
+    fn composed(attention: Attention, [q, k, v]: [&Tensor; 3]) -> Tensor {
         let (heads, n, d) = q.dims3().unwrap();
         let group = heads / k.dims()[0];
         let repeat = |t: &Tensor| {
@@ -178,9 +215,16 @@ mod tests {
             t.unsqueeze(1).unwrap().broadcast_as(shape).unwrap().reshape((heads, n, d)).unwrap()
         };
         let (k, v) = (repeat(k), repeat(v));
-        let scores = (q.matmul(&k.transpose(1, 2).unwrap()).unwrap() / (d as f64).sqrt()).unwrap();
-        let mask: Vec<f32> =
-            (0..n * n).map(|i| if i % n > i / n { f32::NEG_INFINITY } else { 0.0 }).collect();
+        let products = q.matmul(&k.transpose(1, 2).unwrap()).unwrap();
+        let mut scores = (products * f64::from(attention.scale)).unwrap();
+        if let Some(cap) = attention.cap.map(f64::from) {
+            scores = ((scores / cap).unwrap().tanh().unwrap() * cap).unwrap();
+        }
+        let is_seen =
+            |i: usize, j: usize| j <= i && attention.window.is_none_or(|window| i - j < window);
+        let mask: Vec<f32> = (0..n * n)
+            .map(|i| if is_seen(i / n, i % n) { 0.0 } else { f32::NEG_INFINITY })
+            .collect();
         let mask = Tensor::from_vec(mask, (1, n, n), &Device::Cpu).unwrap();
         let p = candle_nn::ops::softmax(&scores.broadcast_add(&mask).unwrap(), D::Minus1).unwrap();
         p.matmul(&v).unwrap()
@@ -194,17 +238,22 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
         let (heads, heads_kv, n, d) = (6, 2, 11, 4);
+        let plain = Attention { scale: 0.5, cap: None, window: None };
+        let capped = Attention { cap: Some(0.7), ..plain };
         let q = random((heads, n, d), 0.1);
         let (k, v) = (random((heads_kv, n, d), 0.2), random((heads_kv, n, d), 0.3));
         let weight = random((heads, n, d), 0.4).as_tensor().detach();
-        let ours = q.apply_op3(&k, &v, Attention).unwrap();
-        let expected = composed(&q, &k, &v);
-        assert!(distance(&ours, &expected) < 1e-5);
-        let gradients = |y: &Tensor| (y * &weight).unwrap().sum_all().unwrap().backward().unwrap();
-        let (ours, expected) = (gradients(&ours), gradients(&expected));
-        for variable in [&q, &k, &v] {
-            let (a, b) = (ours.get(variable).unwrap(), expected.get(variable).unwrap());
-            assert!(distance(a, b) < 1e-5, "{a} {b}");
+        for attention in [plain, capped, Attention { window: Some(3), ..capped }] {
+            let ours = q.apply_op3(&k, &v, attention).unwrap();
+            let expected = composed(attention, [&q, &k, &v]);
+            assert!(distance(&ours, &expected) < 1e-5);
+            let gradients =
+                |y: &Tensor| (y * &weight).unwrap().sum_all().unwrap().backward().unwrap();
+            let (ours, expected) = (gradients(&ours), gradients(&expected));
+            for variable in [&q, &k, &v] {
+                let (a, b) = (ours.get(variable).unwrap(), expected.get(variable).unwrap());
+                assert!(distance(a, b) < 1e-5, "{a} {b}");
+            }
         }
     }
 }

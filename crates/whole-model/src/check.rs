@@ -4,10 +4,15 @@ use format::{MatrixId, Role};
 use ggml::gguf::{GgufFile, TensorInfo};
 
 use crate::TuningError;
-use crate::config::Config;
+use crate::config::{Config, FREQUENCY_TENSORS};
+use crate::loss::TOKENS;
+use crate::parts::{self, EMBEDDING, OUTPUT, OUTPUT_BIAS, OUTPUT_NORM, Part};
 
 /// Bytes of a number in F32.
 const F32_BYTES: u64 = 4;
+
+/// How names of tensors start that rank or embed a text: logits do not come from them.
+const OTHER_HEADS: [&str; 3] = ["cls.", "dense_2.", "dense_3."];
 
 /// A model that can be run here, by its numbers of weights.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,31 +21,29 @@ pub struct Outline {
     pub n_embd: usize,
     /// Tokens of the vocabulary.
     pub n_vocab: usize,
-    /// Weights outside the FFN matrices.
-    n_other: u64,
-    /// Weights of the FFN matrices, by layer.
-    n_ffn: Vec<[u64; 3]>,
+    /// Weights by layer: of all tensors, and of the FFN matrices by role.
+    layers: Vec<(u64, [u64; 3])>,
     pub(crate) config: Config,
 }
 
 impl Outline {
     /// Reads it from the metadata and the list of tensors of `file`, whose weights are not looked at. Where it can be
-    /// read, [`crate::Llama::load`] and [`crate::Llama::ffn`] work.
+    /// read, [`crate::Transformer::open`] works.
     ///
     /// # Errors
     /// [`TuningError::Unsupported`] or [`TuningError::Gguf`].
     pub fn of(file: &GgufFile) -> Result<Self, TuningError> {
         let config = Config::read(file)?;
         let shapes = Shapes { file, config: &config };
-        shapes.check_names()?;
-        let mut n_other = 0;
-        let mut n_ffn = Vec::new();
+        let (mut layers, mut known) = (Vec::new(), Vec::new());
         for layer in 0..config.n_layer {
-            n_other += shapes.check_attention(layer)?;
-            n_ffn.push(shapes.check_ffn(layer)?);
+            let parts = shapes.parts(layer)?;
+            layers.push(shapes.check_layer(&parts)?);
+            known.extend(parts.into_iter().map(|part| part.name));
         }
-        let (n_vocab, n_outer) = shapes.check_ends()?;
-        Ok(Self { n_embd: config.n_embd, n_vocab, n_other: n_other + n_outer, n_ffn, config })
+        shapes.check_names(&known)?;
+        let n_vocab = shapes.check_ends()?;
+        Ok(Self { n_embd: config.n_embd, n_vocab, layers, config })
     }
 
     /// Checks that every one of `tokens` is in the vocabulary.
@@ -51,13 +54,19 @@ impl Outline {
         check_tokens(tokens, self.n_vocab)
     }
 
-    /// Bytes that a [`crate::Tuner`] of `coded` holds at least: the model, and of every coded matrix its decoded form
-    /// and the gradient.
+    /// Bytes that a [`crate::Tuner`] of `coded` holds at least, where each of a step's contexts has `n_ctx` tokens: the
+    /// layer with the most weights, of every coded matrix in it the gradient, the hidden states before each layer, and
+    /// the logits of some tokens.
     #[must_use]
-    pub fn tuner_bytes(&self, coded: &[MatrixId]) -> u64 {
-        let all: u64 = self.n_ffn.iter().flatten().sum();
-        let coded: u64 = coded.iter().map(|t| self.n_ffn[t.layer][t.role as usize]).sum();
-        F32_BYTES * (self.n_other + all + 2 * coded)
+    pub fn tuner_bytes(&self, coded: &[MatrixId], (n_contexts, n_ctx): (usize, usize)) -> u64 {
+        let layer = |(n, (all, ffn)): (usize, &(u64, [u64; 3]))| {
+            let of = |id: &MatrixId| ffn[id.role as usize];
+            all + coded.iter().filter(|id| id.layer == n).map(of).sum::<u64>()
+        };
+        let largest = self.layers.iter().enumerate().map(layer).max().unwrap_or(0);
+        let states = self.layers.len() * n_contexts * n_ctx * self.n_embd;
+        let logits = 2 * TOKENS.min(n_ctx) * self.n_vocab;
+        F32_BYTES * (largest + states as u64 + logits as u64)
     }
 }
 
@@ -70,9 +79,6 @@ pub(crate) fn check_tokens(tokens: &[i32], n_vocab: usize) -> Result<(), TuningE
     }
 }
 
-/// Matrices and norms of a layer besides the FFN, each with its shape.
-const ATTENTION: [&str; 6] = ["attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm"];
-
 /// The tensors of a file, which must be those of `config`.
 struct Shapes<'a> {
     file: &'a GgufFile,
@@ -84,25 +90,41 @@ impl Shapes<'_> {
         TuningError::Unsupported { path: self.file.path().to_owned(), reason }
     }
 
-    /// Refuses layers that hold more than is computed here: biases, experts, further norms.
-    fn check_names(&self) -> Result<(), TuningError> {
-        let known = |part: &str| {
-            ATTENTION.contains(&part) || Role::ALL.iter().any(|role| role.part() == part)
+    /// Refuses tensors besides `known`, which are computed with: biases and norms of another place, adapters, experts.
+    fn check_names(&self, known: &[String]) -> Result<(), TuningError> {
+        let is_known = |name: &str| {
+            [EMBEDDING, OUTPUT, OUTPUT_BIAS, OUTPUT_NORM].contains(&name)
+                || FREQUENCY_TENSORS.contains(&name)
+                || OTHER_HEADS.iter().any(|start| name.starts_with(start))
+                || known.iter().any(|k| k == name)
         };
-        for tensor in self.file.tensors() {
-            let Some(rest) = tensor.name().strip_prefix("blk.") else { continue };
-            let (layer, part) = rest.split_once('.').unwrap_or((rest, ""));
-            if !part.strip_suffix(".weight").is_some_and(known) {
-                return Err(self.refuse(format!("has a tensor '{}'", tensor.name())));
+        match self.file.tensors().iter().find(|tensor| !is_known(tensor.name())) {
+            Some(tensor) => Err(self.refuse(format!("has a tensor '{}'", tensor.name()))),
+            None => Ok(()),
+        }
+    }
+
+    /// What the layer may have.
+    fn parts(&self, layer: usize) -> Result<Vec<Part>, TuningError> {
+        let down = self.floats(&MatrixId { layer, role: Role::Down }.weight())?;
+        let is_fused = self.file.tensor(&parts::weight(layer, parts::QKV)).is_some();
+        Ok(parts::of_layer(self.config, layer, down.dims()[0], is_fused))
+    }
+
+    /// Weights of a layer with these `parts`, in all and of its FFN matrices.
+    fn check_layer(&self, parts: &[Part]) -> Result<(u64, [u64; 3]), TuningError> {
+        let (mut all, mut ffn) = (0, [0; 3]);
+        for part in parts {
+            if !part.is_required && self.file.tensor(&part.name).is_none() {
+                continue;
             }
-            if layer.parse().map_or(true, |n: usize| n >= self.config.n_layer) {
-                let n = self.config.n_layer;
-                let reason =
-                    format!("has a tensor '{}' beside its layers 0 to {}", tensor.name(), n - 1);
-                return Err(self.refuse(reason));
+            let n = self.expect(&part.name, &part.dims)?;
+            all += n;
+            if let Some(role) = part.role {
+                ffn[role as usize] = n;
             }
         }
-        Ok(())
+        Ok((all, ffn))
     }
 
     /// The tensor `name`, which must have `dims` (innermost first); the number of its weights.
@@ -124,40 +146,18 @@ impl Shapes<'_> {
         Ok(tensor)
     }
 
-    fn check_attention(&self, layer: usize) -> Result<u64, TuningError> {
-        let Config { n_embd, n_head, n_head_kv, head_dim, .. } = *self.config;
-        let (q, kv) = (n_head * head_dim, n_head_kv * head_dim);
-        let dims: [&[usize]; 6] =
-            [&[n_embd], &[n_embd, q], &[n_embd, kv], &[n_embd, kv], &[q, n_embd], &[n_embd]];
-        let parts = ATTENTION.iter().zip(dims);
-        parts.map(|(part, dims)| self.expect(&format!("blk.{layer}.{part}.weight"), dims)).sum()
-    }
-
-    /// Weights of gate, up and down.
-    fn check_ffn(&self, layer: usize) -> Result<[u64; 3], TuningError> {
-        let name = |role| MatrixId { layer, role }.weight();
-        let (n_embd, up) = (self.config.n_embd, self.floats(&name(Role::Up))?);
-        let n_ff = up.dims().get(1).copied().unwrap_or(1);
-        Ok([
-            self.expect(&name(Role::Gate), &[n_embd, n_ff])?,
-            self.expect(&name(Role::Up), &[n_embd, n_ff])?,
-            self.expect(&name(Role::Down), &[n_ff, n_embd])?,
-        ])
-    }
-
-    /// Tokens of the vocabulary, and the weights before and behind the layers.
-    fn check_ends(&self) -> Result<(usize, u64), TuningError> {
+    /// Tokens of the vocabulary.
+    fn check_ends(&self) -> Result<usize, TuningError> {
         let n_embd = self.config.n_embd;
         let n_vocab = self.floats(EMBEDDING)?.dims().get(1).copied().unwrap_or(1);
-        let mut n = self.expect(EMBEDDING, &[n_embd, n_vocab])?;
+        self.expect(EMBEDDING, &[n_embd, n_vocab])?;
         if self.file.tensor(OUTPUT).is_some() {
-            n += self.expect(OUTPUT, &[n_embd, n_vocab])?;
+            self.expect(OUTPUT, &[n_embd, n_vocab])?;
         }
-        Ok((n_vocab, n + self.expect(OUTPUT_NORM, &[n_embd])?))
+        if self.file.tensor(OUTPUT_BIAS).is_some() {
+            self.expect(OUTPUT_BIAS, &[n_vocab])?;
+        }
+        self.expect(OUTPUT_NORM, &[n_embd])?;
+        Ok(n_vocab)
     }
 }
-
-pub(crate) const EMBEDDING: &str = "token_embd.weight";
-/// Where it is missing, the embedding takes its place.
-pub(crate) const OUTPUT: &str = "output.weight";
-pub(crate) const OUTPUT_NORM: &str = "output_norm.weight";

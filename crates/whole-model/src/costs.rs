@@ -5,16 +5,17 @@
 //! of F is its trace. Source: GuidedQuant (Kim et al., 2025) weighs a layer's inputs by squared gradients of the loss;
 //! here the gradients are those of random directions of the model's own distribution, for which no labels are needed.
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::error::{TuningError, stop_if};
-use crate::fused::SwiGlu;
-use crate::layer::{FfnWeights, Layer, Rotation, gradient_at, linear, rms_norm};
-use crate::llama::Llama;
+use crate::layer::{FfnWeights, Layer, gradient_at};
 use crate::loss::TOKENS;
+use crate::output::Output;
+use crate::rotary::Rotations;
+use crate::transformer::Transformer;
 
 /// Squared gradients at the outputs of one layer's FFN matrices, one value per token.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -25,54 +26,44 @@ pub(crate) struct TokenCosts {
     pub(crate) down: Vec<f32>,
 }
 
-/// Gives the FFN matrices of a layer.
-pub type ReadFfn<'a> = dyn Fn(usize) -> Result<FfnWeights, TuningError> + 'a;
-
 /// Contexts on their way back through the layers.
 pub(crate) struct Backward<'a> {
-    model: &'a Llama,
-    read: &'a ReadFfn<'a>,
+    model: &'a Transformer<'a>,
     /// Hears of every context in every layer, on the way there and back; says whether to stop.
     heard: &'a mut dyn FnMut() -> bool,
 }
 
 impl<'a> Backward<'a> {
-    pub(crate) fn new(
-        model: &'a Llama,
-        read: &'a ReadFfn<'a>,
-        heard: &'a mut dyn FnMut() -> bool,
-    ) -> Self {
-        Self { model, read, heard }
+    pub(crate) fn new(model: &'a Transformer<'a>, heard: &'a mut dyn FnMut() -> bool) -> Self {
+        Self { model, heard }
     }
 
     /// The costs by context and layer. `embedded`: the hidden states of contexts before the first layer,
     /// (tokens, n_embd), which are numbers `first` and following of all.
     ///
     /// # Errors
-    /// [`TuningError::Compute`], [`TuningError::Stopped`] or those of reading.
+    /// [`TuningError::Compute`], [`TuningError::Stopped`] or [`TuningError::Gguf`].
     pub(crate) fn costs(
         &mut self,
-        embedded: &[&Tensor],
+        embedded: Vec<Tensor>,
         first: usize,
     ) -> Result<Vec<Vec<TokenCosts>>, TuningError> {
         let model = self.model;
-        let tokens = embedded.iter().map(|x| x.dim(0));
-        let rotations = tokens.map(|n| model.rotation(n?)).collect::<Result<Vec<_>, _>>()?;
-        let mut states: Vec<Tensor> = embedded.iter().map(|x| (*x).clone()).collect();
-        let mut inputs = Vec::with_capacity(model.n_layers());
-        for (n, layer) in model.layers.iter().enumerate() {
-            let ffn = (self.read)(n)?;
-            inputs.push(states.clone());
-            for (x, rotation) in states.iter_mut().zip(&rotations) {
-                *x = layer.forward(x, &ffn, rotation, &model.config)?;
-                stop_if(&mut *self.heard)?;
-            }
-        }
-        let at_end = states.iter().enumerate().map(|(i, x)| model.gradient((first + i) as u64, x));
-        let mut gradients = at_end.collect::<Result<Vec<_>, _>>()?;
+        let rotations = model.rotations(&embedded)?;
         let mut costs = vec![vec![TokenCosts::default(); model.n_layers()]; embedded.len()];
-        for (n, layer) in model.layers.iter().enumerate().rev() {
-            let ffn = (self.read)(n)?;
+        let mut inputs = vec![Vec::new(); model.n_layers()];
+        let mut keep = |n: usize, x: &Tensor| {
+            inputs[n].push(x.clone());
+            stop_if(&mut *self.heard)
+        };
+        let all = 0..model.n_layers();
+        let states = model.run(all.clone(), embedded, &|n| model.ffn(n), &mut keep)?;
+        let output = model.output()?;
+        let at_end = states.iter().enumerate();
+        let at_end = at_end.map(|(i, x)| model.gradient((first + i) as u64, x, &output));
+        let mut gradients = at_end.collect::<Result<Vec<_>, _>>()?;
+        for n in all.rev() {
+            let (layer, ffn) = (model.layer(n)?, model.ffn(n)?);
             for (i, gradient) in gradients.iter_mut().enumerate() {
                 (costs[i][n], *gradient) =
                     layer.backward(&inputs[n][i], gradient, &ffn, (&rotations[i], model))?;
@@ -83,26 +74,30 @@ impl<'a> Backward<'a> {
     }
 }
 
-impl Llama {
+impl Transformer<'_> {
     /// The gradient of context number `context` in a random direction of its next-token distributions, with respect to
     /// the state after the last layer, (tokens, n_embd).
-    fn gradient(&self, context: u64, state: &Tensor) -> Result<Tensor, TuningError> {
+    fn gradient(
+        &self,
+        context: u64,
+        state: &Tensor,
+        output: &Output<'_>,
+    ) -> Result<Tensor, TuningError> {
         let state = Var::from_tensor(state)?;
-        let normed = rms_norm(&state, &self.output_norm, self.config.rms_eps)?;
+        let normed = self.at_end(&state)?;
         let mut directions = Vec::new();
-        let n = state.dim(0)?;
+        let (n, width) = (state.dim(0)?, output.n_vocab());
         for start in (0..n).step_by(TOKENS) {
             let some = normed.detach().narrow(0, start, TOKENS.min(n - start))?;
-            let logits = linear(&some, &self.output)?;
-            let mut rows: Vec<f32> = logits.flatten_all()?.to_vec1()?;
-            let width = logits.dim(1)?;
+            let [mut rows] = output.logits([&some])?;
             rows.par_chunks_mut(width).enumerate().for_each(|(i, row)| {
                 let mut rng = ChaCha8Rng::seed_from_u64(context);
                 rng.set_stream((start + i) as u64);
+                let slopes: Vec<f32> = row.iter().map(|logit| output.slope(*logit)).collect();
                 to_direction(row, &mut rng);
+                row.iter_mut().zip(slopes).for_each(|(v, slope)| *v *= slope);
             });
-            let rows = Tensor::from_vec(rows, logits.shape(), &Device::Cpu)?;
-            directions.push(rows.matmul(&self.output)?);
+            directions.push(output.back(&rows)?);
         }
         Ok(gradient_at(&state, normed, &Tensor::cat(&directions, 0)?)?)
     }
@@ -115,24 +110,34 @@ impl Layer {
         input: &Tensor,
         gradient: &Tensor,
         ffn: &FfnWeights,
-        (rotation, model): (&Rotation, &Llama),
+        (rotations, model): (&Rotations, &Transformer<'_>),
     ) -> Result<(TokenCosts, Tensor), TuningError> {
-        // A graph for each stretch between two products: candle would form gradients of the matrices as well.
+        let config = &model.config;
+        // A graph for each stretch between two products, at whose ends the gradients are wanted.
         let input = Var::from_tensor(input)?;
-        let attended = self.attend(&input, rotation, &model.config)?;
+        let attended = self.attend(&input, rotations, config)?;
         let middle = Var::from_tensor(&attended)?;
-        let normed = self.ffn_input(&middle, &model.config)?;
-        let output = |w: &Tensor| Var::from_tensor(&linear(&normed.detach(), w)?);
-        let (gate, up) = (output(&ffn.gate)?, output(&ffn.up)?);
-        let product = gate.apply_op2(&up, SwiGlu)?;
-        let mut gradients = (product * gradient.matmul(&ffn.down)?)?.sum_all()?.backward()?;
-        let mut at = |var: &Var| gradients.remove(var).expect("it is a variable");
-        let (at_gate, at_up) = (at(&gate), at(&up));
+        let normed = self.ffn_input(&middle, config)?;
+        let outputs =
+            ffn.first().into_iter().map(|w| Var::from_tensor(&w.forward(&normed.detach())?));
+        let outputs: Vec<Var> = outputs.collect::<Result<_, candle_core::Error>>()?;
+        let tensors: Vec<Tensor> = outputs.iter().map(|var| var.as_tensor().clone()).collect();
+        let down_input = ffn.gated(&tensors)?;
+        let down_output = Var::from_tensor(&ffn.down.forward(&down_input.detach())?)?;
+        let behind = self.behind_down(&down_output, config)?;
+        let at_down = gradient_at(&down_output, behind, gradient)?;
+        let at_down_input = at_down.matmul(&ffn.down.weight)?;
+        let mut gradients = (down_input * at_down_input)?.sum_all()?.backward()?;
+        let at_outputs: Vec<Tensor> =
+            outputs.iter().map(|var| gradients.remove(var).expect("it is a variable")).collect();
         let costs = TokenCosts {
-            gate_up: squares(&Tensor::cat(&[&at_gate, &at_up], 1)?)?,
-            down: squares(gradient)?,
+            gate_up: squares(&Tensor::cat(&at_outputs, 1)?)?,
+            down: squares(&at_down)?,
         };
-        let at_normed = (at_gate.matmul(&ffn.gate)? + at_up.matmul(&ffn.up)?)?;
+        let mut at_normed = normed.zeros_like()?;
+        for (w, at) in ffn.first().iter().zip(&at_outputs) {
+            at_normed = (at_normed + at.matmul(&w.weight)?)?;
+        }
         let at_middle = (gradient_at(&middle, normed, &at_normed)? + gradient)?;
         Ok((costs, gradient_at(&input, attended, &at_middle)?))
     }
@@ -166,6 +171,7 @@ mod tests {
     use std::ops::Range;
 
     use fixtures::models::Model;
+    use format::Role;
     use ggml::gguf::GgufFile;
     use tempfile::TempDir;
 
@@ -173,35 +179,41 @@ mod tests {
 
     const CONTEXT: u64 = 3;
 
-    /// A model in `folder` and all its FFN matrices.
-    fn model(folder: &TempDir) -> (Llama, Vec<FfnWeights>) {
+    fn file(folder: &TempDir) -> GgufFile {
         let path = folder.path().join("model.gguf");
         Model::default().write(&path).unwrap();
-        let file = GgufFile::open(&path).unwrap();
-        let model = Llama::load(&file).unwrap();
-        let ffn = (0..model.n_layers()).map(|n| Llama::ffn(&file, n).unwrap()).collect();
-        (model, ffn)
+        GgufFile::open(&path).unwrap()
     }
 
-    fn costs(model: &Llama, ffn: &[FfnWeights], tokens: &[u32]) -> Vec<TokenCosts> {
-        let (read, embedded) = (|n: usize| Ok(ffn[n].clone()), model.embed(tokens).unwrap());
+    fn all_ffn(model: &Transformer<'_>) -> Vec<FfnWeights> {
+        (0..model.n_layers()).map(|n| model.ffn(n).unwrap()).collect()
+    }
+
+    fn costs(model: &Transformer<'_>, tokens: &[u32]) -> Vec<TokenCosts> {
+        let embedded = vec![model.embed(tokens).unwrap()];
         let mut go_on = || false;
-        let mut backward = Backward::new(model, &read, &mut go_on);
-        backward.costs(&[&embedded], CONTEXT as usize).unwrap().remove(0)
+        let mut backward = Backward::new(model, &mut go_on);
+        backward.costs(embedded, CONTEXT as usize).unwrap().remove(0)
     }
 
     /// What the squared gradients are those of, where `state` comes out of layer `n`, in one graph.
-    fn loss(model: &Llama, ffn: &[FfnWeights], n: usize, state: &Tensor) -> Tensor {
+    fn loss(model: &Transformer<'_>, ffn: &[FfnWeights], n: usize, state: &Tensor) -> Tensor {
         let x = through(model, ffn, n + 1..ffn.len(), state.clone());
-        let at_end = model.gradient(CONTEXT, &x.detach()).unwrap();
+        let at_end = model.gradient(CONTEXT, &x.detach(), &model.output().unwrap()).unwrap();
         (x * at_end).unwrap().sum_all().unwrap()
     }
 
     /// What comes out of `layers` where `state` goes in.
-    fn through(model: &Llama, ffn: &[FfnWeights], layers: Range<usize>, state: Tensor) -> Tensor {
-        let rotation = model.rotation(state.dim(0).unwrap()).unwrap();
+    fn through(
+        model: &Transformer<'_>,
+        ffn: &[FfnWeights],
+        layers: Range<usize>,
+        state: Tensor,
+    ) -> Tensor {
+        let rotations = model.rotations(std::slice::from_ref(&state)).unwrap();
         layers.fold(state, |x, n| {
-            model.layers[n].forward(&x, &ffn[n], &rotation, &model.config).unwrap()
+            let layer = model.layer(n).unwrap();
+            layer.forward(&x, &ffn[n], &rotations[0], &model.config).unwrap()
         })
     }
 
@@ -212,9 +224,10 @@ mod tests {
     #[test]
     fn costs_of_down_are_the_squared_gradients_behind_the_layer() {
         let folder = TempDir::new().unwrap();
-        let (model, ffn) = model(&folder);
-        let tokens = [7, 31, 5, 120, 66, 9];
-        let found = costs(&model, &ffn, &tokens);
+        let file = file(&folder);
+        let model = Transformer::open(&file).unwrap();
+        let (ffn, tokens) = (all_ffn(&model), [7, 31, 5, 120, 66, 9]);
+        let found = costs(&model, &tokens);
         for (n, found) in found.iter().enumerate() {
             let state = through(&model, &ffn, 0..n + 1, model.embed(&tokens).unwrap());
             let state = Var::from_tensor(&state).unwrap();
@@ -229,28 +242,30 @@ mod tests {
     #[test]
     fn costs_of_gate_and_up_are_the_squared_gradients_at_their_outputs() {
         let folder = TempDir::new().unwrap();
-        let (model, mut ffn) = model(&folder);
-        let tokens = [42];
-        let found = costs(&model, &ffn, &tokens);
+        let file = file(&folder);
+        let model = Transformer::open(&file).unwrap();
+        let (mut ffn, tokens) = (all_ffn(&model), [42]);
+        let found = costs(&model, &tokens);
         for (n, found) in found.iter().enumerate() {
             let known = ffn[n].clone();
-            let [gate, up] = [&known.gate, &known.up].map(|w| Var::from_tensor(w).unwrap());
-            let matrices = FfnWeights {
-                gate: gate.as_tensor().clone(),
-                up: up.as_tensor().clone(),
-                down: known.down.clone(),
+            let variables = [Role::Gate, Role::Up]
+                .map(|role| (role, Var::from_tensor(known.weight(role).unwrap()).unwrap()));
+            let variable = |id: format::MatrixId| {
+                let of_role = variables.iter().find(|(role, _)| *role == id.role);
+                Ok(of_role.map(|(_, var)| var.as_tensor().clone()))
             };
-            ffn[n] = matrices;
+            ffn[n] = model.ffn_with(n, &variable).unwrap();
             let before = through(&model, &ffn, 0..n, model.embed(&tokens).unwrap());
             let state = through(&model, &ffn, n..n + 1, before.clone());
             let gradients = loss(&model, &ffn, n, &state).backward().unwrap();
             ffn[n] = known;
             let square =
                 |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-            let rotation = model.rotation(1).unwrap();
-            let attended = model.layers[n].attend(&before, &rotation, &model.config).unwrap();
-            let input = square(&model.layers[n].ffn_input(&attended, &model.config).unwrap());
-            let both = [&gate, &up].map(|var| square(gradients.get(var).unwrap()));
+            let rotations = model.rotations(std::slice::from_ref(&before)).unwrap();
+            let layer = model.layer(n).unwrap();
+            let attended = layer.attend(&before, &rotations[0], &model.config).unwrap();
+            let input = square(&layer.ffn_input(&attended, &model.config).unwrap());
+            let both = variables.map(|(_, var)| square(gradients.get(&var).unwrap()));
             near(found.gate_up[0] * input, both[0] + both[1]);
         }
     }

@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
+use crate::family::families;
+
 /// Why a model cannot be run or tuned.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TuningError {
     /// The model is of another architecture, or uses a part of it that is not known here.
     #[error(
-        "'{path}' {reason}: only plain models of the llama architecture can be run with gradients"
+        "'{path}' {reason}: gradients are known for dense models of {}",
+        families().collect::<Vec<_>>().join(", ")
     )]
     Unsupported {
         /// The model.

@@ -1,7 +1,7 @@
 //! Row-wise parts of a transformer layer as single candle operations with their own derivatives: on the CPU the
 //! chains of elementary operations that they replace would cost more than the products, and run on one thread.
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// The values behind a contiguous tensor.
@@ -102,15 +102,71 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-/// `silu(gate) * up`, elementwise.
-pub struct SwiGlu;
+/// `x W^T` for a constant W, (outputs, inputs) in candle's order: candle's own product would form the gradient of W as
+/// well. x: (tokens, inputs).
+pub struct Product {
+    /// The constant.
+    pub w: Tensor,
+}
+
+impl CustomOp1 for Product {
+    fn name(&self) -> &'static str {
+        "constant-product"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = floats(storage, layout)?.to_vec();
+        let x = Tensor::from_vec(x, layout.shape(), self.w.device())?;
+        let y = x.matmul(&self.w.t()?)?;
+        Ok((CpuStorage::F32(to_vec(&y)?), y.shape().clone()))
+    }
+
+    fn bwd(&self, _x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.contiguous()?.matmul(&self.w)?))
+    }
+}
+
+/// The function of the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x / (1 + exp(-x))`.
+    Silu,
+    /// `x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))`, as ggml computes GELU.
+    Gelu,
+}
+
+impl Activation {
+    /// Its value and its derivative at `x`.
+    fn at(self, x: f32) -> (f32, f32) {
+        match self {
+            Self::Silu => {
+                let sigmoid = 1.0 / (1.0 + (-x).exp());
+                let silu = x * sigmoid;
+                (silu, sigmoid + silu * (1.0 - sigmoid))
+            }
+            Self::Gelu => {
+                const CUBE: f32 = 0.044_715;
+                let root = (2.0 / std::f32::consts::PI).sqrt();
+                let tanh = (root * (x + CUBE * x * x * x)).tanh();
+                let slope = root * (1.0 + 3.0 * CUBE * x * x) * (1.0 - tanh * tanh);
+                (0.5 * x * (1.0 + tanh), 0.5 * (1.0 + tanh + x * slope))
+            }
+        }
+    }
+}
+
+/// `activation(gate) * up`, elementwise. Source: Shazeer, "GLU variants improve transformer", 2020.
+pub struct Glu {
+    /// Of the gate.
+    pub activation: Activation,
+}
 
 /// Elements that one thread takes at a time.
 const CHUNK: usize = 16 * 1024;
 
-impl CustomOp2 for SwiGlu {
+impl CustomOp2 for Glu {
     fn name(&self) -> &'static str {
-        "swiglu"
+        "glu"
     }
 
     fn cpu_fwd(
@@ -125,7 +181,7 @@ impl CustomOp2 for SwiGlu {
         let chunks = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)));
         chunks.for_each(|(y, (gate, up))| {
             for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-                *y = g / (1.0 + (-g).exp()) * u;
+                *y = self.activation.at(*g).0 * u;
             }
         });
         Ok((CpuStorage::F32(y), l1.shape().clone()))
@@ -142,9 +198,8 @@ impl CustomOp2 for SwiGlu {
         let chunks = gates.par_chunks_mut(CHUNK).zip(ups.par_chunks_mut(CHUNK));
         chunks.zip(grads.par_chunks(CHUNK)).for_each(|((gates, ups), grads)| {
             for ((g, u), dy) in gates.iter_mut().zip(ups).zip(grads) {
-                let sigmoid = 1.0 / (1.0 + (-*g).exp());
-                let silu = *g * sigmoid;
-                (*g, *u) = (dy * *u * (sigmoid + silu * (1.0 - sigmoid)), dy * silu);
+                let (value, slope) = self.activation.at(*g);
+                (*g, *u) = (dy * *u * slope, dy * value);
             }
         });
         Ok((Some(from_vec(gates, gate)?), Some(from_vec(ups, up)?)))
@@ -209,7 +264,21 @@ mod tests {
         let w =
             candle_core::Var::from_tensor(&wave(8, (8, 1), 2.0).flatten_all().unwrap()).unwrap();
         derivative(&[&x, &w], || x.apply_op2(&w, RmsNorm { eps: 1e-5 }).unwrap());
-        derivative(&[&x, &u], || x.apply_op2(&u, SwiGlu).unwrap());
+        let matrix = wave(40, (5, 8), 3.0).as_tensor().detach();
+        derivative(&[&x], || x.apply_op1(Product { w: matrix.clone() }).unwrap());
+        for activation in [Activation::Silu, Activation::Gelu] {
+            derivative(&[&x, &u], || x.apply_op2(&u, Glu { activation }).unwrap());
+        }
+    }
+
+    /// The error function by its power series.
+    fn erf(x: f32) -> f32 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..20 {
+            term *= -x * x / n as f32;
+            sum += term / (2 * n + 1) as f32;
+        }
+        2.0 / std::f32::consts::PI.sqrt() * sum
     }
 
     #[test]
@@ -222,9 +291,14 @@ mod tests {
             let expected = [row[0] / rms, 2.0 * row[1] / rms, -row[2] / rms];
             assert!(found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-6), "{found:?}");
         }
-        let silu = to_vec(&x.apply_op2(&x.ones_like().unwrap(), SwiGlu).unwrap()).unwrap();
-        for (x, silu) in to_vec(&x).unwrap().into_iter().zip(silu) {
+        let ones = x.ones_like().unwrap();
+        let of = |activation| to_vec(&x.apply_op2(&ones, Glu { activation }).unwrap()).unwrap();
+        let (silu, gelu) = (of(Activation::Silu), of(Activation::Gelu));
+        for ((x, silu), gelu) in to_vec(&x).unwrap().into_iter().zip(silu).zip(gelu) {
             assert!((x / (1.0 + (-x).exp()) - silu).abs() < 1e-6);
+            // x Phi(x), which the tanh form comes near.
+            let phi = 0.5 * (1.0 + erf(x / std::f32::consts::SQRT_2));
+            assert!((x * phi - gelu).abs() < 1e-3, "{x} {gelu}");
         }
     }
 }

@@ -1,39 +1,62 @@
 //! One layer: attention and FFN around the hidden state.
 
 use candle_core::{Device, Result, Tensor, Var};
-use candle_nn::rotary_emb::rope_i_slow;
 use format::Role;
 
-use crate::TuningError;
 use crate::attention::Attention;
-use crate::config::Config;
-use crate::fused::{RmsNorm, SwiGlu};
+use crate::config::{Config, View};
+use crate::family::HeadNorm;
+use crate::fused::{Activation, Glu, Product, RmsNorm};
+use crate::rotary::Rotations;
 
-/// What a layer has besides its FFN matrices. Matrices are (outputs, inputs) in candle's order.
-pub(crate) struct Layer {
-    pub(crate) attn_norm: Tensor,
-    pub(crate) q: Tensor,
-    pub(crate) k: Tensor,
-    pub(crate) v: Tensor,
-    pub(crate) output: Tensor,
-    pub(crate) ffn_norm: Tensor,
-}
-
-/// The FFN matrices of one layer, (outputs, inputs) in candle's order.
+/// A matrix, (outputs, inputs) in candle's order, and what is added to products with it.
 #[derive(Clone)]
-pub struct FfnWeights {
-    /// `ffn_gate`.
-    pub gate: Tensor,
-    /// `ffn_up`.
-    pub up: Tensor,
-    /// `ffn_down`.
-    pub down: Tensor,
+pub(crate) struct Linear {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
 }
 
-/// Cosines and sines of all positions, (tokens, head_dim / 2).
-pub(crate) struct Rotation {
-    pub(crate) cos: Tensor,
-    pub(crate) sin: Tensor,
+/// What a layer has besides its FFN matrices.
+pub(crate) struct Layer {
+    pub(crate) view: View,
+    pub(crate) attn_norm: Option<Tensor>,
+    pub(crate) q: Linear,
+    pub(crate) k: Linear,
+    pub(crate) v: Linear,
+    pub(crate) q_norm: Option<Tensor>,
+    pub(crate) k_norm: Option<Tensor>,
+    pub(crate) output: Linear,
+    pub(crate) attn_post_norm: Option<Tensor>,
+    pub(crate) ffn_norm: Option<Tensor>,
+    pub(crate) ffn_post_norm: Option<Tensor>,
+}
+
+/// The FFN matrices of one layer.
+#[derive(Clone)]
+pub(crate) struct FfnWeights {
+    /// Without one, the first half of what `up` gives is the gate.
+    pub(crate) gate: Option<Linear>,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
+}
+
+impl Linear {
+    /// x W^T and the bias; `x`: (tokens, inputs).
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let product = match self.weight.is_variable() {
+            true => linear(x, &self.weight)?,
+            false => x.apply_op1(Product { w: self.weight.clone() })?,
+        };
+        match &self.bias {
+            Some(bias) => product.broadcast_add(bias),
+            None => Ok(product),
+        }
+    }
+
+    fn detached(&self) -> Self {
+        Self { weight: self.weight.detach(), bias: self.bias.clone() }
+    }
 }
 
 impl Layer {
@@ -41,23 +64,39 @@ impl Layer {
     pub(crate) fn attend(
         &self,
         x: &Tensor,
-        rotation: &Rotation,
+        rotations: &Rotations,
         config: &Config,
     ) -> Result<Tensor> {
-        let normed = rms_norm(x, &self.attn_norm, config.rms_eps)?;
-        let rotated = |w: &Tensor, n| {
-            let heads = heads(&linear(&normed, w)?, n)?.unsqueeze(0)?;
-            rope_i_slow(&heads, &rotation.cos, &rotation.sin)?.squeeze(0)?.contiguous()
+        let normed = normed(x, self.attn_norm.as_ref(), config)?;
+        let whole = config.family.head_norm == HeadNorm::Whole;
+        let turned = |product: &Linear, norm: Option<&Tensor>, n| {
+            let values = product.forward(&normed)?;
+            let values = if whole { self::normed(&values, norm, config)? } else { values };
+            let heads = heads(&values, n)?;
+            let heads = if whole { heads } else { self::normed(&heads, norm, config)? };
+            match self.view.rotary {
+                Some(index) => rotations.apply(index, &heads),
+                None => Ok(heads),
+            }
         };
-        let (q, k) = (rotated(&self.q, config.n_head)?, rotated(&self.k, config.n_head_kv)?);
-        let v = heads(&linear(&normed, &self.v)?, config.n_head_kv)?;
-        let attended = q.apply_op3(&k, &v, Attention)?.transpose(0, 1)?.flatten_from(1)?;
-        x + linear(&attended, &self.output)?
+        let q = turned(&self.q, self.q_norm.as_ref(), config.n_head)?;
+        let k = turned(&self.k, self.k_norm.as_ref(), config.n_head_kv)?;
+        let v = heads(&self.v.forward(&normed)?, config.n_head_kv)?;
+        let (scale, cap) = (config.score_scale, config.score_cap);
+        let attention = Attention { scale, cap, window: self.view.window };
+        let attended = q.apply_op3(&k, &v, attention)?.transpose(0, 1)?.flatten_from(1)?;
+        let output = self.output.forward(&attended)?;
+        x + scaled(self::normed(&output, self.attn_post_norm.as_ref(), config)?, config)?
     }
 
     /// What gate and up see of the state after attention.
     pub(crate) fn ffn_input(&self, x: &Tensor, config: &Config) -> Result<Tensor> {
-        rms_norm(x, &self.ffn_norm, config.rms_eps)
+        normed(x, self.ffn_norm.as_ref(), config)
+    }
+
+    /// What the layer adds to the state after attention, of what comes out of down.
+    pub(crate) fn behind_down(&self, output: &Tensor, config: &Config) -> Result<Tensor> {
+        scaled(normed(output, self.ffn_post_norm.as_ref(), config)?, config)
     }
 
     /// The hidden state after the layer.
@@ -65,42 +104,56 @@ impl Layer {
         &self,
         x: &Tensor,
         ffn: &FfnWeights,
-        rotation: &Rotation,
+        rotations: &Rotations,
         config: &Config,
     ) -> Result<Tensor> {
-        let x = self.attend(x, rotation, config)?;
-        let down = ffn.down_input(&self.ffn_input(&x, config)?)?;
-        x + linear(&down, &ffn.down)?
+        let x = self.attend(x, rotations, config)?;
+        let down_input = ffn.down_input(&self.ffn_input(&x, config)?)?;
+        x + self.behind_down(&ffn.down.forward(&down_input)?, config)?
     }
 }
 
 impl FfnWeights {
-    /// Takes `dense`, [d_in, d_out], in place of one matrix.
-    ///
-    /// # Errors
-    /// [`TuningError::Compute`] if it has another size.
-    pub fn replace(&mut self, role: Role, dense: Vec<f32>) -> std::result::Result<(), TuningError> {
-        let matrix = self.get_mut(role);
-        *matrix = Tensor::from_vec(dense, matrix.shape(), &Device::Cpu)?;
-        Ok(())
-    }
-
-    pub(crate) fn get_mut(&mut self, role: Role) -> &mut Tensor {
+    /// The matrix of `role`.
+    pub(crate) fn weight(&self, role: Role) -> Option<&Tensor> {
         match role {
-            Role::Gate => &mut self.gate,
-            Role::Up => &mut self.up,
-            Role::Down => &mut self.down,
+            Role::Gate => self.gate.as_ref().map(|gate| &gate.weight),
+            Role::Up => Some(&self.up.weight),
+            Role::Down => Some(&self.down.weight),
         }
     }
 
     /// The same matrices, of which no gradients are kept.
     pub(crate) fn detached(&self) -> Self {
-        Self { gate: self.gate.detach(), up: self.up.detach(), down: self.down.detach() }
+        let gate = self.gate.as_ref().map(Linear::detached);
+        Self { gate, up: self.up.detached(), down: self.down.detached(), ..*self }
     }
 
-    /// What down sees: silu(gate x) * up x.
+    /// The matrices that read the FFN's input.
+    pub(crate) fn first(&self) -> Vec<&Linear> {
+        self.gate.iter().chain([&self.up]).collect()
+    }
+
+    /// What down sees, of what the matrices of [`Self::first`] give.
+    pub(crate) fn gated(&self, outputs: &[Tensor]) -> Result<Tensor> {
+        let glu =
+            |gate: &Tensor, up: &Tensor| gate.apply_op2(up, Glu { activation: self.activation });
+        match outputs {
+            [gate, up] => glu(gate, up),
+            outputs => {
+                let both = &outputs[0];
+                let n = both.dim(1)? / 2;
+                let half = |start| both.narrow(1, start, n)?.contiguous();
+                glu(&half(0)?, &half(n)?)
+            }
+        }
+    }
+
+    /// What down sees.
     pub(crate) fn down_input(&self, input: &Tensor) -> Result<Tensor> {
-        linear(input, &self.gate)?.apply_op2(&linear(input, &self.up)?, SwiGlu)
+        let outputs: Vec<Tensor> =
+            self.first().into_iter().map(|w| w.forward(input)).collect::<Result<_>>()?;
+        self.gated(&outputs)
     }
 }
 
@@ -121,7 +174,23 @@ fn heads(x: &Tensor, n: usize) -> Result<Tensor> {
     x.reshape((tokens, n, width / n))?.transpose(0, 1)?.contiguous()
 }
 
-/// x / sqrt(mean x^2 + eps) * weight.
-pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
-    x.apply_op2(weight, RmsNorm { eps })
+/// x / sqrt(mean x^2 + eps) * weight over the innermost dimension, where there is a weight.
+pub(crate) fn normed(x: &Tensor, weight: Option<&Tensor>, config: &Config) -> Result<Tensor> {
+    match weight {
+        Some(weight) => x.apply_op2(weight, RmsNorm { eps: config.rms_eps }),
+        None => Ok(x.clone()),
+    }
+}
+
+/// What is added to the hidden state.
+fn scaled(x: Tensor, config: &Config) -> Result<Tensor> {
+    match config.residual_scale {
+        1.0 => Ok(x),
+        scale => x * f64::from(scale),
+    }
+}
+
+/// A constant in F32.
+pub(crate) fn constant(values: Vec<f32>, dims: &[usize]) -> Result<Tensor> {
+    Tensor::from_vec(values, dims, &Device::Cpu)
 }

@@ -1,10 +1,10 @@
 //! How far the outputs of two models are apart, and the gradient of that.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::TuningError;
-use crate::layer::linear;
+use crate::output::Output;
 
 /// Tokens whose logits are in memory at a time.
 pub(crate) const TOKENS: usize = 256;
@@ -13,35 +13,33 @@ pub(crate) const TOKENS: usize = 256;
 /// respect to `student`.
 ///
 /// # Shapes
-/// `teacher`, `student`: (tokens, n_embd), the hidden states after the last norm; `output`: (vocabulary, n_embd).
+/// `teacher`, `student`: (tokens, n_embd), the hidden states after the last norm.
 pub(crate) fn divergence(
     teacher: &Tensor,
     student: &Tensor,
-    output: &Tensor,
+    output: &Output<'_>,
     want_gradient: bool,
 ) -> Result<(f64, Option<Tensor>), TuningError> {
     let n = student.dim(0)?;
     let (mut sum, mut gradients) = (0.0, Vec::new());
+    let width = output.n_vocab();
     for start in (0..n).step_by(TOKENS) {
-        let len = TOKENS.min(n - start);
-        let logits =
-            |x: &Tensor| linear(&x.narrow(0, start, len)?, output)?.flatten_all()?.to_vec1();
-        let (p, mut q): (Vec<f32>, Vec<f32>) = (logits(teacher)?, logits(student)?);
-        let width = q.len() / len;
+        let some = |x: &Tensor| x.narrow(0, start, TOKENS.min(n - start));
+        let [p, mut q] = output.logits([&some(teacher)?, &some(student)?])?;
         let rows = q.par_chunks_mut(width).zip(p.par_chunks(width));
-        let losses: Vec<f64> = rows.map(|(q, p)| row_divergence(p, q)).collect();
+        let losses: Vec<f64> = rows.map(|(q, p)| row_divergence(p, q, output)).collect();
         sum += losses.iter().sum::<f64>();
         if want_gradient {
-            let difference = Tensor::from_vec(q, (len, width), &Device::Cpu)?;
-            gradients.push(difference.matmul(output)?);
+            gradients.push(output.back(&q)?);
         }
     }
     let gradient = want_gradient.then(|| Tensor::cat(&gradients, 0)).transpose()?;
     Ok((sum, gradient))
 }
 
-/// sum p ln(p / q) for logits `p` and `q`; leaves softmax(q) - softmax(p) in `q`.
-fn row_divergence(p: &[f32], q: &mut [f32]) -> f64 {
+/// sum p ln(p / q) for logits `p` and `q`; leaves its gradient at what `output` made logits of in `q`:
+/// softmax(q) - softmax(p) times their slopes.
+fn row_divergence(p: &[f32], q: &mut [f32], output: &Output<'_>) -> f64 {
     let log_sum = |x: &[f32]| {
         let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let sum: f64 = x.iter().map(|v| f64::from((v - largest).exp())).sum();
@@ -53,14 +51,42 @@ fn row_divergence(p: &[f32], q: &mut [f32]) -> f64 {
         let (ln_p, ln_q) = (p - log_p, *q - log_q);
         let (p, q_) = (ln_p.exp(), ln_q.exp());
         loss += f64::from(p * (ln_p - ln_q));
-        *q = q_ - p;
+        *q = (q_ - p) * output.slope(*q);
     }
     loss
 }
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Device;
+    use ggml::Type;
+    use ggml::gguf::{GgufFile, GgufWriter};
+
     use super::*;
+
+    /// A file with a matrix of [4, n_vocab].
+    struct Matrix {
+        _folder: tempfile::TempDir,
+        file: GgufFile,
+    }
+
+    impl Matrix {
+        fn new(n_vocab: usize) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("output.gguf");
+            let values = (0..4 * n_vocab).map(|i| (i as f32 * 3.77 + 2.0).sin());
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            let mut writer = GgufWriter::new();
+            writer.add_tensor("output.weight", Type::F32, &[4, n_vocab]).unwrap();
+            let mut out = std::fs::File::create(&path).unwrap();
+            writer.write(&mut out, |_, out| out.write_all(&bytes)).unwrap();
+            Self { _folder: folder, file: GgufFile::open(&path).unwrap() }
+        }
+
+        fn output(&self, scale: f32, cap: Option<f32>) -> Output<'_> {
+            Output::new((&self.file, &self.file.tensors()[0]), Vec::new(), scale, cap)
+        }
+    }
 
     fn tensor(shape: (usize, usize), seed: f32) -> Tensor {
         let values: Vec<f32> =
@@ -71,7 +97,8 @@ mod tests {
     #[test]
     fn the_gradient_is_that_of_the_divergence() {
         let (teacher, student) = (tensor((3, 4), 0.0), tensor((3, 4), 1.0));
-        let output = tensor((7, 4), 2.0);
+        let matrix = Matrix::new(7);
+        let output = matrix.output(1.3, Some(1.5));
         let value = |s: &Tensor| divergence(&teacher, s, &output, false).unwrap().0;
         let (at, gradient) = divergence(&teacher, &student, &output, true).unwrap();
         assert!(at > 0.1 && at == value(&student));
@@ -90,7 +117,8 @@ mod tests {
 
     #[test]
     fn equal_models_do_not_diverge_and_chunks_do_not_matter() {
-        let (many, output) = (tensor((TOKENS + 3, 4), 0.5), tensor((5, 4), 2.0));
+        let (many, matrix) = (tensor((TOKENS + 3, 4), 0.5), Matrix::new(5));
+        let output = matrix.output(1.0, None);
         assert!(divergence(&many, &many, &output, false).unwrap().0.abs() < 1e-6);
         let other = tensor((TOKENS + 3, 4), 0.9);
         let (whole, gradient) = divergence(&many, &other, &output, true).unwrap();

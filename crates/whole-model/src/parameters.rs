@@ -13,8 +13,6 @@ pub(crate) struct Parameters {
     outliers: Option<Coo>,
     exact: Vec<f32>,
     adams: [Adam; 3],
-    /// Sum of the gradients with respect to the dense matrix, [d_in, d_out].
-    gradient: Vec<f32>,
 }
 
 impl Parameters {
@@ -24,8 +22,7 @@ impl Parameters {
             outliers.iter().flat_map(|o| o.values().iter().map(|v| v.to_f32())).collect();
         let adams =
             [parts.atoms.as_flattened().len(), parts.row_scale.len(), exact.len()].map(Adam::new);
-        let gradient = vec![0.0; parts.layout.shape.n_weights()];
-        Self { parts, outliers, exact, adams, gradient }
+        Self { parts, outliers, exact, adams }
     }
 
     /// The dense matrix as a variable, (outputs, inputs).
@@ -38,15 +35,11 @@ impl Parameters {
         Var::from_vec(dense, (shape.d_out, shape.d_in), &Device::Cpu)
     }
 
-    /// Adds the gradient of one context, [d_in, d_out].
-    pub(crate) fn add_gradient(&mut self, gradient: &[f32]) {
-        self.gradient.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
-    }
-
-    /// One step against the gradients added since the last, by about `rate` of each value's size.
-    pub(crate) fn step(&mut self, rate: f32) {
-        let gradient = self.parts.gradient(&self.gradient);
-        let by_exact: Vec<f32> = self.positions().iter().map(|p| self.gradient[*p]).collect();
+    /// One step against `dense`, the gradient with respect to the dense matrix, [d_in, d_out], by about `rate` of each
+    /// value's size.
+    pub(crate) fn step(&mut self, dense: &[f32], rate: f32) {
+        let gradient = self.parts.gradient(dense);
+        let by_exact: Vec<f32> = self.positions().iter().map(|p| dense[*p]).collect();
         let [atoms, scales, exact] = &mut self.adams;
         let values = self.parts.atoms.as_flattened_mut();
         let size = root_mean_square(values);
@@ -59,7 +52,6 @@ impl Parameters {
         self.parts.row_scale.iter_mut().zip(&logs).for_each(|(s, l)| *s *= l.exp());
         let size = root_mean_square(&self.exact);
         exact.step(&mut self.exact, &by_exact, rate * size);
-        self.gradient.fill(0.0);
     }
 
     /// The code as it is now.

@@ -2,6 +2,9 @@
 //!
 //! The loss is the divergence of the two models' next-token distributions. Gradients go back through all layers;
 //! what moves are atoms, row scales and exact weights, never a code, so the file keeps its size and speed.
+//!
+//! Every layer is read, or decoded, when its turn comes, and computed again on the way back: in memory are the hidden
+//! states before each layer of one step's contexts and a single layer.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +15,11 @@ use rayon::prelude::*;
 use sections::SectionsParts;
 
 use crate::TuningError;
-use crate::layer::{FfnWeights, gradient_at, rms_norm};
-use crate::llama::Llama;
+use crate::error::stop_if;
+use crate::layer::{FfnWeights, gradient_at};
 use crate::loss::divergence;
 use crate::parameters::Parameters;
+use crate::transformer::Transformer;
 
 /// How to tune.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,40 +49,38 @@ pub struct TuneReport {
     pub steps: Vec<f64>,
 }
 
-/// A coded model beside the model it was made from.
-pub struct Tuner {
-    model: Llama,
-    teacher: Vec<FfnWeights>,
-    parameters: BTreeMap<MatrixId, Parameters>,
-    /// Variables of the current values.
-    student: Vec<FfnWeights>,
-    variables: BTreeMap<MatrixId, Var>,
+/// Who hears of a run: of every finished step (number, loss), and whether to stop, between layers.
+pub trait Listener {
+    /// A step is done.
+    fn step(&mut self, number: usize, loss: f64);
+    /// Whether to stop.
+    fn stops(&mut self) -> bool;
 }
 
-impl Tuner {
-    /// Loads the model in `file`, of which `coded` stands in for some matrices.
+/// A coded model beside the model it was made from.
+pub struct Tuner<'a> {
+    model: Transformer<'a>,
+    parameters: BTreeMap<MatrixId, Parameters>,
+}
+
+impl<'a> Tuner<'a> {
+    /// Opens the model in `file`, of which `coded` stands in for some matrices.
     ///
     /// # Errors
     /// [`TuningError`] for models that are not known here.
     pub fn new(
-        file: &GgufFile,
+        file: &'a GgufFile,
         coded: BTreeMap<MatrixId, SectionsParts>,
     ) -> Result<Self, TuningError> {
-        let model = Llama::load(file)?;
-        let teacher: Vec<FfnWeights> =
-            (0..model.n_layers()).map(|n| Llama::ffn(file, n)).collect::<Result<_, _>>()?;
+        let model = Transformer::open(file)?;
         let parameters = coded.into_iter().map(|(t, parts)| (t, Parameters::new(parts))).collect();
-        let (student, variables) = (teacher.clone(), BTreeMap::new());
-        let mut tuner = Self { model, teacher, parameters, student, variables };
-        tuner.refresh()?;
-        Ok(tuner)
+        Ok(Self { model, parameters })
     }
 
-    /// Tunes on `contexts` and measures on `held_out`. `report` hears of every step (number, loss) and says
-    /// whether to stop.
+    /// Tunes on `contexts` and measures on `held_out`.
     ///
     /// # Errors
-    /// [`TuningError::Diverged`], [`TuningError::Stopped`] or [`TuningError::Compute`].
+    /// [`TuningError::Diverged`], [`TuningError::Stopped`], [`TuningError::Compute`] or [`TuningError::Gguf`].
     ///
     /// # Panics
     /// If there are no contexts.
@@ -87,62 +89,36 @@ impl Tuner {
         params: TuneParams,
         contexts: &[Vec<u32>],
         held_out: &[Vec<u32>],
-        report: &mut dyn FnMut(usize, f64) -> bool,
+        listener: &mut dyn Listener,
     ) -> Result<TuneReport, TuningError> {
         assert!(!contexts.is_empty(), "there is no text to tune on");
-        let expected = self.teacher_states(held_out)?;
-        let before = self.measure_against(&expected, held_out)?;
-        let mut losses = Vec::with_capacity(params.steps);
+        let measured = self.source_states(held_out, listener)?;
+        let before = self.measure_against(&measured, listener)?;
+        let mut steps = Vec::with_capacity(params.steps);
         for step in 0..params.steps {
-            let chosen = (0..params.contexts)
-                .map(|i| &contexts[(step * params.contexts + i) % contexts.len()]);
-            let (mut sum, mut n) = (0.0, 0);
-            for context in chosen {
-                sum += self.accumulate(context)?;
-                n += context.len();
-            }
-            let loss = sum / n as f64;
-            if !loss.is_finite() {
-                return Err(TuningError::Diverged { step: step + 1 });
-            }
-            losses.push(loss);
+            let chosen: Vec<Vec<u32>> = (0..params.contexts)
+                .map(|i| contexts[(step * params.contexts + i) % contexts.len()].clone())
+                .collect();
             let progress = step as f32 / params.steps as f32;
             let rate = params.rate * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos());
-            self.parameters.par_iter_mut().for_each(|(_, p)| p.step(rate));
-            self.refresh()?;
-            if report(step + 1, loss) {
-                return Err(TuningError::Stopped);
-            }
+            let loss = self.step((step + 1, rate), &chosen, listener)?;
+            steps.push(loss);
+            listener.step(step + 1, loss);
+            stop_if(|| listener.stops())?;
         }
-        Ok(TuneReport { before, after: self.measure_against(&expected, held_out)?, steps: losses })
+        Ok(TuneReport { before, after: self.measure_against(&measured, listener)?, steps })
     }
 
     /// Mean divergence over the tokens of `contexts`.
     ///
     /// # Errors
-    /// [`TuningError::Compute`].
-    pub fn measure(&self, contexts: &[Vec<u32>]) -> Result<f64, TuningError> {
-        self.measure_against(&self.teacher_states(contexts)?, contexts)
-    }
-
-    /// States of the source model behind its last layer, of each of `contexts`.
-    fn teacher_states(&self, contexts: &[Vec<u32>]) -> Result<Vec<Tensor>, TuningError> {
-        contexts.iter().map(|tokens| self.model.last_state(tokens, &self.teacher)).collect()
-    }
-
-    /// Mean divergence over the tokens of `contexts`, for which the source model's states are `expected`.
-    fn measure_against(
+    /// [`TuningError::Stopped`], [`TuningError::Compute`] or [`TuningError::Gguf`].
+    pub fn measure(
         &self,
-        expected: &[Tensor],
         contexts: &[Vec<u32>],
+        listener: &mut dyn Listener,
     ) -> Result<f64, TuningError> {
-        let (mut sum, mut n) = (0.0, 0);
-        for (tokens, teacher) in contexts.iter().zip(expected) {
-            let student = self.model.last_state(tokens, &self.student)?;
-            sum += divergence(teacher, &student, &self.model.output, false)?.0;
-            n += tokens.len();
-        }
-        Ok(sum / n.max(1) as f64)
+        self.measure_against(&self.source_states(contexts, listener)?, listener)
     }
 
     /// The tuned codes.
@@ -151,48 +127,150 @@ impl Tuner {
         self.parameters.into_iter().map(|(t, p)| (t, p.into_parts())).collect()
     }
 
-    /// Adds the gradients of one context; the sum of its tokens' divergences.
-    fn accumulate(&mut self, tokens: &[u32]) -> Result<f64, TuningError> {
-        let teacher = self.model.last_state(tokens, &self.teacher)?;
-        let rotation = self.model.rotation(tokens.len())?;
-        let config = &self.model.config;
-        // A graph per layer instead of one for all: each is freed as soon as its gradients are known.
-        let mut graphs = Vec::with_capacity(self.model.n_layers());
-        let mut x = self.model.embed(tokens)?;
-        for (layer, ffn) in self.model.layers.iter().zip(&self.student) {
-            let input = Var::from_tensor(&x)?;
-            let output = layer.forward(&input, ffn, &rotation, config)?;
-            x = output.detach();
-            graphs.push((input, output));
+    /// Number of the first layer with a coded matrix: before it, both models are one.
+    fn first(&self) -> usize {
+        self.parameters.keys().map(|id| id.layer).min().unwrap_or(self.model.n_layers())
+    }
+
+    /// The layers in which the models differ.
+    fn layers(&self) -> std::ops::Range<usize> {
+        self.first()..self.model.n_layers()
+    }
+
+    /// The source model's states before the first coded layer and behind the last one, of each of `contexts`.
+    fn source_states(
+        &self,
+        contexts: &[Vec<u32>],
+        listener: &mut dyn Listener,
+    ) -> Result<States, TuningError> {
+        let read = |n| self.model.ffn(n);
+        let mut heard = |_: usize, _: &Tensor| stop_if(|| listener.stops());
+        let embedded =
+            contexts.iter().map(|tokens| self.model.embed(tokens)).collect::<Result<_, _>>()?;
+        let first = self.model.run(0..self.first(), embedded, &read, &mut heard)?;
+        let last = self.model.run(self.layers(), first.clone(), &read, &mut heard)?;
+        Ok(States { first, last })
+    }
+
+    /// Mean divergence over the tokens of the contexts whose states in the source model are `source`.
+    fn measure_against(
+        &self,
+        source: &States,
+        listener: &mut dyn Listener,
+    ) -> Result<f64, TuningError> {
+        let mut heard = |_: usize, _: &Tensor| stop_if(|| listener.stops());
+        let read = |n| self.coded(n);
+        let coded = self.model.run(self.layers(), source.first.clone(), &read, &mut heard)?;
+        let output = self.model.output()?;
+        let (mut sum, mut n) = (0.0, 0);
+        for (source, coded) in source.last.iter().zip(&coded) {
+            let [source, coded] = [self.model.at_end(source)?, self.model.at_end(coded)?];
+            sum += divergence(&source, &coded, &output, false)?.0;
+            n += coded.dim(0)?;
         }
-        let last = Var::from_tensor(&x)?;
-        let normed = rms_norm(&last, &self.model.output_norm, config.rms_eps)?;
-        let (loss, gradient) = divergence(&teacher, &normed.detach(), &self.model.output, true)?;
-        let gradient = gradient.expect("it was asked for");
-        let mut upstream = gradient_at(&last, normed, &gradient)?;
-        for (n, (input, output)) in graphs.into_iter().enumerate().rev() {
-            let mut gradients = (output * upstream)?.sum_all()?.backward()?;
-            upstream = gradients.remove(&input).expect("the state is a variable");
-            for role in Role::ALL {
-                let tensor = MatrixId { layer: n, role };
-                let Some(variable) = self.variables.get(&tensor) else { continue };
-                let gradient = gradients.remove(variable).expect("the matrix is a variable");
-                let gradient = gradient.flatten_all()?.to_vec1::<f32>()?;
-                let parameters = self.parameters.get_mut(&tensor).expect("it has a variable");
-                parameters.add_gradient(&gradient);
-            }
+        Ok(sum / n.max(1) as f64)
+    }
+
+    /// Moves the parameters against the gradient of `contexts`; their mean divergence before.
+    fn step(
+        &mut self,
+        (number, rate): (usize, f32),
+        contexts: &[Vec<u32>],
+        listener: &mut dyn Listener,
+    ) -> Result<f64, TuningError> {
+        let source = self.source_states(contexts, listener)?;
+        let mut inputs = vec![Vec::with_capacity(contexts.len()); self.model.n_layers()];
+        let mut keep = |n: usize, x: &Tensor| {
+            inputs[n].push(x.clone());
+            stop_if(|| listener.stops())
+        };
+        let coded = self.model.run(self.layers(), source.first, &|n| self.coded(n), &mut keep)?;
+        let (loss, mut gradients) = self.at_end(&source.last, &coded)?;
+        if !loss.is_finite() {
+            return Err(TuningError::Diverged { step: number });
+        }
+        for n in self.layers().rev() {
+            stop_if(|| listener.stops())?;
+            let sums = self.back(n, &inputs[n], &mut gradients)?;
+            let layer = self.parameters.range_mut(in_layer(n));
+            let moved: Vec<(&mut Parameters, Vec<f32>)> = layer.map(|(_, p)| p).zip(sums).collect();
+            moved.into_par_iter().for_each(|(parameters, sum)| parameters.step(&sum, rate));
         }
         Ok(loss)
     }
 
-    /// Makes the student's matrices those of the current parameters.
-    fn refresh(&mut self) -> Result<(), TuningError> {
-        for (tensor, parameters) in &self.parameters {
-            let variable = parameters.weight()?;
-            let ffn = &mut self.student[tensor.layer];
-            *ffn.get_mut(tensor.role) = variable.as_tensor().clone();
-            self.variables.insert(*tensor, variable);
+    /// The mean divergence of contexts with these states behind the last layer, and the gradient of its sum over
+    /// tokens at each of `coded`.
+    fn at_end(
+        &self,
+        source: &[Tensor],
+        coded: &[Tensor],
+    ) -> Result<(f64, Vec<Tensor>), TuningError> {
+        let output = self.model.output()?;
+        let (mut sum, mut n, mut gradients) = (0.0, 0, Vec::with_capacity(coded.len()));
+        for (source, coded) in source.iter().zip(coded) {
+            let state = Var::from_tensor(coded)?;
+            let (expected, found) = (self.model.at_end(source)?, self.model.at_end(&state)?);
+            let (loss, gradient) = divergence(&expected, &found.detach(), &output, true)?;
+            let gradient = gradient.expect("it was asked for");
+            gradients.push(gradient_at(&state, found, &gradient)?);
+            (sum, n) = (sum + loss, n + coded.dim(0)?);
         }
-        Ok(())
+        Ok((sum / n as f64, gradients))
     }
+
+    /// Takes the `gradients` behind layer `n` of contexts with these `inputs` to those before it. What comes back are
+    /// the gradients at its coded matrices, [d_in, d_out], in the order of their roles.
+    fn back(
+        &self,
+        n: usize,
+        inputs: &[Tensor],
+        gradients: &mut [Tensor],
+    ) -> Result<Vec<Vec<f32>>, TuningError> {
+        let (layer, ffn) = (self.model.layer(n)?, self.coded(n)?);
+        let roles: Vec<Role> = self.parameters.range(in_layer(n)).map(|(id, _)| id.role).collect();
+        let mut sums: Vec<Vec<f32>> = Vec::new();
+        let rotations = self.model.rotations(inputs)?;
+        for ((input, gradient), rotations) in inputs.iter().zip(gradients).zip(&rotations) {
+            let input = Var::from_tensor(input)?;
+            let output = layer.forward(&input, &ffn, rotations, &self.model.config)?;
+            let mut found = (output * &*gradient)?.sum_all()?.backward()?;
+            *gradient = found.remove(&input).expect("the state is a variable");
+            let mut own = Vec::with_capacity(roles.len());
+            for role in &roles {
+                let weight = ffn.weight(*role).expect("a coded matrix is there");
+                let at = found.remove(weight).expect("a coded matrix is a variable");
+                own.push(at.flatten_all()?.to_vec1::<f32>()?);
+            }
+            match sums.is_empty() {
+                true => sums = own,
+                false => sums.iter_mut().zip(&own).for_each(|(sum, own)| add(sum, own)),
+            }
+        }
+        Ok(sums)
+    }
+
+    /// The matrices of layer `n` as they are coded now; those that are, are variables.
+    fn coded(&self, n: usize) -> Result<FfnWeights, TuningError> {
+        self.model.ffn_with(n, &|id| {
+            let variable = self.parameters.get(&id).map(Parameters::weight).transpose()?;
+            Ok(variable.map(|variable| variable.as_tensor().clone()))
+        })
+    }
+}
+
+/// States of the source model, of each context.
+struct States {
+    first: Vec<Tensor>,
+    last: Vec<Tensor>,
+}
+
+/// All matrices of a layer.
+fn in_layer(layer: usize) -> std::ops::RangeInclusive<MatrixId> {
+    let [first, .., last] = Role::ALL;
+    MatrixId { layer, role: first }..=MatrixId { layer, role: last }
+}
+
+fn add(sum: &mut [f32], values: &[f32]) {
+    sum.par_iter_mut().zip(values).for_each(|(sum, v)| *sum += v);
 }

@@ -1,11 +1,10 @@
 //! How much each token counts in the moments that matrices are fitted to.
 
-use candle_core::Tensor;
 use format::InputId;
 
 use crate::TuningError;
-use crate::costs::{Backward, ReadFfn, TokenCosts};
-use crate::llama::Llama;
+use crate::costs::{Backward, TokenCosts};
+use crate::transformer::Transformer;
 
 /// Contexts that go through the layers and back together: their states are kept for every layer, and each layer's
 /// matrices are read twice for all of them.
@@ -23,31 +22,28 @@ pub struct TokenWeights {
 
 impl TokenWeights {
     /// Every token of `contexts` counts by the root of what an error in the output of a matrix costs there: of the trace of
-    /// the Fisher information of the next-token distributions, estimated by one random direction per context. `ffn` reads
-    /// the matrices of `model`. `heard` is told [`Self::n_steps`] times and says whether to stop.
+    /// the Fisher information of the next-token distributions, estimated by one random direction per context. `heard` is
+    /// told [`Self::n_steps`] times and says whether to stop.
     ///
     /// # Errors
-    /// [`TuningError::Compute`], [`TuningError::Stopped`] or those of `ffn`.
+    /// [`TuningError::Compute`], [`TuningError::Stopped`] or [`TuningError::Gguf`].
     pub fn curvature(
-        model: &Llama,
+        model: &Transformer<'_>,
         contexts: &[Vec<u32>],
-        ffn: &ReadFfn<'_>,
         heard: &mut dyn FnMut() -> bool,
     ) -> Result<Self, TuningError> {
-        let mut backward = Backward::new(model, ffn, heard);
+        let mut backward = Backward::new(model, heard);
         let mut costs = Vec::with_capacity(contexts.len());
         for some in contexts.chunks(CONTEXTS) {
-            let embedded =
-                some.iter().map(|c| model.embed(c)).collect::<Result<Vec<Tensor>, _>>()?;
-            let embedded: Vec<&Tensor> = embedded.iter().collect();
-            costs.extend(backward.costs(&embedded, costs.len())?);
+            let embedded = some.iter().map(|c| model.embed(c)).collect::<Result<_, _>>()?;
+            costs.extend(backward.costs(embedded, costs.len())?);
         }
         Ok(Self::new(&costs))
     }
 
     /// What [`Self::curvature`] is in steps: every context through every layer and back.
     #[must_use]
-    pub fn n_steps(model: &Llama, n_contexts: usize) -> usize {
+    pub fn n_steps(model: &Transformer<'_>, n_contexts: usize) -> usize {
         2 * n_contexts * model.n_layers()
     }
 

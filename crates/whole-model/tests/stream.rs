@@ -10,7 +10,7 @@ use ggml::MulMat;
 use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
 use tempfile::TempDir;
-use whole_model::{Decoded, Llama, Stream, TokenWeights, TuningError, Watch};
+use whole_model::{Decoded, Stream, TokenWeights, Transformer, TuningError, Watch};
 
 static MUL_MAT: LazyLock<MulMat> = LazyLock::new(|| MulMat::on_rayon(1));
 
@@ -99,14 +99,13 @@ fn none(n: usize) -> Vec<Decoded> {
 #[test]
 fn weighed_tokens_count_by_what_they_cost() {
     let fixture = small();
-    let model = Llama::load(&fixture.file).unwrap();
-    let read = |n| Llama::ffn(&fixture.file, n);
+    let model = Transformer::open(&fixture.file).unwrap();
     let mut n_heard = 0;
     let mut count = || {
         n_heard += 1;
         false
     };
-    let weights = TokenWeights::curvature(&model, &contexts(9), &read, &mut count).unwrap();
+    let weights = TokenWeights::curvature(&model, &contexts(9), &mut count).unwrap();
     assert_eq!((n_heard, TokenWeights::n_steps(&model, 9)), (2 * 2 * 9, 2 * 2 * 9));
     let (mut weighed, mut alike) = (fixture.stream(9), fixture.stream(9));
     weighed.weigh(weights);
@@ -123,7 +122,7 @@ fn weighed_tokens_count_by_what_they_cost() {
         assert!(size(&difference) > 0.02 * size(&b), "{input}");
         assert!((0.5..2.0).contains(&(size(&a) / size(&b))), "{input}");
     }
-    let stopped = TokenWeights::curvature(&model, &contexts(2), &read, &mut || true);
+    let stopped = TokenWeights::curvature(&model, &contexts(2), &mut || true);
     assert!(matches!(stopped, Err(TuningError::Stopped)));
 }
 

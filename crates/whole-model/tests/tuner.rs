@@ -1,15 +1,16 @@
-//! Tuning on a small random model.
+//! Tuning on small random models.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use fixtures::architectures;
 use fixtures::models::Model;
 use format::{MatrixId, Role};
 use ggml::gguf::GgufFile;
 use numerics::{Codec, EncodeContext, ReferenceMatMul};
 use sections::{SectionsCodec, SectionsParams, SectionsParts};
 use tempfile::TempDir;
-use whole_model::{Llama, TuneParams, Tuner, TuningError};
+use whole_model::{Listener, Transformer, TuneParams, Tuner, TuningError, families};
 
 struct Fixture {
     _folder: TempDir,
@@ -36,7 +37,25 @@ fn coded(file: &GgufFile) -> BTreeMap<MatrixId, SectionsParts> {
         (tensor, SectionsParts::read(&sidecars, shape).unwrap())
     };
     let tensors = (0..2).flat_map(|layer| Role::ALL.map(|role| MatrixId { layer, role }));
-    tensors.map(code).collect()
+    tensors.filter(|id| file.tensor(&id.weight()).is_some()).map(code).collect()
+}
+
+/// Hears of steps and stops after one of them, or never.
+#[derive(Default)]
+struct Steps {
+    heard: Vec<usize>,
+    last: Option<usize>,
+}
+
+impl Listener for Steps {
+    fn step(&mut self, number: usize, loss: f64) {
+        assert!(loss > 0.0);
+        self.heard.push(number);
+    }
+
+    fn stops(&mut self) -> bool {
+        self.last.is_some_and(|last| self.heard.last() == Some(&last))
+    }
 }
 
 fn contexts(n: usize, seed: u32) -> Vec<Vec<u32>> {
@@ -51,18 +70,13 @@ fn tuning_lowers_the_divergence_on_other_text() {
     let mut tuner = Tuner::new(&file, coded(&file)).unwrap();
     let (fitted, held_out) = (contexts(32, 1), contexts(6, 2));
     let params = TuneParams { steps: 40, contexts: 4, rate: 1e-2 };
-    let mut heard = Vec::new();
-    let report = tuner
-        .run(params, &fitted, &held_out, &mut |step, _| {
-            heard.push(step);
-            false
-        })
-        .unwrap();
+    let mut steps = Steps::default();
+    let report = tuner.run(params, &fitted, &held_out, &mut steps).unwrap();
     assert!(report.after < 0.95 * report.before, "{report:?}");
-    assert_eq!(heard, (1..=40).collect::<Vec<_>>());
+    assert_eq!(steps.heard, (1..=40).collect::<Vec<_>>());
     // What comes back is what was measured, but for rounding.
     let tuned = tuner.into_parts();
-    let again = Tuner::new(&file, tuned).unwrap().measure(&held_out).unwrap();
+    let again = Tuner::new(&file, tuned).unwrap().measure(&held_out, &mut steps).unwrap();
     assert!((again / report.after - 1.0).abs() < 0.02, "{again} {report:?}");
 }
 
@@ -71,7 +85,7 @@ fn codes_that_are_exact_do_not_diverge() {
     let fixture = model(&Model::default());
     let file = GgufFile::open(&fixture.path).unwrap();
     let tuner = Tuner::new(&file, BTreeMap::new()).unwrap();
-    assert!(tuner.measure(&contexts(2, 1)).unwrap().abs() < 1e-6);
+    assert!(tuner.measure(&contexts(2, 1), &mut Steps::default()).unwrap().abs() < 1e-6);
 }
 
 #[test]
@@ -79,11 +93,40 @@ fn tuning_stops_when_asked_and_other_architectures_are_refused() {
     let fixture = model(&Model::default());
     let file = GgufFile::open(&fixture.path).unwrap();
     let mut tuner = Tuner::new(&file, coded(&file)).unwrap();
-    let error = tuner
-        .run(TuneParams::default(), &contexts(8, 1), &contexts(1, 2), &mut |step, _| step == 2)
-        .unwrap_err();
+    let mut steps = Steps { last: Some(2), ..Steps::default() };
+    let error =
+        tuner.run(TuneParams::default(), &contexts(8, 1), &contexts(1, 2), &mut steps).unwrap_err();
     assert!(matches!(error, TuningError::Stopped));
+    assert_eq!(steps.heard, [1, 2]);
     let arcee = model(&Model { has_gate: false, ..Model::default() });
-    let error = Llama::load(&GgufFile::open(&arcee.path).unwrap()).err().unwrap().to_string();
+    let error = Transformer::open(&GgufFile::open(&arcee.path).unwrap()).err().unwrap().to_string();
     assert!(error.contains("architecture 'arcee'"), "{error}");
+}
+
+#[test]
+fn every_family_is_tuned() {
+    for architecture in families() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("model.gguf");
+        architectures::write(architecture, &path).unwrap();
+        let file = GgufFile::open(&path).unwrap();
+        let mut tuner = Tuner::new(&file, coded(&file)).unwrap();
+        let params = TuneParams { steps: 12, contexts: 4, rate: 2e-2 };
+        let (fitted, held_out) = (contexts(16, 1), contexts(4, 2));
+        let report = tuner.run(params, &fitted, &held_out, &mut Steps::default()).unwrap();
+        assert!(report.after < 0.97 * report.before, "{architecture}: {report:?}");
+    }
+}
+
+/// Only the layers from the first coded one on are gone back through.
+#[test]
+fn a_part_of_the_layers_can_be_coded() {
+    let fixture = model(&Model::default());
+    let file = GgufFile::open(&fixture.path).unwrap();
+    let second = coded(&file).into_iter().filter(|(id, _)| id.layer == 1 && id.role != Role::Up);
+    let mut tuner = Tuner::new(&file, second.collect()).unwrap();
+    let params = TuneParams { steps: 20, contexts: 4, rate: 1e-2 };
+    let (fitted, held_out) = (contexts(16, 1), contexts(4, 2));
+    let report = tuner.run(params, &fitted, &held_out, &mut Steps::default()).unwrap();
+    assert!(report.after < 0.98 * report.before, "{report:?}");
 }

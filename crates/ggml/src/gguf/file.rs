@@ -1,6 +1,7 @@
 //! Reading: a mapped GGUF file, whole or in parts, whose metadata was checked.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::UncheckedAdvice;
@@ -111,17 +112,38 @@ impl GgufFile {
     /// # Panics
     /// As [`Self::data`].
     pub fn to_f32(&self, tensor: &TensorInfo) -> Result<Vec<f32>, GgufError> {
+        self.rows_to_f32(tensor, 0..tensor.n_elements() / tensor.dims[0].max(1))
+    }
+
+    /// The same of `rows`, each of the innermost dimension's length.
+    ///
+    /// # Errors
+    /// [`GgufError::Tensor`] if the type holds no floats, or the tensor not so many rows.
+    ///
+    /// # Panics
+    /// As [`Self::data`].
+    pub fn rows_to_f32(
+        &self,
+        tensor: &TensorInfo,
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, GgufError> {
         let error = |cause: TypeError| GgufError::Tensor {
             path: self.path.clone(),
             name: tensor.name.clone(),
             cause,
         };
-        if !tensor.ty.has_to_float() {
-            return Err(error(TypeError::NotFloat(tensor.ty)));
+        let (ty, n_per_row) = (tensor.ty, tensor.dims[0]);
+        if !ty.has_to_float() {
+            return Err(error(TypeError::NotFloat(ty)));
         }
-        let mut values = vec![0.0; tensor.n_elements()];
-        let n_per_row = tensor.dims[0];
-        tensor.ty.rows_to_float(self.data(tensor), n_per_row, &mut values).map_err(error)?;
+        let row_bytes =
+            ty.row_bytes(n_per_row).ok_or_else(|| error(TypeError::Row { ty, n_per_row }))?;
+        let (n_values, data) = (rows.len() * n_per_row, self.data(tensor));
+        let bytes = data.get(rows.start * row_bytes..rows.end * row_bytes);
+        let n_bytes = data.len();
+        let bytes = bytes.ok_or_else(|| error(TypeError::Size { ty, n_bytes, n_values }))?;
+        let mut values = vec![0.0; n_values];
+        ty.rows_to_float(bytes, n_per_row, &mut values).map_err(error)?;
         Ok(values)
     }
 

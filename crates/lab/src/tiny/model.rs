@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use whole_model::fused::{RmsNorm, SwiGlu};
+use whole_model::fused::{Activation, Glu, RmsNorm};
 
 use crate::tiny::batch::Batch;
 use crate::tiny::operations::{CausalSoftmax, CrossEntropy, Rope, log_sum_exp};
@@ -113,6 +113,9 @@ impl Maker {
     }
 }
 
+/// The gated unit of llamas.
+const GLU: Glu = Glu { activation: Activation::Silu };
+
 impl Model {
     /// A model with random parameters.
     ///
@@ -170,7 +173,7 @@ impl Model {
         for layer in &self.layers {
             x = (&x + self.attention(layer, &norm(&x, &layer.attn_norm)?, length)?)?;
             let h = norm(&x, &layer.ffn_norm)?;
-            let inner = h.matmul(&layer.ffn_gate)?.apply_op2(&h.matmul(&layer.ffn_up)?, SwiGlu)?;
+            let inner = h.matmul(&layer.ffn_gate)?.apply_op2(&h.matmul(&layer.ffn_up)?, GLU)?;
             x = (&x + inner.matmul(&layer.ffn_down)?)?;
         }
         norm(&x, &self.output_norm)?.matmul(&self.output)

@@ -108,8 +108,8 @@ pub struct SectionsFlags {
     )]
     pub sequential: Option<u16>,
 
-    /// How much each token of the calibration's text counts in what --sequential fits to; curvature: llama
-    /// architecture only
+    /// How much each token of the calibration's text counts in what --sequential fits to; curvature: architectures of
+    /// --tune only
     #[arg(
         long,
         value_name = "HOW",
@@ -119,8 +119,9 @@ pub struct SectionsFlags {
     pub token_weights: Weighing,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
-    /// model's own outputs on the calibration's text. Holds the model in F32 three times; llama
-    /// architecture only. What is coded is kept if it fails: --resume goes on without it too
+    /// model's own outputs on the calibration's text. Layers are read one by one, so that memory holds one in F32 and
+    /// the hidden states of a step. Dense models of llama, qwen2, qwen3, gemma, gemma2, gemma3, phi3, granite, olmo2 and
+    /// smollm3. What is coded is kept if it fails: --resume goes on without it too
     #[arg(
         long,
         value_name = "STEPS",

@@ -9,7 +9,7 @@ use ggml::MulMat;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
 use whole_model::{
-    Decoded, Llama, Outline, Stream, TokenWeights, TuningError, Watch, stream_bytes,
+    Decoded, Outline, Stream, TokenWeights, Transformer, TuningError, Watch, stream_bytes,
 };
 
 use super::text::{check_memory, check_text, contexts, failed, made_for_another, unsigned};
@@ -163,8 +163,7 @@ impl<'a> Sequential<'a> {
 
     /// Weighs the tokens of all contexts.
     fn weigh(&mut self) -> Result<(), Error> {
-        let file = self.source.file();
-        let model = Llama::load(file).map_err(failed(TOKEN_WEIGHTS))?;
+        let model = Transformer::open(self.source.file()).map_err(failed(TOKEN_WEIGHTS))?;
         let contexts: Vec<Vec<u32>> =
             contexts(self.calibration).map(|(_, context)| unsigned(context)).collect();
         let total = TokenWeights::n_steps(&model, contexts.len());
@@ -180,8 +179,7 @@ impl<'a> Sequential<'a> {
             }
             interrupt.is_set()
         };
-        let ffn = |layer| Llama::ffn(file, layer);
-        let weights = TokenWeights::curvature(&model, &contexts, &ffn, &mut heard);
+        let weights = TokenWeights::curvature(&model, &contexts, &mut heard);
         self.stream.weigh(weights.map_err(failed(TOKEN_WEIGHTS))?);
         Ok(())
     }

@@ -10,13 +10,16 @@ use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use sections::SectionsParts;
-use whole_model::{TuneParams, Tuner};
+use whole_model::{Listener, TuneParams, Tuner};
 
 use super::text::{check_step, contexts, failed, unsigned};
 use crate::{Error, Source, Tunable, Tuned, Tuning, TuningReport};
 
 /// Contexts that tell whether tuning helped, at most.
 const MEASURED_CONTEXTS: usize = 12;
+
+/// Tokens of a context where nothing else is asked of a calibration.
+const USUAL_N_CTX: usize = 512;
 
 /// The flag that asks for it.
 const TUNE: &str = "--tune";
@@ -48,7 +51,9 @@ impl Tuning for TuneStep {
         calibration: Option<&Calibration>,
         tensors: &[MatrixId],
     ) -> Result<(), Error> {
-        check_step(TUNE, (source, calibration), |model| model.tuner_bytes(tensors))
+        let n_ctx = calibration.map_or(USUAL_N_CTX, |c| c.provenance().n_ctx as usize);
+        let step = (self.params.contexts, n_ctx);
+        check_step(TUNE, (source, calibration), |model| model.tuner_bytes(tensors, step))
     }
 
     /// Leaves the tensors as they are if tuning does not help.
@@ -78,16 +83,9 @@ impl Tuning for TuneStep {
         }
         let mut tuner = Tuner::new(source.file(), parts).map_err(failed(TUNE))?;
         reporter.stage("tuning", params.steps as u64);
-        let mut eta = Eta::new(params.steps as u64);
-        let mut heard = |step: usize, loss: f64| {
-            reporter.advance(1);
-            let left = eta.advance(1);
-            let steps = params.steps;
-            reporter
-                .line(&format!("tuning step {step} of {steps}: divergence {loss:.4}; ETA {left}"));
-            interrupt.is_set()
-        };
-        let report = tuner.run(params, &fitted, &held_out, &mut heard).map_err(failed(TUNE))?;
+        let eta = Eta::new(params.steps as u64);
+        let mut told = Told { steps: params.steps, eta, reporter, interrupt };
+        let report = tuner.run(params, &fitted, &held_out, &mut told).map_err(failed(TUNE))?;
         let summary = TuningReport {
             steps: params.steps,
             divergence_before: report.before,
@@ -102,5 +100,27 @@ impl Tuning for TuneStep {
         let tuned = tuner.into_parts().into_iter();
         let tuned = tuned.map(|(t, parts)| Ok((t, parts.to_sidecars().map_err(codec_error(t))?)));
         Ok((tuned.collect::<Result<_, Error>>()?, summary))
+    }
+}
+
+/// Tells of every step.
+struct Told<'a> {
+    steps: usize,
+    eta: Eta,
+    reporter: &'a Reporter,
+    interrupt: &'a Interrupt,
+}
+
+impl Listener for Told<'_> {
+    fn step(&mut self, number: usize, loss: f64) {
+        self.reporter.advance(1);
+        let left = self.eta.advance(1);
+        let steps = self.steps;
+        let line = format!("tuning step {number} of {steps}: divergence {loss:.4}; ETA {left}");
+        self.reporter.line(&line);
+    }
+
+    fn stops(&mut self) -> bool {
+        self.interrupt.is_set()
     }
 }
