@@ -73,7 +73,7 @@ impl Build<'_> {
 
     /// Whether tensors were fitted to, and measured on, other activations than those of the calibration.
     pub(crate) fn sees_other_inputs(&self) -> bool {
-        self.method.sequence().is_some() && self.method.tuning().is_none()
+        self.method.sequence().is_some() && self.method.tunings().is_empty()
     }
 
     pub(crate) fn importance(&self, item: &PlanItem) -> Option<&Importance> {

@@ -129,6 +129,7 @@ impl TensorEncoder<'_> {
             seconds: start.elapsed().as_secs_f64(),
             sidecars: sidecars.iter().map(|s| StoredSpec::from(&s.spec)).collect(),
             sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
+            ffn_tuned: None,
             tuned: None,
         };
         Ok((result, sidecars))

@@ -21,7 +21,7 @@ impl Build<'_> {
         existing: Option<&ExistingOutput>,
     ) -> Result<BTreeMap<MatrixId, Finished>, Error> {
         let mut finished = self.take_over(work, existing)?;
-        if let Some(output) = existing.filter(|_| self.method.tuning().is_some())
+        if let Some(output) = existing.filter(|_| !self.method.tunings().is_empty())
             && finished.values().any(|f| f.origin == Origin::Output)
             && self
                 .plan

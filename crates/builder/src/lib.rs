@@ -63,5 +63,5 @@ pub use result::{ErrorMetrics, StoredSpec, TensorResult};
 pub use resume::open_work_folder;
 pub use seed::tensor_seed;
 pub use source::Source;
-pub use tune::{Tunable, Tuned, TuningReport};
+pub use tune::{FfnTuningReport, Tunable, Tuned, TuningOutcome, TuningReport};
 pub use work::{Existing, Stage, WorkFolder, sidecars_sha256};

@@ -10,7 +10,9 @@ use inspect::Settings;
 use numerics::{Codec, EncodeContext};
 use program::{Interrupt, Reporter};
 
-use crate::{Allocation, Error, Growth, PlanItem, Recapture, Source, Survey, Tunable, Tuned};
+use crate::{
+    Allocation, Error, Growth, PlanItem, Recapture, Source, Stage, Survey, Tunable, Tuned,
+};
 
 /// A matrix to be coded, and what is known about it.
 pub struct Encoding<'a> {
@@ -76,10 +78,10 @@ pub trait Method: Sync {
         None
     }
 
-    /// Whether `flag` decides about nothing but [`Self::tuning`]: coded tensors are the same whatever its value. Asked also
-    /// where nothing is tuned, because an earlier run may have been.
-    fn is_later_step(&self, _flag: &str) -> bool {
-        false
+    /// The first stage that `flag` decides about, if that comes after coding: coded tensors are the same whatever its
+    /// value. Asked also where nothing is tuned, because an earlier run may have been.
+    fn later_stage(&self, _flag: &str) -> Option<Stage> {
+        None
     }
 
     /// A budget to be shared out before a plan is final.
@@ -97,9 +99,9 @@ pub trait Method: Sync {
         None
     }
 
-    /// Tuning of all coded tensors together, once everything is coded.
-    fn tuning(&self) -> Option<Box<dyn Tuning + '_>> {
-        None
+    /// Steps of tuning all coded tensors, once everything is coded, in their order.
+    fn tunings(&self) -> Vec<Box<dyn Tuning + '_>> {
+        Vec::new()
     }
 }
 
@@ -145,8 +147,11 @@ pub trait Sequence {
     ) -> Result<Box<dyn Recapture + 'a>, Error>;
 }
 
-/// Tuning the finished codes, see [`Method::tuning`].
+/// Tuning the finished codes, see [`Method::tunings`].
 pub trait Tuning {
+    /// What tensors are of afterwards.
+    fn stage(&self) -> Stage;
+
     /// As [`Sequence::check`].
     ///
     /// # Errors
@@ -158,7 +163,8 @@ pub trait Tuning {
         tensors: &[MatrixId],
     ) -> Result<(), Error>;
 
-    /// Tunes all coded tensors together; they come back with the same types and shapes.
+    /// Tunes all coded tensors; they come back with the same types and shapes. Files that nobody else sees may be kept in
+    /// the folder.
     ///
     /// # Errors
     /// [`Error::Program`] if the model or the calibration does not allow it, [`Error::Stopped`].
@@ -166,7 +172,7 @@ pub trait Tuning {
         &self,
         source: &Source,
         calibration: &Calibration,
-        tensors: BTreeMap<MatrixId, Tunable>,
+        tensors: (BTreeMap<MatrixId, Tunable>, &Path),
         watch: (&Reporter, &Interrupt),
     ) -> Result<Tuned, Error>;
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Method};
+use crate::{Error, Method, Stage};
 
 /// Version of [`Record`] that this program writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -105,15 +105,17 @@ impl Record {
         method: &dyn Method,
     ) -> Result<(), Error> {
         self.check_arguments(earlier, path, |name, recorded, given| {
-            method.is_later_step(name) || method.may_change(name, recorded, given)
+            method.later_stage(name).is_some() || method.may_change(name, recorded, given)
         })
     }
 
-    /// Whether tuning would be done otherwise than in the run of `earlier`, or not at all, or for the first time.
-    pub(crate) fn changes_later_step(&self, earlier: &Self, method: &dyn Method) -> bool {
+    /// The first stage after coding that would be done otherwise than in the run of `earlier`, or not at all, or for the
+    /// first time.
+    pub(crate) fn changed_stage(&self, earlier: &Self, method: &dyn Method) -> Option<Stage> {
         let names = self.arguments.keys().chain(earlier.arguments.keys());
-        let mut later = names.filter(|name| method.is_later_step(name));
-        later.any(|name| self.arguments.get(name) != earlier.arguments.get(name))
+        let changed =
+            names.filter(|name| self.arguments.get(*name) != earlier.arguments.get(*name));
+        changed.filter_map(|name| method.later_stage(name)).min()
     }
 
     /// Takes over the kinds of machines that worked on `earlier`, found at `path`. A warning if they are not that of

@@ -7,7 +7,7 @@ use numerics::metrics::{Metrics, ratio};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FunctionalErrors, FunctionalMetrics, TuningReport};
+use crate::{FfnTuningReport, FunctionalErrors, FunctionalMetrics, TuningReport};
 
 /// Version of [`BuildReport`]; it grows when a field changes its meaning or goes away.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -35,6 +35,9 @@ pub struct BuildReport {
     pub resumed: bool,
     /// Seconds from start to end of this run.
     pub seconds: f64,
+    /// What `--tune-ffn` brought; `null` without it, and where all tensors were taken from an existing output.
+    #[serde(default)]
+    pub ffn_tuning: Option<FfnTuningReport>,
     /// What `--tune` brought; `null` without it, and where all tensors were taken from an existing output.
     #[serde(default)]
     pub tuning: Option<TuningReport>,

@@ -4,7 +4,7 @@ use format::{ElementType, SidecarSpec};
 use numerics::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 
-use crate::{FunctionalMetrics, TuningReport};
+use crate::{FfnTuningReport, FunctionalMetrics, TuningOutcome, TuningReport};
 
 /// A finished tensor without its data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct TensorResult {
     pub sidecars: Vec<StoredSpec>,
     /// SHA-256 over the data of all sidecars, in file order.
     pub sidecars_sha256: String,
+    /// What tuning brought, if the tensor has been tuned together with the others of its FFN.
+    #[serde(default)]
+    pub ffn_tuned: Option<FfnTuningReport>,
     /// What tuning brought, if the tensor has been tuned together with all others.
     #[serde(default)]
     pub tuned: Option<TuningReport>,
@@ -39,7 +42,16 @@ impl TensorResult {
             seconds: 0.0,
             sidecars: Vec::new(),
             sidecars_sha256: String::new(),
+            ffn_tuned: None,
             tuned: None,
+        }
+    }
+
+    /// Takes down what a step of tuning brought.
+    pub(crate) fn take_down(&mut self, outcome: TuningOutcome) {
+        match outcome {
+            TuningOutcome::Ffn(report) => self.ffn_tuned = Some(report),
+            TuningOutcome::Whole(report) => self.tuned = Some(report),
         }
     }
 }

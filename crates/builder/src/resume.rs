@@ -20,8 +20,9 @@ pub fn open_work_folder(
         Some(earlier) if work.n_kept() > 0 => {
             record.check_checkpoints(&earlier, path, method)?;
             record.check_input(&earlier, path)?;
-            if record.changes_later_step(&earlier, method) {
-                work.forget(Stage::Tuned)?;
+            if let Some(first) = record.changed_stage(&earlier, method) {
+                let later = Stage::ALL.into_iter().filter(|stage| *stage >= first);
+                later.into_iter().try_for_each(|stage| work.forget(stage))?;
             }
         }
         // Without a record nothing tells what checkpoints belong to; without checkpoints the record binds nobody.

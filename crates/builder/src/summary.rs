@@ -11,7 +11,7 @@ use crate::build::{Build, Finished};
 use crate::report::{
     ActivationErrors, BuildReport, Errors, FunctionalReport, TensorReport, Totals, total_metrics,
 };
-use crate::{ErrorMetrics, PlanItem, TuningReport};
+use crate::{ErrorMetrics, FfnTuningReport, PlanItem, TuningReport};
 
 /// What tuning brought, in a sentence.
 fn tuning_text(t: TuningReport) -> String {
@@ -22,6 +22,19 @@ fn tuning_text(t: TuningReport) -> String {
         "\n\nTuned in {} steps: divergence from the source model on held-out text {before:.4} before, {after:.4} \
          after (nats per token){outcome}.",
         t.steps
+    )
+}
+
+/// What tuning FFN by FFN brought, in a sentence.
+fn ffn_tuning_text(t: FfnTuningReport) -> String {
+    let left = match t.layers_left {
+        0 => String::new(),
+        n => format!("; of {n} no step was a gain, their codes stay as they were"),
+    };
+    format!(
+        "\n\nFFNs of {} layers tuned in {} steps each: error of what they give on held-out text, as a share of what is \
+         wanted, {:.5} before, {:.5} after{left}.",
+        t.layers, t.steps, t.error_before, t.error_after
     )
 }
 
@@ -113,9 +126,10 @@ impl BuildReport {
         };
         let explanation = if Shown::of(self).functional { EXPLANATION } else { "" };
         format!(
-            "{}{explanation}{}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
+            "{}{explanation}{}{}\n\n{} tensors coded{dense}: {} saved of the source's bytes, {} of Q5_K_M's.\n\
              {}: {} bytes, the input has {}; {}.",
             self.table().render_for_stdout(),
+            self.ffn_tuning.map_or_else(String::new, ffn_tuning_text),
             self.tuning.map_or_else(String::new, tuning_text),
             t.n_coded,
             percent(t.saved_of_source),

@@ -36,16 +36,18 @@ impl Build<'_> {
     /// The checkpoints to go on with. Tuned tensors belong together: unless all are there, as after a kill while they
     /// were stored, they are tuned again.
     fn checkpoints(&self, work: &WorkFolder) -> Result<BTreeMap<MatrixId, TensorResult>, Error> {
-        let mut coded = work.finished(Stage::Coded)?;
-        let tuned = work.finished(Stage::Tuned)?;
-        let settled = |item: &PlanItem| {
-            let stays_dense = coded.get(&item.tensor).is_some_and(|r| r.scheme.is_none());
-            stays_dense || tuned.contains_key(&item.tensor)
-        };
-        if self.plan.items.iter().all(settled) {
-            coded.extend(tuned);
+        let mut found = work.finished(Stage::Coded)?;
+        for stage in Stage::ALL.into_iter().filter(|stage| *stage > Stage::Coded) {
+            let tuned = work.finished(stage)?;
+            let settled = |item: &PlanItem| {
+                let stays_dense = found.get(&item.tensor).is_some_and(|r| r.scheme.is_none());
+                stays_dense || tuned.contains_key(&item.tensor)
+            };
+            if self.plan.items.iter().all(settled) {
+                found.extend(tuned);
+            }
         }
-        Ok(coded)
+        Ok(found)
     }
 
     /// The tensor from the work folder, completed if its scheme grew; `None` if it must be done again.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use calibration::Calibration;
 use format::{MatrixId, MatrixShape, Sidecar};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::build::{Build, Finished};
 use crate::{
-    BuildOptions, Error, Origin, PlanItem, Stage, TensorEncoder, TensorResult, WorkFolder,
+    BuildOptions, Error, Origin, PlanItem, Stage, TensorEncoder, TensorResult, Tuning, WorkFolder,
 };
 
 /// A coded tensor that is to be tuned.
@@ -30,11 +31,36 @@ pub struct TuningReport {
     pub divergence_after: f64,
 }
 
+/// What tuning the FFNs one by one brought: squared errors of what they give on held-out text, as shares of the squares of
+/// what brings the hidden state back to where it was, means over the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct FfnTuningReport {
+    /// Steps done in each layer.
+    pub steps: usize,
+    /// Layers that were tuned.
+    pub layers: usize,
+    /// Layers whose codes were left as they were, because no step made them better.
+    pub layers_left: usize,
+    /// Mean error before.
+    pub error_before: f64,
+    /// The same afterwards.
+    pub error_after: f64,
+}
+
+/// What a step of tuning brought.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum TuningOutcome {
+    /// FFN by FFN.
+    Ffn(FfnTuningReport),
+    /// All together.
+    Whole(TuningReport),
+}
+
 /// The same tensors with the same types and shapes, tuned.
-pub type Tuned = (BTreeMap<MatrixId, Vec<Sidecar>>, TuningReport);
+pub type Tuned = (BTreeMap<MatrixId, Vec<Sidecar>>, TuningOutcome);
 
 impl Build<'_> {
-    /// Tunes all coded tensors of `finished` together, if the method does so and it has not been done.
+    /// Takes all coded tensors of `finished` through the method's steps of tuning that have not been done.
     ///
     /// # Errors
     /// As [`crate::Tuning::tune`], or [`Error::Resume`] if a checkpoint is gone.
@@ -43,31 +69,43 @@ impl Build<'_> {
         work: &mut WorkFolder,
         finished: &mut BTreeMap<MatrixId, Finished>,
     ) -> Result<(), Error> {
-        let Some((tuning, calibration)) = self.method.tuning().zip(self.calibration) else {
-            return Ok(());
-        };
+        let Some(calibration) = self.calibration else { return Ok(()) };
+        for tuning in self.method.tunings() {
+            self.tune(&*tuning, calibration, work, finished)?;
+        }
+        Ok(())
+    }
+
+    fn tune(
+        &self,
+        tuning: &dyn Tuning,
+        calibration: &Calibration,
+        work: &mut WorkFolder,
+        finished: &mut BTreeMap<MatrixId, Finished>,
+    ) -> Result<(), Error> {
         let coded: Vec<&PlanItem> = self
             .plan
             .items
             .iter()
             .filter(|item| finished[&item.tensor].result.scheme.is_some())
             .collect();
-        if coded.iter().all(|item| finished[&item.tensor].result.tuned.is_some()) {
+        let stage = |item: &PlanItem| Stage::of(&finished[&item.tensor].result);
+        if coded.iter().all(|item| stage(item) >= tuning.stage()) {
             return Ok(());
         }
         let load = |item: &&PlanItem| {
-            let sidecars = work.load(item.tensor, Stage::Coded, &item.sidecars)?;
+            let sidecars = work.load(item.tensor, stage(item), &item.sidecars)?;
             Ok((item.tensor, Tunable { shape: item.shape, sidecars }))
         };
         let tunable = coded.iter().map(load).collect::<Result<_, Error>>()?;
         let watch = (self.reporter, self.interrupt);
-        let tuned = tuning.tune(self.source, calibration, tunable, watch);
-        let (mut tuned, report) = tuned.map_err(kept)?;
+        let tuned = tuning.tune(self.source, calibration, (tunable, work.path()), watch);
+        let (mut tuned, outcome) = tuned.map_err(kept)?;
         self.reporter.stage("measuring what was tuned", coded.len() as u64);
         for item in coded {
             let sidecars = tuned.remove(&item.tensor).expect("every tensor comes back");
             let earlier = &finished[&item.tensor].result;
-            let result = self.tuned_result(item, earlier, sidecars.clone(), report)?;
+            let result = self.tuned_result(item, earlier, sidecars.clone(), outcome)?;
             work.save(item.tensor, &result, &sidecars)?;
             finished
                 .insert(item.tensor, Finished { result, origin: Origin::Built, in_output: false });
@@ -82,7 +120,7 @@ impl Build<'_> {
         item: &PlanItem,
         earlier: &TensorResult,
         sidecars: Vec<Sidecar>,
-        report: TuningReport,
+        outcome: TuningOutcome,
     ) -> Result<TensorResult, Error> {
         // A code of the weights alone has been measured.
         let options = BuildOptions { eval_plain: false, ..self.options.clone() };
@@ -94,7 +132,8 @@ impl Build<'_> {
             (new.plain, new.shrink) = (old.plain, old.shrink);
         }
         result.seconds += earlier.seconds;
-        result.tuned = Some(report);
+        result.ffn_tuned = earlier.ffn_tuned;
+        result.take_down(outcome);
         Ok(result)
     }
 }

@@ -37,29 +37,36 @@ pub enum Existing {
     Replace,
 }
 
-/// What a checkpoint is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a checkpoint is of; later stages are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
     /// A tensor that was coded, or that stays dense.
     Coded,
+    /// A coded tensor that was tuned together with the others of its FFN.
+    FfnTuned,
     /// A coded tensor that was tuned together with all others.
     Tuned,
 }
 
 impl Stage {
-    /// Both, in the order of the work.
-    pub(crate) const ALL: [Self; 2] = [Self::Coded, Self::Tuned];
+    /// All, in the order of the work.
+    pub(crate) const ALL: [Self; 3] = [Self::Coded, Self::FfnTuned, Self::Tuned];
 
     /// The stage that `result` is of.
     #[must_use]
     pub fn of(result: &TensorResult) -> Self {
-        if result.tuned.is_some() { Self::Tuned } else { Self::Coded }
+        match (&result.tuned, &result.ffn_tuned) {
+            (Some(_), _) => Self::Tuned,
+            (None, Some(_)) => Self::FfnTuned,
+            (None, None) => Self::Coded,
+        }
     }
 
     /// Extension of its checkpoints.
     fn extension(self) -> &'static str {
         match self {
             Self::Coded => "tensor",
+            Self::FfnTuned => "ffn-tuned",
             Self::Tuned => "tuned",
         }
     }

@@ -19,6 +19,14 @@ pub enum TuningError {
         /// What is not known.
         reason: String,
     },
+    /// The FFN computes something that is not known here.
+    #[error("'{path}': {reason}")]
+    Form {
+        /// The model.
+        path: PathBuf,
+        /// What is not known.
+        reason: String,
+    },
     /// The model file cannot be read.
     #[error(transparent)]
     Gguf(#[from] ggml::gguf::GgufError),

@@ -31,14 +31,24 @@ pub(crate) struct Layer {
     pub(crate) ffn_post_norm: Option<Tensor>,
 }
 
+/// What an FFN computes of its first products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FfnForm {
+    /// activation(gate) * up.
+    Gated(Activation),
+    /// The same of the two halves of what `up` gives, the gate first.
+    GateInUp(Activation),
+    /// activation(up).
+    Ungated(Activation),
+}
+
 /// The FFN matrices of one layer.
 #[derive(Clone)]
 pub(crate) struct FfnWeights {
-    /// Without one, the first half of what `up` gives is the gate.
     pub(crate) gate: Option<Linear>,
     pub(crate) up: Linear,
     pub(crate) down: Linear,
-    pub(crate) activation: Activation,
+    pub(crate) form: FfnForm,
 }
 
 impl Linear {
@@ -136,17 +146,7 @@ impl FfnWeights {
 
     /// What down sees, of what the matrices of [`Self::first`] give.
     pub(crate) fn gated(&self, outputs: &[Tensor]) -> Result<Tensor> {
-        let glu =
-            |gate: &Tensor, up: &Tensor| gate.apply_op2(up, Glu { activation: self.activation });
-        match outputs {
-            [gate, up] => glu(gate, up),
-            outputs => {
-                let both = &outputs[0];
-                let n = both.dim(1)? / 2;
-                let half = |start| both.narrow(1, start, n)?.contiguous();
-                glu(&half(0)?, &half(n)?)
-            }
-        }
+        self.form.apply(outputs)
     }
 
     /// What down sees.
@@ -154,6 +154,22 @@ impl FfnWeights {
         let outputs: Vec<Tensor> =
             self.first().into_iter().map(|w| w.forward(input)).collect::<Result<_>>()?;
         self.gated(&outputs)
+    }
+}
+
+impl FfnForm {
+    /// What down sees, of what the matrices before it give in the order of their roles, (tokens, any) each.
+    pub(crate) fn apply(self, outputs: &[Tensor]) -> Result<Tensor> {
+        let up = &outputs[outputs.len() - 1];
+        match self {
+            Self::Gated(activation) => outputs[0].apply_op2(up, Glu { activation }),
+            Self::GateInUp(activation) => {
+                let n = up.dim(1)? / 2;
+                let half = |start| up.narrow(1, start, n)?.contiguous();
+                half(0)?.apply_op2(&half(n)?, Glu { activation })
+            }
+            Self::Ungated(activation) => up.apply_op2(&up.ones_like()?, Glu { activation }),
+        }
     }
 }
 

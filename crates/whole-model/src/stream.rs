@@ -109,7 +109,7 @@ pub fn stream_bytes(map: &ModelMap, max_moment_dim: usize) -> u64 {
     (2 * size_of::<f32>() as u64).saturating_mul(layer).saturating_add(16 * longest * longest)
 }
 
-fn params(n_ctx: usize, n_threads: usize) -> ContextParams {
+pub(crate) fn params(n_ctx: usize, n_threads: usize) -> ContextParams {
     let n = u32::try_from(n_ctx).unwrap_or(u32::MAX);
     let n_threads = i32::try_from(n_threads).unwrap_or(i32::MAX);
     ContextParams { n_ctx: n, n_batch: n, n_threads, cache_type: Type::F16 }
@@ -190,6 +190,11 @@ impl<'m> Stream<'m> {
         self.go(Place::before(layer + 1), &stand_ins, stop)?;
         self.layers.release(layer);
         Ok(())
+    }
+
+    /// Width of the hidden state.
+    pub(crate) fn n_embd(&self) -> usize {
+        self.n_embd
     }
 
     /// Sites of `layer`, in the order in which it uses them.

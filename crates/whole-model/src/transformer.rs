@@ -9,7 +9,7 @@ use ggml::gguf::{GgufFile, TensorInfo};
 use crate::TuningError;
 use crate::check::Outline;
 use crate::config::Config;
-use crate::layer::{FfnWeights, Layer, Linear, constant, normed};
+use crate::layer::{FfnForm, FfnWeights, Layer, Linear, constant, normed};
 use crate::output::Output;
 use crate::parts::{self, EMBEDDING, OUTPUT, OUTPUT_BIAS, OUTPUT_NORM};
 use crate::rotary::Rotations;
@@ -175,7 +175,10 @@ impl<'a> Transformer<'a> {
             gate: (!family.has_gate_in_up).then(|| get(Role::Gate)).transpose()?,
             up: get(Role::Up)?,
             down: get(Role::Down)?,
-            activation: family.activation,
+            form: match family.has_gate_in_up {
+                true => FfnForm::GateInUp(family.activation),
+                false => FfnForm::Gated(family.activation),
+            },
         })
     }
 

@@ -99,8 +99,7 @@ impl<'a> Tuner<'a> {
             let chosen: Vec<Vec<u32>> = (0..params.contexts)
                 .map(|i| contexts[(step * params.contexts + i) % contexts.len()].clone())
                 .collect();
-            let progress = step as f32 / params.steps as f32;
-            let rate = params.rate * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos());
+            let rate = cosine(params.rate, step, params.steps);
             let loss = self.step((step + 1, rate), &chosen, listener)?;
             steps.push(loss);
             listener.step(step + 1, loss);
@@ -257,6 +256,12 @@ impl<'a> Tuner<'a> {
             Ok(variable.map(|variable| variable.as_tensor().clone()))
         })
     }
+}
+
+/// The rate of step number `step`, from 0, which falls from `first` to 0.
+pub(crate) fn cosine(first: f32, step: usize, steps: usize) -> f32 {
+    let progress = step as f32 / steps as f32;
+    first * 0.5 * (1.0 + (std::f32::consts::PI * progress).cos())
 }
 
 /// States of the source model, of each context.

@@ -7,8 +7,8 @@ use builder::calibrate::{BesideOutput, CalibrationJob};
 use builder::flags::DenseChoice;
 use builder::methods::dictionary::GlobalMethod;
 use builder::methods::sections::{
-    Budget, ModelSteps, Moments, SectionsMethod, Sensitivity, SensitivityRun, SequentialParams,
-    TuneStep, Weighing, why_not_layers,
+    Budget, FfnTuneStep, ModelSteps, Moments, SectionsMethod, Sensitivity, SensitivityRun,
+    SequentialParams, TuneStep, Weighing, why_not_layers,
 };
 use builder::{BuildOptions, CalibrationSource, Error, Job, Method, Shaping, Source};
 use clap::CommandFactory;
@@ -17,7 +17,7 @@ use dictionary::GlobalParams;
 use format::{Role, Scheme};
 use program::{Selection, outputs};
 use sections::SectionsParams;
-use whole_model::TuneParams;
+use whole_model::{FfnTuneParams, TuneParams};
 
 use crate::NAME;
 use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
@@ -114,7 +114,8 @@ fn steps(cli: &Cli, makes_text: bool) -> Result<ModelSteps, Error> {
             "is a matter of --sequential: add --sequential 1",
         ));
     }
-    Ok(ModelSteps { sequential, tune: tune_step(flags, cli.seed) })
+    let (tune_ffn, tune) = (tune_ffn_step(flags), tune_step(flags, cli.seed));
+    Ok(ModelSteps { sequential, tune_ffn, tune })
 }
 
 /// The measurement that `cli` asks for in place of a build, if it does.
@@ -201,6 +202,11 @@ fn method(
         }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),
     })
+}
+
+fn tune_ffn_step(flags: &SectionsFlags) -> Option<FfnTuneStep> {
+    let (steps, contexts) = (flags.tune_ffn? as usize, usize::from(flags.tune_ffn_contexts));
+    Some(FfnTuneStep { params: FfnTuneParams { steps, contexts, rate: flags.tune_ffn_rate } })
 }
 
 fn tune_step(flags: &SectionsFlags, seed: u64) -> Option<TuneStep> {

@@ -24,7 +24,9 @@ fn main() -> ExitCode {
     if let Err(usage) = config::check(&cli) {
         usage.exit();
     }
-    if cli.sections.tune.is_some() || cli.sections.token_weights != Weighing::Equal {
+    let flags = &cli.sections;
+    let has_gradients = flags.tune.is_some() || flags.tune_ffn.is_some();
+    if has_gradients || flags.token_weights != Weighing::Equal {
         program::keep_freed_memory();
         // SAFETY: no other thread has been started.
         unsafe { whole_model::split_among(cli.running.n_threads()) };

@@ -14,8 +14,9 @@ const BUILD: &str = "-i model.gguf --S 2 --rounds 1 --beam 2 --calib calib.gguf"
 type Step = (&'static str, &'static str);
 
 /// The steps that run the model.
-const STEPS: [Step; 3] = [
+const STEPS: [Step; 4] = [
     ("--tune 3", "--tune: "),
+    ("--tune-ffn 3", "--tune-ffn: "),
     ("--sequential 1", "--sequential: "),
     ("--sequential 2", "--sequential: "),
 ];
@@ -59,41 +60,43 @@ fn steps_that_cannot_run_a_model_are_refused_before_the_first_tensor() {
     let set = |key: &'static str, value: &'static str| {
         changed(move |w| w.set(&format!("llama.{key}"), value).unwrap())
     };
-    let number = |key: &'static str, value: f32| {
-        changed(move |w| w.set(&format!("llama.{key}"), value).unwrap())
-    };
-    let qwen = changed(|w| w.set("general.architecture", "qwen2").unwrap());
-    refuses(&GRADIENTS, &qwen, &["model.gguf", "'qwen2'", "leave out --"]);
+    let falcon = changed(|w| w.set("general.architecture", "falcon").unwrap());
+    refuses(&GRADIENTS, &falcon, &["model.gguf", "'falcon'", "llama, qwen2", "leave out --"]);
     refuses(&GRADIENTS, &set("rope.scaling.type", "yarn"), &["model.gguf", "positions (yarn)"]);
-    refuses(&GRADIENTS, &number("rope.scaling.factor", 4.0), &["positions", "rope.scaling.factor"]);
-    refuses(&GRADIENTS, &number("rope.scale_linear", 2.0), &["positions", "rope.scale_linear"]);
     let both_ways = changed(|w| w.set("llama.attention.causal", false).unwrap());
     refuses(&GRADIENTS, &both_ways, &["later tokens"]);
     let heads = changed(|w| w.set("llama.attention.head_count_kv", 2u32).unwrap());
     refuses(&GRADIENTS, &heads, &["blk.0.attn_k.weight", "[64, 64], not [64, 32]"]);
     let layers = changed(|w| w.set("llama.block_count", 1u32).unwrap());
-    refuses(&GRADIENTS, &layers, &["blk.1.", "beside its layers 0 to 0"]);
-    // Without gradients, what llama.cpp runs is run, and what it does not is refused with its reason.
-    refuses(&STEPS[1..], &qwen, &["model.gguf", "qwen2.context_length", "--sequential 0"]);
+    refuses(&GRADIENTS, &layers, &["has a tensor 'blk.1."]);
+    // Where the whole model needs no gradients, what llama.cpp runs is run, and what it does not is refused with its reason.
+    let qwen = changed(|w| w.set("general.architecture", "qwen2").unwrap());
+    refuses(&STEPS[1..2], &qwen, &["model.gguf", "qwen2.context_length", "leave out --tune-ffn"]);
+    refuses(&STEPS[2..], &qwen, &["model.gguf", "qwen2.context_length", "--sequential 0"]);
     let yarn = set("rope.scaling.type", "yarn");
-    succeeds(&mut yarn.plain(&format!("{BUILD} --sequential 1 -o out.gguf")));
+    succeeds(&mut yarn.plain(&format!("{BUILD} --sequential 1 --tune-ffn 2 -o out.gguf")));
 }
 
 #[test]
 fn tensors_that_are_not_computed_are_refused_before_the_first_tensor() {
-    for (name, dims) in [
-        ("blk.1.attn_q.bias", &[64][..]),
-        ("blk.0.ffn_up.bias", &[192]),
-        ("blk.0.attn_q_norm.weight", &[16]),
-        ("blk.1.ffn_up.scale", &[1]),
-    ] {
+    let with_tensor = |name: &str, dims: &[usize]| {
         let fixture = Fixture::small();
         fixture.add_tensor(name, dims);
         write_calibration(&fixture, "calib.gguf", with_text());
-        refuses(&GRADIENTS, &fixture, &["model.gguf", name]);
-        if name.ends_with("bias") {
-            succeeds(&mut fixture.plain(&format!("{BUILD} --sequential 1 -o out.gguf")));
-        }
+        fixture
+    };
+    for (name, dims) in [
+        ("blk.0.attn_norm.bias", &[64][..]),
+        ("blk.0.attn_q_norm.weight", &[16]),
+        ("blk.1.ffn_up.scale", &[1]),
+        ("output_norm.bias", &[64]),
+    ] {
+        refuses(&GRADIENTS, &with_tensor(name, dims), &["model.gguf", name]);
+    }
+    for (name, dims) in [("blk.1.attn_q.bias", 64), ("blk.0.ffn_up.bias", 192)] {
+        refuses(&GRADIENTS, &with_tensor(name, &[dims + 1]), &["model.gguf", name]);
+        let build = format!("{BUILD} --sequential 1 --tune-ffn 1 --tune 1 -o out.gguf");
+        succeeds(&mut with_tensor(name, &[dims]).plain(&build));
     }
     let fixture = Fixture::small();
     fixture.add_tensor("rope_freqs.weight", &[5]);

@@ -379,8 +379,8 @@ fn what_cannot_be_done_is_refused_in_one_line() {
     let weights = "--sequential 1 --token-weights curvature";
     let mut command = arcee.plain(&format!("{BUILD} -o out.gguf {weights}"));
     fails(&mut command, 1, &["--token-weights: ", "model.gguf", "arcee"]);
-    // Neither needs gradients.
-    build(&arcee, "out.gguf", "--sequential 1");
+    // Neither needs gradients of the whole model.
+    build(&arcee, "out.gguf", "--sequential 1 --tune-ffn 2");
     let usage =
         fixture.plain("-i model.gguf -o out.gguf --scheme sections --no-calib --tune 3").output();
     assert_eq!(usage.unwrap().status.code(), Some(2));

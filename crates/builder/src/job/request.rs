@@ -146,7 +146,7 @@ impl Job {
 
     /// What takes room beside the source's bytes.
     pub(super) fn room(&self) -> prepare::Room {
-        let n_checkpoints = if self.method.tuning().is_some() { 2 } else { 1 };
+        let n_checkpoints = 1 + self.method.tunings().len() as u64;
         prepare::Room { keep_dense: self.options.keep_dense, n_checkpoints }
     }
 

@@ -335,6 +335,7 @@ impl<'a> Session<'a> {
             resumed: finished.values().any(|f| f.origin != Origin::Built),
             seconds: self.start.elapsed().as_secs_f64(),
             tensors: build.tensor_reports(finished),
+            ffn_tuning: finished.values().find_map(|f| f.result.ffn_tuned),
             tuning: finished.values().find_map(|f| f.result.tuned),
             totals: build.totals(finished),
         };

@@ -102,7 +102,7 @@ fn check_steps(
     if let Some(sequence) = method.sequence() {
         sequence.check(source, calibration, tensors)?;
     }
-    method.tuning().map_or(Ok(()), |tuning| tuning.check(source, calibration, tensors))
+    method.tunings().iter().try_for_each(|tuning| tuning.check(source, calibration, tensors))
 }
 
 impl Earlier {
@@ -160,7 +160,7 @@ impl Earlier {
 
     /// Checks that what is finished may grow to `tensors` where single tensors depend on others.
     fn check_growth(&self, tensors: &[MatrixId], method: &dyn Method) -> Result<(), Error> {
-        if let Some(output) = self.output.as_ref().filter(|_| method.tuning().is_some()) {
+        if let Some(output) = self.output.as_ref().filter(|_| !method.tunings().is_empty()) {
             let known: BTreeSet<MatrixId> = output.tensors().collect();
             if tensors.iter().any(|t| !known.contains(t)) {
                 return Err(Error::tuned_as_a_whole(&self.path));

@@ -8,7 +8,7 @@ use clap::Args;
 use numerics::Shrink;
 use program::flags::{number, positive};
 use sections::SectionsParams;
-use whole_model::TuneParams;
+use whole_model::{FfnTuneParams, TuneParams};
 
 /// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
 const OUTLIERS: f64 = 0.001;
@@ -17,6 +17,8 @@ const OUTLIERS: f64 = 0.001;
 static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 /// The same for tuning.
 static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
+/// The same for tuning FFN by FFN.
+static TUNE_FFN: LazyLock<FfnTuneParams> = LazyLock::new(FfnTuneParams::default);
 
 /// Size, learning and search of the scheme `sections`.
 #[derive(Debug, Args)]
@@ -52,7 +54,7 @@ pub struct SectionsFlags {
         long,
         value_name = "TEXT",
         requires = "calib",
-        conflicts_with_all = ["budget", "sequential", "tune", "resume", "layers", "roles", "report_json"]
+        conflicts_with_all = ["budget", "sequential", "tune_ffn", "tune", "resume", "layers", "roles", "report_json"]
     )]
     pub measure_sensitivity: Option<PathBuf>,
 
@@ -117,6 +119,32 @@ pub struct SectionsFlags {
         conflicts_with_all = ["no_calib", "imatrix"]
     )]
     pub token_weights: Weighing,
+
+    /// Behind the last tensor, tune the atoms, row scales and exact weights (no codes) of each FFN together, layer by layer
+    /// in so many steps, so that what it gives comes nearest to what brings the hidden state back to where it was. Any
+    /// architecture whose layers llama.cpp can run alone. Takes about three forward passes of llama.cpp over the
+    /// calibration's text besides the steps, and 8 bytes on the disk per token and value of the hidden state
+    #[arg(
+        long,
+        value_name = "STEPS",
+        conflicts_with_all = ["no_calib", "imatrix"],
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub tune_ffn: Option<u32>,
+
+    /// Contexts of the calibration's text per step of --tune-ffn
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = TUNE_FFN.contexts as u16,
+        requires = "tune_ffn",
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
+    pub tune_ffn_contexts: u16,
+
+    /// Change of a value in the first step of --tune-ffn, as a share of its size
+    #[arg(long, value_name = "SHARE", default_value_t = TUNE_FFN.rate, value_parser = positive::<f32>, requires = "tune_ffn")]
+    pub tune_ffn_rate: f32,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source
     /// model's own outputs on the calibration's text. Layers are read one by one, so that memory holds one in F32 and

@@ -2,6 +2,7 @@
 
 mod budget;
 mod divergence;
+mod ffn_tuning;
 mod moments;
 mod sensitivity;
 mod sequential;
@@ -20,13 +21,15 @@ use program::table::bits_per_weight;
 use sections::{InputMetrics, Metric, MetricCache, SectionsCodec, SectionsParams};
 
 pub use budget::{Budget, Sensitivity};
+pub use ffn_tuning::FfnTuneStep;
 pub use moments::Moments;
 pub use sensitivity::SensitivityRun;
 pub use sequential::{SequentialParams, Weighing, why_not_layers};
 pub use tuning::TuneStep;
 
 use crate::{
-    Allocation, Encoded, Encoding, Error, Method, PlanItem, Sequence, SharedBudget, Survey, Tuning,
+    Allocation, Encoded, Encoding, Error, Method, PlanItem, Sequence, SharedBudget, Stage, Survey,
+    Tuning,
 };
 use sequential::SequentialStep;
 
@@ -48,7 +51,9 @@ pub struct SectionsMethod {
 pub struct ModelSteps {
     /// How to recapture the activations; `None` to fit to the calibration as it is.
     pub sequential: Option<SequentialParams>,
-    /// Tuning of the finished codes.
+    /// Tuning of the finished codes, FFN by FFN.
+    pub tune_ffn: Option<FfnTuneStep>,
+    /// Tuning of the finished codes, all together.
     pub tune: Option<TuneStep>,
 }
 
@@ -176,9 +181,11 @@ impl Method for SectionsMethod {
             set("--sequential", sequential.every.to_string());
             set("--token-weights", sequential.weights.to_string());
         }
-        if let Some(tune) = &self.steps.tune {
-            let flags = tuning::FLAGS.into_iter().zip(tune.values());
-            flags.for_each(|(flag, value)| _ = set(flag, value));
+        let tune_ffn =
+            self.steps.tune_ffn.map(|step| ffn_tuning::FLAGS.into_iter().zip(step.values()));
+        let tune = self.steps.tune.map(|step| tuning::FLAGS.into_iter().zip(step.values()));
+        for (flag, value) in tune_ffn.into_iter().flatten().chain(tune.into_iter().flatten()) {
+            set(flag, value);
         }
         arguments
     }
@@ -188,8 +195,12 @@ impl Method for SectionsMethod {
         self.moments.is_some().then(whole_model::machine)
     }
 
-    fn is_later_step(&self, flag: &str) -> bool {
-        tuning::FLAGS.contains(&flag)
+    fn later_stage(&self, flag: &str) -> Option<Stage> {
+        match flag {
+            flag if ffn_tuning::FLAGS.contains(&flag) => Some(Stage::FfnTuned),
+            flag if tuning::FLAGS.contains(&flag) => Some(Stage::Tuned),
+            _ => None,
+        }
     }
 
     fn budget(&self) -> Option<Box<dyn SharedBudget + '_>> {
@@ -207,8 +218,10 @@ impl Method for SectionsMethod {
         }))
     }
 
-    fn tuning(&self) -> Option<Box<dyn Tuning + '_>> {
-        Some(Box::new(self.steps.tune?))
+    fn tunings(&self) -> Vec<Box<dyn Tuning + '_>> {
+        let ffn = self.steps.tune_ffn.map(|step| Box::new(step) as Box<dyn Tuning>);
+        let whole = self.steps.tune.map(|step| Box::new(step) as Box<dyn Tuning>);
+        ffn.into_iter().chain(whole).collect()
     }
 }
 

@@ -1,9 +1,10 @@
 //! `--tune`: moving the finished codes together, against the source model.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use calibration::{Calibration, PassageKind};
-use format::MatrixId;
+use format::{CodecError, MatrixId, Sidecar};
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
 use rand::SeedableRng;
@@ -13,7 +14,7 @@ use sections::SectionsParts;
 use whole_model::{Listener, TuneParams, Tuner};
 
 use super::text::{check_step, contexts, failed, unsigned};
-use crate::{Error, Source, Tunable, Tuned, Tuning, TuningReport};
+use crate::{Error, Source, Stage, Tunable, Tuned, Tuning, TuningOutcome, TuningReport};
 
 /// Contexts that tell whether tuning helped, at most.
 const MEASURED_CONTEXTS: usize = 12;
@@ -45,6 +46,10 @@ impl TuneStep {
 }
 
 impl Tuning for TuneStep {
+    fn stage(&self) -> Stage {
+        Stage::Tuned
+    }
+
     fn check(
         &self,
         source: &Source,
@@ -61,7 +66,7 @@ impl Tuning for TuneStep {
         &self,
         source: &Source,
         calibration: &Calibration,
-        tensors: BTreeMap<MatrixId, Tunable>,
+        (tensors, _): (BTreeMap<MatrixId, Tunable>, &Path),
         (reporter, interrupt): (&Reporter, &Interrupt),
     ) -> Result<Tuned, Error> {
         let params = self.params;
@@ -74,33 +79,48 @@ impl Tuning for TuneStep {
         }
         fitted.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed));
         held_out.truncate(MEASURED_CONTEXTS);
-        let codec_error =
-            |tensor: MatrixId| move |cause| Error::Codec { tensor: tensor.weight(), cause };
-        let mut parts = BTreeMap::new();
-        for (tensor, tunable) in &tensors {
-            let read = SectionsParts::read(&tunable.sidecars, tunable.shape);
-            parts.insert(*tensor, read.map_err(codec_error(*tensor))?);
-        }
+        let parts = to_parts(&tensors)?;
         let mut tuner = Tuner::new(source.file(), parts).map_err(failed(TUNE))?;
         reporter.stage("tuning", params.steps as u64);
         let eta = Eta::new(params.steps as u64);
         let mut told = Told { steps: params.steps, eta, reporter, interrupt };
         let report = tuner.run(params, &fitted, &held_out, &mut told).map_err(failed(TUNE))?;
-        let summary = TuningReport {
+        let outcome = TuningOutcome::Whole(TuningReport {
             steps: params.steps,
             divergence_before: report.before,
             divergence_after: report.after,
-        };
+        });
         if report.after >= report.before {
-            return Ok((
-                tensors.into_iter().map(|(t, tunable)| (t, tunable.sidecars)).collect(),
-                summary,
-            ));
+            let left = tensors.into_iter().map(|(t, tunable)| (t, tunable.sidecars));
+            return Ok((left.collect(), outcome));
         }
-        let tuned = tuner.into_parts().into_iter();
-        let tuned = tuned.map(|(t, parts)| Ok((t, parts.to_sidecars().map_err(codec_error(t))?)));
-        Ok((tuned.collect::<Result<_, Error>>()?, summary))
+        Ok((to_sidecars(tuner.into_parts())?, outcome))
     }
+}
+
+/// The codes of `tensors`.
+pub(super) fn to_parts(
+    tensors: &BTreeMap<MatrixId, Tunable>,
+) -> Result<BTreeMap<MatrixId, SectionsParts>, Error> {
+    let read = |(id, tunable): (&MatrixId, &Tunable)| {
+        let parts = SectionsParts::read(&tunable.sidecars, tunable.shape);
+        Ok((*id, parts.map_err(codec_error(*id))?))
+    };
+    tensors.iter().map(read).collect()
+}
+
+/// The same, as they are stored.
+pub(super) fn to_sidecars(
+    parts: BTreeMap<MatrixId, SectionsParts>,
+) -> Result<BTreeMap<MatrixId, Vec<Sidecar>>, Error> {
+    let write = |(id, parts): (MatrixId, SectionsParts)| {
+        Ok((id, parts.to_sidecars().map_err(codec_error(id))?))
+    };
+    parts.into_iter().map(write).collect()
+}
+
+fn codec_error(tensor: MatrixId) -> impl Fn(CodecError) -> Error {
+    move |cause| Error::Codec { tensor: tensor.weight(), cause }
 }
 
 /// Tells of every step.

@@ -1,0 +1,110 @@
+//! What the FFN of a layer sees in the model as coded so far, and what should come out of it.
+
+use calibration::PassageKind;
+use format::MatrixId;
+use llama::{Part, Point, StandIn};
+
+use crate::error::{TuningError, stop_if};
+use crate::stream::{Decoded, Place, Stream};
+
+/// Bytes of what is kept of one layer.
+const BYTES: usize = 1 << 30;
+
+/// Inputs of an FFN and what should come out of `ffn_down`, of some contexts.
+#[derive(Debug, Default)]
+pub(crate) struct FfnText {
+    /// One per context, [d_in, tokens].
+    pub(crate) inputs: Vec<Vec<f32>>,
+    /// One per context, [d_out, tokens].
+    pub(crate) wanted: Vec<Vec<f32>>,
+}
+
+impl Stream<'_> {
+    /// What the FFN of the next layer sees on some contexts to fit to and some held-out ones, spread over all, where
+    /// `decoded` is how its matrices are coded. Takes the source's states to the layer behind.
+    ///
+    /// The output is wanted as [`Self::watch`] says: to bring the hidden state back to where it was, or as it was in the
+    /// source model where something stands between the two.
+    pub(crate) fn ffn_text(
+        &mut self,
+        [up, down]: [MatrixId; 2],
+        decoded: &Decoded,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<[FfnText; 2], TuningError> {
+        let layer = self.layer();
+        let middle = self.middle(layer);
+        self.go(middle, &[], stop)?;
+        let replaced = self.stand_ins(decoded)?;
+        let is_kept = self.kept_contexts();
+        let mut texts = [FfnText::default(), FfnText::default()];
+        for (number, is_kept) in is_kept.into_iter().enumerate() {
+            if is_kept {
+                let (input, wanted) = self.ffn_context([up, down], &replaced, number)?;
+                let text = &mut texts[self.contexts[number].kind as usize];
+                text.inputs.push(input);
+                text.wanted.push(wanted);
+            } else {
+                self.source_context(down, number)?;
+            }
+            stop_if(stop)?;
+        }
+        self.source.at = Place::before(layer + 1);
+        Ok(texts)
+    }
+
+    /// Which contexts are looked at: as many as there is room for, evenly spread over those of each kind.
+    fn kept_contexts(&self) -> Vec<bool> {
+        let n_tokens = self.contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1).max(1);
+        let bytes = 2 * size_of::<f32>() * n_tokens * self.n_embd();
+        let room = (BYTES / bytes.max(1)).max(1);
+        let step = self.contexts.len().div_ceil(room).max(1);
+        let mut n_before = [0; 2];
+        let mut is_kept = |kind: PassageKind| {
+            let n = &mut n_before[kind as usize];
+            *n += 1;
+            (*n - 1) % step == 0
+        };
+        self.contexts.iter().map(|context| is_kept(context.kind)).collect()
+    }
+
+    /// Takes the source's state of one context behind the layer; the output of `down` in it.
+    fn source_context(&mut self, down: MatrixId, number: usize) -> Result<Vec<f32>, TuningError> {
+        let (weight, to) = (down.weight(), Point::Before(down.layer + 1));
+        let first = self.first_matrix(down.layer);
+        let tokens = &self.contexts[number].tokens;
+        let part = Part { watched: Some(&weight), ..Part::new(self.source.at.point(&first), to) };
+        let state = self.source.states.context_mut(number);
+        let before = state.to_vec();
+        self.layers.run(&part, tokens, &before, state)?;
+        Ok(self.layers.watched().output.clone())
+    }
+
+    /// The FFN's input in the coded model and what is wanted of `down`, in one context.
+    fn ffn_context(
+        &mut self,
+        [up, down]: [MatrixId; 2],
+        replaced: &[StandIn],
+        number: usize,
+    ) -> Result<(Vec<f32>, Vec<f32>), TuningError> {
+        let source_output = self.source_context(down, number)?;
+        let (of_up, of_down) = (up.weight(), down.weight());
+        let first = self.first_matrix(down.layer);
+        let to = Point::Before(down.layer + 1);
+        let part = Part { stand_ins: replaced, ..Part::new(self.coded.at.point(&first), to) };
+        let tokens = &self.contexts[number].tokens;
+        let state = self.coded.states.context(number);
+        let mut found = vec![0.0; state.len()];
+        let watching = Part { watched: Some(&of_up), ..part };
+        self.layers.run(&watching, tokens, state, &mut found)?;
+        let input = self.layers.watched().input.clone();
+        let watching = Part { watched: Some(&of_down), ..part };
+        let ran = self.layers.run(&watching, tokens, state, &mut found)?;
+        if ran.gain == 0.0 {
+            return Ok((input, source_output));
+        }
+        let mut wanted = self.layers.watched().output.clone();
+        let both = self.source.states.context(number).iter().zip(&found);
+        wanted.iter_mut().zip(both).for_each(|(y, (there, here))| *y += (there - here) / ran.gain);
+        Ok((input, wanted))
+    }
+}
