@@ -1,6 +1,6 @@
 //! Parts of models of many architectures, one after the other, are the whole model.
 
-use fixtures::architectures;
+use fixtures::architectures::{self, AT_ONCE, IN_TURN};
 use ggml::Type;
 use llama::{
     Backend, Computed, Context, ContextParams, Layers, LlamaError, Model, ModelParams, Node,
@@ -27,62 +27,6 @@ impl Observer for Named {
         true
     }
 }
-
-/// Architectures whose layers have a state behind the attention, before the FFN.
-const IN_TURN: [&str; 48] = [
-    "arcee",
-    "baichuan",
-    "bloom",
-    "chatglm",
-    "codeshell",
-    "deci",
-    "dream",
-    "ernie4_5",
-    "exaone",
-    "exaone4",
-    "falcon-h1",
-    "gemma",
-    "gemma-embedding",
-    "gemma2",
-    "gemma3",
-    "glm4",
-    "gpt2",
-    "granite",
-    "granitehybrid",
-    "hunyuan-dense",
-    "internlm2",
-    "jais",
-    "lfm2",
-    "llama",
-    "maincoder",
-    "minicpm",
-    "minicpm3",
-    "mistral3",
-    "mpt",
-    "nemotron",
-    "olmo",
-    "olmo2",
-    "openelm",
-    "orion",
-    "pangu-embedded",
-    "phi3",
-    "plamo3",
-    "qwen",
-    "qwen2",
-    "qwen2vl",
-    "qwen3",
-    "refact",
-    "seed_oss",
-    "smollm3",
-    "stablelm",
-    "starcoder",
-    "starcoder2",
-    "xverse",
-];
-
-/// Architectures whose attention and FFN read the same state, or which have no FFN of their own.
-const AT_ONCE: [&str; 8] =
-    ["cohere2", "command-r", "falcon", "mamba", "mamba2", "phi2", "plamo", "rwkv6"];
 
 /// Runs all parts of a model; how many of its layers can be cut in their middle.
 fn check(name: &str) -> Result<usize, LlamaError> {

@@ -100,6 +100,10 @@ impl<'m> OwnText<'m> {
                 LlamaError::NoLogits(_) => CaptureError::NoPredictions,
                 other => other.into(),
             })?;
+            // llama.cpp leaves zeros where the model has no output matrix.
+            if logits.iter().all(|logit| *logit == logits[0]) {
+                return Err(CaptureError::NoPredictions);
+            }
             growing.push((passage, logits));
         }
         growing.into_par_iter().try_for_each(|(passage, logits)| {
