@@ -26,7 +26,7 @@ impl Sampling {
     }
 
     /// The samples among `n` tokens of `kind` from number `first` on, counted from there.
-    fn among(&self, kind: PassageKind, first: u64, n: u64) -> impl Iterator<Item = usize> {
+    pub fn among(&self, kind: PassageKind, first: u64, n: u64) -> impl Iterator<Item = usize> {
         let all = &self.positions[kind as usize];
         let range = all.partition_point(|&t| t < first)..all.partition_point(|&t| t < first + n);
         all[range].iter().map(move |t| (t - first) as usize)

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 const BLOCK: usize = 128;
 
 /// Tokens of a batch are padded with zeros to a multiple of this, which ggml's fast kernels need.
-const TOKEN_PAD: usize = 16;
+pub(crate) const TOKEN_PAD: usize = 16;
 
 /// Columns that are transposed together: one cache line of F32.
 const TILE: usize = 16;

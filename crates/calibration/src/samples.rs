@@ -7,6 +7,7 @@ use numerics::MatMul;
 use rayon::prelude::*;
 
 use crate::mix::mix;
+use crate::moment::TOKEN_PAD;
 
 /// Exponent that the largest value of a stored sample has: the top of F16, which leaves the most room
 /// for small values beside massive ones.
@@ -112,6 +113,29 @@ impl Samples {
         let rows = out.par_chunks_mut(self.d).zip(self.values.par_chunks(self.d));
         rows.zip(&self.scales).for_each(|((out, row), scale)| {
             out.iter_mut().zip(row).for_each(|(out, v)| *out = unpack(*v, *scale));
+        });
+        out
+    }
+
+    /// The values of a range of inputs, input by input, as products over tokens read them: padded with zeros as
+    /// [`crate::by_value`] does.
+    ///
+    /// # Shapes
+    /// Result: [k, range], where k is the number of samples rounded up.
+    ///
+    /// # Panics
+    /// If the range reaches beyond d.
+    #[must_use]
+    pub fn by_value(&self, range: Range<usize>) -> Vec<f32> {
+        assert!(range.end <= self.d, "the range must lie within the input");
+        let k = self.len().next_multiple_of(TOKEN_PAD);
+        let mut out = vec![0.0; k * range.len()];
+        out.par_chunks_mut(k.max(1)).zip(range).for_each(|(column, j)| {
+            let rows = self.values.chunks(self.d).zip(&self.scales);
+            column
+                .iter_mut()
+                .zip(rows)
+                .for_each(|(out, (row, scale))| *out = unpack(row[j], *scale));
         });
         out
     }

@@ -30,5 +30,5 @@ pub use factored::{FactoredMoment, PAD};
 #[cfg(feature = "factors")]
 pub use moment::{Moment, SPAN_STEP};
 #[cfg(feature = "factors")]
-pub use retarget::{Retarget, best_share};
+pub use retarget::{Retarget, SampledLack, best_share, best_share_of};
 pub use shrink::{Shrink, choose_shrink};

@@ -1,5 +1,7 @@
 //! What a matrix should be when earlier errors have changed its inputs.
 
+use std::ops::Range;
+
 use faer::Mat;
 
 use crate::MatMul;
@@ -53,6 +55,77 @@ impl Retarget {
         let target: Vec<f32> = weights.iter().enumerate().map(changed).collect();
         target.iter().all(|w| w.is_finite()).then_some(target)
     }
+}
+
+/// How often the spans of an input are gone through: what correlates between them is found by and by.
+const SWEEPS: usize = 2;
+
+/// Sampled inputs too many to a token for a whole second moment, and what the outputs lack on each.
+pub struct SampledLack<'a> {
+    /// Values of an input.
+    pub d_in: usize,
+    /// Samples.
+    pub n: usize,
+    /// The values of a range of inputs, input by input: [k, range], the first n of each k being samples and the rest zero.
+    pub by_input: &'a dyn Fn(Range<usize>) -> Vec<f32>,
+    /// What the outputs lack, output by output: [k, d_out], padded alike.
+    pub by_output: Vec<f32>,
+}
+
+impl SampledLack<'_> {
+    /// The change of a matrix that makes up for what is lacking, [d_in, d_out]: span by span of `width` inputs, each making
+    /// up for what the others have left ([`SWEEPS`] sweeps of block Gauss-Seidel over the normal equations of
+    /// [`Retarget::target`], whose whole moment is never formed). `None` if a span's moment cannot be inverted.
+    ///
+    /// # Panics
+    /// If a size is wrong.
+    #[must_use]
+    pub fn change(mut self, width: usize, damping: f64, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
+        let d_in = self.d_in;
+        let k = (self.by_input)(0..1).len();
+        let d_out = self.by_output.len() / k;
+        let mut change = vec![0.0; d_in * d_out];
+        let spans = (0..d_in).step_by(width);
+        for start in std::iter::repeat_n(spans, SWEEPS).flatten() {
+            let span = start..d_in.min(start + width);
+            let n_in = span.len();
+            let inputs = (self.by_input)(span.clone());
+            let mean = |a: &[f32], b: &[f32]| {
+                let mut out = vec![0.0; a.len() / k * (b.len() / k)];
+                mul_mat.mul_mat(a, b, k, &mut out);
+                out.iter_mut().for_each(|v| *v /= self.n as f32);
+                out
+            };
+            let (moment, shortfall) = (mean(&inputs, &inputs), mean(&inputs, &self.by_output));
+            let retarget = Retarget::new(&moment, n_in, damping)?;
+            let part = retarget.target(&vec![0.0; shortfall.len()], &shortfall)?;
+            let by_token = transposed(&inputs, k);
+            let mut made_up = vec![0.0; self.by_output.len()];
+            mul_mat.mul_mat(&by_token, &part, n_in, &mut made_up);
+            self.by_output.iter_mut().zip(&made_up).for_each(|(lack, made)| *lack -= made);
+            for (row, part) in change.chunks_mut(d_in).zip(part.chunks(n_in)) {
+                row[span.clone()].iter_mut().zip(part).for_each(|(sum, c)| *sum += c);
+            }
+        }
+        Some(change)
+    }
+}
+
+/// [k, n] -> [n, k].
+fn transposed(values: &[f32], k: usize) -> Vec<f32> {
+    let n = values.len() / k;
+    (0..values.len()).map(|at| values[at % n * k + at / n]).collect()
+}
+
+/// The share of a change at which |lack - share * made|^2 is least, 0 to 1, where `made` is what all of the change makes of
+/// inputs that it was not fitted to: 0 if no part of it helps.
+#[must_use]
+pub fn best_share_of(lack: &[f32], made: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    };
+    let share = dot(lack, made) / dot(made, made);
+    if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
 }
 
 /// The share of the way from `weights` to `target`, 0 to 1, at which |y - W x'|^2 is least on average, where shortfall and
@@ -151,6 +224,49 @@ mod tests {
         for (a, b) in damped.iter().zip(&weights) {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
+    }
+
+    /// What is lacking is what a known matrix makes of the inputs.
+    #[test]
+    fn span_by_span_the_rest_is_made_up_for() {
+        let wanted: Vec<f32> = (0..18).map(|i| (i as f32).sin()).collect();
+        let pairs = pairs(&wanted);
+        let n = pairs.len();
+        let by_input = |range: Range<usize>| -> Vec<f32> {
+            range.flat_map(|i| pairs.iter().map(move |(x, _)| x[i])).collect()
+        };
+        let by_output: Vec<f32> =
+            (0..SHAPE.d_out).flat_map(|o| pairs.iter().map(move |(_, y)| y[o])).collect();
+        let change = |width| {
+            let (by_input, by_output) = (&by_input as &dyn Fn(_) -> _, by_output.clone());
+            let lack = SampledLack { d_in: SHAPE.d_in, n, by_input, by_output };
+            lack.change(width, 0.0, &ReferenceMatMul).unwrap()
+        };
+        let whole = change(SHAPE.d_in);
+        for (a, b) in whole.iter().zip(&wanted) {
+            assert!((a - b).abs() < 1e-4, "{a} {b}");
+        }
+        // In spans of two most of it: the inputs are nearly uncorrelated.
+        let made = |change: &[f32], i: usize| -> Vec<f32> {
+            let row = |w: &[f32]| w.iter().zip(&pairs[i].0).map(|(w, x)| w * x).sum();
+            change.chunks(SHAPE.d_in).map(row).collect()
+        };
+        let error = |change: &[f32]| -> f32 {
+            let of = |i: usize| {
+                made(change, i).iter().zip(&pairs[i].1).map(|(a, b)| (a - b).powi(2)).sum::<f32>()
+            };
+            (0..n).map(of).sum()
+        };
+        let nothing = error(&[0.0; 18]);
+        assert!(error(&change(2)) < 0.05 * nothing, "{} of {nothing}", error(&change(2)));
+        let lack: Vec<f32> = pairs.iter().flat_map(|(_, y)| y.clone()).collect();
+        let all: Vec<f32> = (0..n).flat_map(|i| made(&whole, i)).collect();
+        let twice: Vec<f32> = all.iter().map(|v| 2.0 * v).collect();
+        assert!((best_share_of(&lack, &all) - 1.0).abs() < 1e-4);
+        assert!((best_share_of(&lack, &twice) - 0.5).abs() < 1e-4);
+        let away: Vec<f32> = all.iter().map(|v| -v).collect();
+        assert_eq!(best_share_of(&lack, &away), 0.0);
+        assert_eq!(best_share_of(&lack, &vec![0.0; lack.len()]), 0.0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 use crate::check::check_tokens;
 use crate::error::{TuningError, stop_if};
 use crate::states::States;
-use crate::weights::TokenWeights;
+use crate::weights::{Counting, TokenWeights};
 
 /// Matrices in the place of the source's, [d_in, d_out].
 pub type Decoded = BTreeMap<MatrixId, Vec<f32>>;
@@ -31,8 +31,8 @@ pub struct Stream<'m> {
     pub(crate) coded: Side,
     /// Whether a matrix was replaced so far.
     pub(crate) differs: bool,
-    /// How much the tokens count; all alike if not known.
-    pub(crate) weights: Option<Arc<TokenWeights>>,
+    /// How much the tokens count.
+    pub(crate) counting: Counting,
     /// How far the states are apart where both sides were last in the same place.
     pub(crate) distance: f64,
 }
@@ -145,20 +145,25 @@ impl<'m> Stream<'m> {
             source,
             coded,
             differs: false,
-            weights: None,
+            counting: Counting::default(),
             distance: 0.0,
         })
     }
 
     /// Makes every token count as `weights` say.
     pub fn weigh(&mut self, weights: TokenWeights) {
-        self.weights = Some(Arc::new(weights));
+        self.counting = Counting::Known(Arc::new(weights));
     }
 
-    /// Whether [`Self::weigh`] was called.
+    /// Makes every token count by one over the mean square of its hidden state in the source model.
+    pub fn weigh_by_state(&mut self) {
+        self.counting = Counting::ByState;
+    }
+
+    /// Whether one of these was called.
     #[must_use]
     pub fn is_weighed(&self) -> bool {
-        self.weights.is_some()
+        !matches!(self.counting, Counting::Alike)
     }
 
     /// The layer that comes next.

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use calibration::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
+use calibration::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling, by_value};
 use format::{InputId, MatrixId, Site};
 use llama::{Part, Point};
-use numerics::{MatMul, Retarget, best_share};
+use numerics::{MatMul, Retarget, SampledLack, best_share, best_share_of};
 
 use crate::error::{TuningError, stop_if};
 use crate::shortfall::Shortfall;
@@ -13,6 +13,9 @@ use crate::stream::{Decoded, Place, Stream};
 
 /// Bytes of the inputs of one site that are kept one by one, where there are too many for a second moment.
 const SAMPLE_BYTES: u64 = 1 << 30;
+
+/// Inputs of a span where there are too many for a second moment.
+const SPAN: usize = 4096;
 
 /// What is kept of what streams through.
 #[derive(Clone)]
@@ -47,8 +50,7 @@ pub struct Seen {
     /// The inputs in the model as it is coded so far.
     pub inputs: BTreeMap<InputId, CalibratedInput>,
     /// What takes the place of the matrices so that the hidden states come closest to those of the model as it
-    /// was, [d_in, d_out]; none before the first coded layer, where there is no second moment, or where it would
-    /// not help on held-out contexts.
+    /// was, [d_in, d_out]; none before the first coded layer, or where it would not help on held-out contexts.
     pub targets: BTreeMap<MatrixId, Vec<f32>>,
 }
 
@@ -145,11 +147,16 @@ impl Ahead<'_, '_> {
                 seen
             }
         };
-        if differs {
-            let moments = lacks.as_ref().and_then(|_| self.moments(&input));
-            for id in wanted {
-                self.retarget(*id, lack, lacks.as_ref().zip(moments.as_ref()), met)?;
+        match lacks {
+            Some(Lacks::Means(lacks)) => {
+                if let Some(moments) = self.moments(&input) {
+                    for id in wanted {
+                        self.retarget(*id, lack, (&lacks, &moments), met)?;
+                    }
+                }
             }
+            Some(Lacks::Samples(lacks)) => self.retarget_in_spans(wanted[0], lacks, &input, met)?,
+            None => {}
         }
         self.seen.inputs.insert(site.input, input);
         Ok(())
@@ -216,8 +223,8 @@ impl Ahead<'_, '_> {
         Ok(view)
     }
 
-    /// The input `seen`, of `d_in` values, over all contexts, and the means of lack x^T where something lacks and there
-    /// is a second moment.
+    /// The input `seen`, of `d_in` values, over all contexts, and what is lacking where something is: the means of
+    /// lack x^T where there is a second moment, else what the only output lacks on the samples.
     fn collect(
         &mut self,
         seen: InputId,
@@ -229,28 +236,41 @@ impl Ahead<'_, '_> {
         let mut growing = GrowingInput::new(d_in, watch.max_moment_dim);
         let mut scratch = MomentScratch::default();
         let (mut n_before, mut sums) = ([0; 2], [Shortfall::default(), Shortfall::default()]);
+        let mut sampled = [Vec::new(), Vec::new()];
         for number in 0..self.stream.contexts.len() {
             let View { mut input, mut lack } = view(self, number)?;
             if !input.iter().chain(&lack).all(|v| v.is_finite()) {
                 return Err(TuningError::NonFinite { input: seen });
             }
-            if let Some(weights) = &self.stream.weights {
-                weights.apply(seen, number, &mut input);
-                weights.apply(seen, number, &mut lack);
+            let state = (self.stream.source.states.context(number), self.stream.n_embd());
+            for rows in [&mut input, &mut lack] {
+                self.stream.counting.apply((seen, number), state, rows);
             }
             let kind = self.stream.contexts[number].kind;
             let first = &mut n_before[kind as usize];
             growing.add((kind, *first), &input, &sampling, watch.mul_mat, &mut scratch);
-            *first += (input.len() / d_in) as u64;
-            if !lack.is_empty() && d_in <= watch.max_moment_dim {
-                sums[kind as usize].add(&lack, &input, d_in, watch.mul_mat);
+            let n = input.len() / d_in;
+            if d_in <= watch.max_moment_dim {
+                if !lack.is_empty() {
+                    sums[kind as usize].add(&lack, &input, d_in, watch.mul_mat);
+                }
+            } else if seen.role.feeds_state() {
+                let d_out = lack.len() / n;
+                let rows = sampling.among(kind, *first, n as u64);
+                let rows = rows.flat_map(|row| &lack[row * d_out..(row + 1) * d_out]);
+                sampled[kind as usize].extend(rows);
             }
+            *first += n as u64;
             stop_if(stop)?;
         }
         let [fitted, held_out] =
             [PassageKind::Fitted, PassageKind::HeldOut].map(|kind| sums[kind as usize].mean());
-        let lacks = fitted.zip(held_out).map(|(fitted, held_out)| Lacks { fitted, held_out });
-        Ok((growing.finish(), lacks))
+        let means = fitted.zip(held_out);
+        let means = means.map(|(fitted, held_out)| Lacks::Means(MeanLacks { fitted, held_out }));
+        let [fitted, held_out] = sampled;
+        let samples = (!fitted.is_empty() && !held_out.is_empty())
+            .then_some(Lacks::Samples(SampledLacks { fitted, held_out }));
+        Ok((growing.finish(), means.or(samples)))
     }
 
     /// What retargeting needs to know of an input; `None` where there are no second moments or that to fit to cannot be
@@ -260,19 +280,73 @@ impl Ahead<'_, '_> {
         Some(Moments { fitted, held_out: input.holdout_moment()? })
     }
 
+    /// The matrix `id` of the source, and the length of its inputs.
+    fn source_matrix(&self, id: MatrixId) -> Result<(Vec<f32>, usize), TuningError> {
+        let file = self.stream.file;
+        let info = file.require_tensor(&id.weight())?;
+        let weights = file.to_f32(info)?;
+        file.release(info);
+        Ok((weights, info.dims()[0]))
+    }
+
+    /// Puts the matrix `id` into `met` and among what is seen as it is a share of the way from `weights` to `target`, if
+    /// that is any.
+    fn meet(
+        &mut self,
+        id: MatrixId,
+        (weights, target): (&[f32], &[f32]),
+        share: f64,
+        met: &mut Decoded,
+    ) {
+        if share > 0.0 {
+            let drawn = |(w, t): (&f32, &f32)| *w + share as f32 * (t - w);
+            let target: Vec<f32> = weights.iter().zip(target).map(drawn).collect();
+            met.insert(id, target.clone());
+            self.seen.targets.insert(id, target);
+        }
+    }
+
+    /// As [`Self::retarget`] from samples of inputs too long for a second moment, span by span.
+    fn retarget_in_spans(
+        &mut self,
+        id: MatrixId,
+        lacks: SampledLacks,
+        input: &CalibratedInput,
+        met: &mut Decoded,
+    ) -> Result<(), TuningError> {
+        let Some(samples) = input.fitted_samples() else { return Ok(()) };
+        let (weights, d_in) = self.source_matrix(id)?;
+        let (watch, d_out) = (self.watch, weights.len() / d_in);
+        let mut by_output = Vec::new();
+        by_value(&lacks.fitted, d_out, &mut by_output);
+        let lack = SampledLack {
+            d_in,
+            n: samples.len(),
+            by_input: &|range| samples.by_value(range),
+            by_output,
+        };
+        let width = SPAN.min(watch.max_moment_dim);
+        let Some(change) = lack.change(width, watch.damping, watch.mul_mat) else {
+            return Ok(());
+        };
+        let inputs = input.holdout_samples();
+        let mut made = vec![0.0; lacks.held_out.len()];
+        watch.mul_mat.mul_mat(&change, &inputs, d_in, &mut made);
+        let share = best_share_of(&lacks.held_out, &made);
+        let target: Vec<f32> = weights.iter().zip(&change).map(|(w, c)| w + c).collect();
+        self.meet(id, (&weights, &target), share, met);
+        Ok(())
+    }
+
     /// Puts what the matrix `id` should be into `met` and among what is seen, if that can be told and helps.
     fn retarget(
         &mut self,
         id: MatrixId,
         lack: Lack,
-        known: Option<(&Lacks, &Moments)>,
+        (lacks, moments): (&MeanLacks, &Moments),
         met: &mut Decoded,
     ) -> Result<(), TuningError> {
-        let Some((lacks, moments)) = known else { return Ok(()) };
-        let file = self.stream.file;
-        let info = file.require_tensor(&id.weight())?;
-        let (weights, d_in) = (file.to_f32(info)?, info.dims()[0]);
-        file.release(info);
+        let (weights, d_in) = self.source_matrix(id)?;
         let mul_mat = self.watch.mul_mat;
         let shortfall = |mean: &Vec<f32>| match lack {
             Lack::Output => mean.clone(),
@@ -290,12 +364,7 @@ impl Ahead<'_, '_> {
         let both = (&*weights, &*target);
         let held_out = shortfall(&lacks.held_out);
         let share = best_share(both, &held_out, &moments.held_out, d_in, mul_mat);
-        if share > 0.0 {
-            let drawn = |(w, t): (&f32, &f32)| *w + share as f32 * (t - w);
-            let target: Vec<f32> = weights.iter().zip(&target).map(drawn).collect();
-            met.insert(id, target.clone());
-            self.seen.targets.insert(id, target);
-        }
+        self.meet(id, both, share, met);
         Ok(())
     }
 }
@@ -307,8 +376,20 @@ struct Moments {
     held_out: Vec<f32>,
 }
 
-/// The means of lack x^T over the contexts to fit to and the held-out ones, as [`Shortfall::mean`] gives them.
-struct Lacks {
+/// What is lacking, over the contexts to fit to and the held-out ones.
+enum Lacks {
+    Means(MeanLacks),
+    Samples(SampledLacks),
+}
+
+/// The means of lack x^T, as [`Shortfall::mean`] gives them.
+struct MeanLacks {
+    fitted: Vec<f32>,
+    held_out: Vec<f32>,
+}
+
+/// What the outputs lack on the sampled inputs, [d_out, n].
+struct SampledLacks {
     fitted: Vec<f32>,
     held_out: Vec<f32>,
 }

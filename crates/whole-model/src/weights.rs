@@ -1,5 +1,7 @@
 //! How much each token counts in the moments that matrices are fitted to.
 
+use std::sync::Arc;
+
 use format::InputId;
 
 use crate::TuningError;
@@ -59,13 +61,56 @@ impl TokenWeights {
         Self { roots: (0..n_layers).map(layer).collect() }
     }
 
-    /// Makes the squares of `rows`, [any, tokens], of context number `context` at `input` count as much as they should.
-    pub(crate) fn apply(&self, input: InputId, context: usize, rows: &mut [f32]) {
-        let roots = &self.roots[input.layer][input.role as usize][context];
+    /// The square roots for context number `context` at `input`, one per token.
+    fn roots(&self, input: InputId, context: usize) -> &[f32] {
+        &self.roots[input.layer][input.role as usize][context]
+    }
+}
+
+/// How the tokens of a stream count.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Counting {
+    /// All alike.
+    #[default]
+    Alike,
+    /// As is known.
+    Known(Arc<TokenWeights>),
+    /// By one over the mean square of the hidden state: the next norm divides an error by its root, so errors beside
+    /// massive activations hardly matter.
+    ByState,
+}
+
+impl Counting {
+    /// Makes the squares of each of `rows`, [any, tokens], of context number `context` at `input` count as much as they
+    /// should, where `state` is the hidden state there, [n_embd, tokens].
+    pub(crate) fn apply(
+        &self,
+        (input, context): (InputId, usize),
+        (state, n_embd): (&[f32], usize),
+        rows: &mut [f32],
+    ) {
+        let by_state: Vec<f32>;
+        let roots = match self {
+            Self::Alike => return,
+            Self::Known(weights) => weights.roots(input, context),
+            Self::ByState => {
+                by_state = state.chunks(n_embd).map(inverse_root_mean_square).collect();
+                &by_state
+            }
+        };
         let width = (rows.len() / roots.len()).max(1);
         for (row, root) in rows.chunks_mut(width).zip(roots) {
             row.iter_mut().for_each(|v| *v *= root);
         }
+    }
+}
+
+/// 1 over the root of the mean square; 1 of zeros.
+fn inverse_root_mean_square(values: &[f32]) -> f32 {
+    let sum: f64 = values.iter().map(|v| f64::from(*v).powi(2)).sum();
+    match (values.len() as f64 / sum).sqrt() as f32 {
+        root if root.is_finite() => root,
+        _ => 1.0,
     }
 }
 
@@ -101,7 +146,8 @@ mod tests {
         let weights = TokenWeights::new(&all);
         let squares = |role, context, n: usize| {
             let mut rows = vec![1.0; 3 * n];
-            weights.apply(InputId { layer: 0, role }, context, &mut rows);
+            let counting = Counting::Known(Arc::new(TokenWeights { roots: weights.roots.clone() }));
+            counting.apply((InputId { layer: 0, role }, context), (&[], 1), &mut rows);
             rows.chunks(3).map(|row| row[2] * row[2]).collect::<Vec<f32>>()
         };
         // The cap of three tokens is the second largest.
@@ -111,5 +157,18 @@ mod tests {
         near(squares(InputRole::FfnIn, 0, 2), &[3.0 / 7.0, 9.0 / 7.0]);
         near(squares(InputRole::FfnIn, 1, 1), &[9.0 / 7.0]);
         near(squares(InputRole::FfnDown, 0, 2), &[1.0, 1.0]);
+    }
+
+    #[test]
+    fn tokens_count_by_one_over_the_size_of_the_state() {
+        let mut rows = vec![1.0; 6];
+        let input = InputId { layer: 3, role: InputRole::FfnDown };
+        let state = [3.0, 4.0, 0.0, 0.0, 1e3, 0.0];
+        Counting::ByState.apply((input, 7), (&state, 2), &mut rows);
+        let (a, b) = (2f32.sqrt() / 5.0, 2f32.sqrt() / 1e3);
+        let expected = [a, a, 1.0, 1.0, b, b];
+        assert!(rows.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{rows:?}");
+        Counting::Alike.apply((input, 7), (&state, 2), &mut rows);
+        assert!(rows.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{rows:?}");
     }
 }

@@ -211,13 +211,51 @@ fn targets_help_whatever_the_architecture() {
 fn there_are_no_targets_where_they_cannot_be_told() {
     let fixture = small();
     let targets = |max_moment_dim| {
-        let watch = watch(max_moment_dim, &ALL);
+        let watch = Watch { n_fitted: 2880, ..watch(max_moment_dim, &ALL) };
         let seen = fixture.disturbed(150).watch(&none(1), &watch, &|| false);
         seen.unwrap().targets.len()
     };
     assert_eq!(targets(256), 3);
-    // no second moments
-    assert_eq!(targets(8), 0);
+    // Without second moments of gate's and up's inputs, only what is added to the hidden state can be told.
+    assert_eq!(targets(8), 1);
+}
+
+/// Without a second moment of all inputs, most of what it would bring.
+#[test]
+fn inputs_too_long_for_a_moment_make_up_for_errors_span_by_span() {
+    let fixture = small();
+    let (down, go) = (ALL[5], || false);
+    let behind = |max_moment_dim: Option<usize>| {
+        let mut stream = fixture.disturbed(150);
+        let targets = match max_moment_dim {
+            None => Decoded::new(),
+            Some(max) => {
+                let watch = Watch { n_fitted: 2880, ..watch(max, std::slice::from_ref(&down)) };
+                stream.watch(&none(1), &watch, &go).unwrap().targets
+            }
+        };
+        assert_eq!(targets.len(), usize::from(max_moment_dim.is_some()));
+        stream.advance(&targets, &go).unwrap();
+        stream.distance()
+    };
+    let [nothing, whole, spans] = [None, Some(256), Some(64)].map(behind);
+    assert!(spans < nothing - 0.6 * (nothing - whole), "{nothing} {whole} {spans}");
+}
+
+/// Tokens with small states count more, so those come nearer.
+#[test]
+fn tokens_may_count_by_their_states() {
+    let fixture = small();
+    let mut stream = fixture.disturbed(150);
+    let targets = |stream: &mut Stream<'_>| {
+        stream.watch(&none(1), &watch(256, &ALL), &|| false).unwrap().targets
+    };
+    let alike = targets(&mut stream);
+    stream = fixture.disturbed(150);
+    stream.weigh_by_state();
+    assert!(stream.is_weighed());
+    let by_state = targets(&mut stream);
+    assert!(by_state.len() == 3 && by_state.iter().all(|(id, target)| *target != alike[id]));
 }
 
 #[test]

@@ -29,6 +29,9 @@ const TOKEN_WEIGHTS: &str = "--token-weights";
 pub enum Weighing {
     /// All alike
     Equal,
+    /// By one over the mean square of the hidden state, which the next norm divides by: errors beside massive activations
+    /// hardly count
+    State,
     /// By what an error there costs in the model's predictions: goes through the model and back once more
     Curvature,
 }
@@ -147,14 +150,14 @@ impl<'a> Sequential<'a> {
         Ok(Self { step, source, calibration, stream, mul_mat, has_told, reporter, interrupt })
     }
 
-    /// Says once that the inputs of one of `tensors` are too long for a target.
-    fn tell_without_target(&mut self, tensors: &[MatrixId]) {
+    /// Says once that the inputs of one of `tensors` are so long that their targets are made span by span.
+    fn tell_of_spans(&mut self, tensors: &[MatrixId]) {
         let max = self.step.max_moment_dim;
         let d_in = |t: &MatrixId| self.source.shape(*t).d_in;
         let Some(long) = tensors.iter().find(|t| d_in(t) > max) else { return };
         if !std::mem::replace(&mut self.has_told, true) {
             self.reporter.line(&format!(
-                "note: {} and others of {} inputs make up for nothing, they are longer than --max-h-dim {max}",
+                "note: {} and others of {} inputs, longer than --max-h-dim {max}, make up for errors span by span",
                 long.stem(),
                 d_in(long)
             ));
@@ -214,14 +217,18 @@ impl Recapture for Sequential<'_> {
         let layers = tensors.iter().map(|t| t.layer);
         let (first, last) = (layers.clone().min(), layers.max());
         let (Some(first), Some(last)) = (first, last) else { return Ok(Recaptured::default()) };
-        if self.step.params.weights == Weighing::Curvature && !self.stream.is_weighed() {
-            self.weigh()?;
+        if !self.stream.is_weighed() {
+            match self.step.params.weights {
+                Weighing::Equal => {}
+                Weighing::State => self.stream.weigh_by_state(),
+                Weighing::Curvature => self.weigh()?,
+            }
         }
         while self.stream.layer() < first {
             let coded = self.coded(self.stream.layer(), decoded)?;
             self.stream.advance(&coded, &stop).map_err(failed(SEQUENTIAL))?;
         }
-        self.tell_without_target(tensors);
+        self.tell_of_spans(tensors);
         // A resumed run may have some of the group already: what the others are fitted to must not depend on it.
         let mut before = |t| if tensors.contains(&t) { Ok(None) } else { decoded(t) };
         let layers: Vec<Decoded> =
