@@ -6,17 +6,21 @@ use llama::{Part, Point, StandIn};
 
 use crate::error::{TuningError, stop_if};
 use crate::stream::{Decoded, Place, Stream};
+use crate::weights::roots_by_state;
 
 /// Bytes of what is kept of one layer.
 const BYTES: usize = 1 << 30;
 
-/// Inputs of an FFN and what should come out of `ffn_down`, of some contexts.
-#[derive(Debug, Default)]
-pub(crate) struct FfnText {
-    /// One per context, [d_in, tokens].
-    pub(crate) inputs: Vec<Vec<f32>>,
-    /// One per context, [d_out, tokens].
-    pub(crate) wanted: Vec<Vec<f32>>,
+/// Inputs of an FFN and what should come out of `ffn_down`, of one context.
+#[derive(Debug)]
+pub(crate) struct FfnContext {
+    /// [d_in, tokens].
+    pub(crate) input: Vec<f32>,
+    /// [d_out, tokens].
+    pub(crate) wanted: Vec<f32>,
+    /// What an error at each token is multiplied with: one over the size of the hidden state behind the layer, by which
+    /// the next norm divides it.
+    pub(crate) roots: Vec<f32>,
 }
 
 impl Stream<'_> {
@@ -30,19 +34,17 @@ impl Stream<'_> {
         [up, down]: [MatrixId; 2],
         decoded: &Decoded,
         stop: &dyn Fn() -> bool,
-    ) -> Result<[FfnText; 2], TuningError> {
+    ) -> Result<[Vec<FfnContext>; 2], TuningError> {
         let layer = self.layer();
         let middle = self.middle(layer);
         self.go(middle, &[], stop)?;
         let replaced = self.stand_ins(decoded)?;
         let is_kept = self.kept_contexts();
-        let mut texts = [FfnText::default(), FfnText::default()];
+        let mut texts = [Vec::new(), Vec::new()];
         for (number, is_kept) in is_kept.into_iter().enumerate() {
             if is_kept {
-                let (input, wanted) = self.ffn_context([up, down], &replaced, number)?;
-                let text = &mut texts[self.contexts[number].kind as usize];
-                text.inputs.push(input);
-                text.wanted.push(wanted);
+                let context = self.ffn_context([up, down], &replaced, number)?;
+                texts[self.contexts[number].kind as usize].push(context);
             } else {
                 self.source_context(down, number)?;
             }
@@ -79,13 +81,13 @@ impl Stream<'_> {
         Ok(self.layers.watched().output.clone())
     }
 
-    /// The FFN's input in the coded model and what is wanted of `down`, in one context.
+    /// What the FFN sees in the coded model and what is wanted of `down`, in one context.
     fn ffn_context(
         &mut self,
         [up, down]: [MatrixId; 2],
         replaced: &[StandIn],
         number: usize,
-    ) -> Result<(Vec<f32>, Vec<f32>), TuningError> {
+    ) -> Result<FfnContext, TuningError> {
         let source_output = self.source_context(down, number)?;
         let (of_up, of_down) = (up.weight(), down.weight());
         let first = self.first_matrix(down.layer);
@@ -99,12 +101,14 @@ impl Stream<'_> {
         let input = self.layers.watched().input.clone();
         let watching = Part { watched: Some(&of_down), ..part };
         let ran = self.layers.run(&watching, tokens, state, &mut found)?;
+        let state = self.source.states.context(number);
+        let roots = roots_by_state(state, self.n_embd());
         if ran.gain == 0.0 {
-            return Ok((input, source_output));
+            return Ok(FfnContext { input, wanted: source_output, roots });
         }
         let mut wanted = self.layers.watched().output.clone();
-        let both = self.source.states.context(number).iter().zip(&found);
+        let both = state.iter().zip(&found);
         wanted.iter_mut().zip(both).for_each(|(y, (there, here))| *y += (there - here) / ran.gain);
-        Ok((input, wanted))
+        Ok(FfnContext { input, wanted, roots })
     }
 }

@@ -17,31 +17,15 @@ use sections::SectionsParts;
 use crate::TuningError;
 use crate::error::stop_if;
 use crate::ffn_form::form_of;
-use crate::ffn_text::FfnText;
+use crate::ffn_text::FfnContext;
 use crate::layer::{FfnForm, FfnWeights, Linear, constant};
 use crate::parameters::Parameters;
 use crate::parts;
 use crate::stream::{Decoded, Stream};
-use crate::tuner::cosine;
+use crate::tuner::{TuneParams, cosine};
 
-/// How to tune FFNs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FfnTuneParams {
-    /// Steps in each layer.
-    pub steps: usize,
-    /// Contexts per step.
-    pub contexts: usize,
-    /// Change of a value per step at first, as a share of its size; it falls to 0 with a cosine.
-    pub rate: f32,
-}
-
-impl Default for FfnTuneParams {
-    fn default() -> Self {
-        Self { steps: 60, contexts: 2, rate: 1e-3 }
-    }
-}
-
-/// Squared errors of what an FFN gives on held-out text, as shares of the squares of what is wanted.
+/// Squared errors of what an FFN gives on held-out text, as shares of the squares of what is wanted; a token counts by one
+/// over the mean square of its hidden state.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct FfnErrors {
     /// Before the first step.
@@ -63,7 +47,8 @@ pub enum FfnEvent {
 pub struct FfnTuner<'a> {
     file: &'a GgufFile,
     form: FfnForm,
-    params: FfnTuneParams,
+    /// The steps are those in each layer.
+    params: TuneParams,
 }
 
 impl<'a> FfnTuner<'a> {
@@ -74,7 +59,7 @@ impl<'a> FfnTuner<'a> {
     /// [`TuningError::Form`] for what is not known here, or [`TuningError::Llama`].
     pub fn new(
         model: (&Model, &'a GgufFile, &ModelMap),
-        params: FfnTuneParams,
+        params: TuneParams,
     ) -> Result<Self, TuningError> {
         Ok(Self { file: model.1, form: form_of(model)?, params })
     }
@@ -132,7 +117,7 @@ impl<'a> FfnTuner<'a> {
         let ends = [Role::Up, Role::Down].map(|role| MatrixId { layer, role });
         let [fitted, held_out] = stream.ffn_text(ends, &decoded(&coded), stop)?;
         let d_in = self.file.require_tensor(&ends[0].weight())?.dims()[0];
-        let [fitted, held_out] = [pairs(fitted, d_in)?, pairs(held_out, d_in)?];
+        let [fitted, held_out] = [samples(fitted, d_in)?, samples(held_out, d_in)?];
         let parameters = coded.clone().into_iter().map(|(id, p)| (id, Parameters::new(p)));
         let mut ffn = Ffn { tuner: self, layer, parameters: parameters.collect() };
         let before = ffn.error(&held_out)?;
@@ -157,16 +142,27 @@ fn decoded(coded: &BTreeMap<MatrixId, SectionsParts>) -> Decoded {
     coded.iter().map(|(id, parts)| (*id, parts.decode())).collect()
 }
 
-/// Input and wanted output of one context, (tokens, any) each.
-type Pair = (Tensor, Tensor);
+/// One context.
+struct Sample {
+    /// (tokens, d_in).
+    input: Tensor,
+    /// (tokens, d_out).
+    wanted: Tensor,
+    /// What errors are multiplied with, (tokens, 1).
+    roots: Tensor,
+}
 
-fn pairs(text: FfnText, d_in: usize) -> Result<Vec<Pair>, TuningError> {
-    let pair = |(input, wanted): (Vec<f32>, Vec<f32>)| {
-        let n = input.len() / d_in;
-        let d_out = wanted.len() / n;
-        Ok((constant(input, &[n, d_in])?, constant(wanted, &[n, d_out])?))
+fn samples(contexts: Vec<FfnContext>, d_in: usize) -> Result<Vec<Sample>, TuningError> {
+    let sample = |context: FfnContext| {
+        let n = context.roots.len();
+        let d_out = context.wanted.len() / n;
+        Ok(Sample {
+            input: constant(context.input, &[n, d_in])?,
+            wanted: constant(context.wanted, &[n, d_out])?,
+            roots: constant(context.roots, &[n, 1])?,
+        })
     };
-    text.inputs.into_iter().zip(text.wanted).map(pair).collect()
+    contexts.into_iter().map(sample).collect()
 }
 
 /// The FFN of one layer on its way to better values.
@@ -204,32 +200,33 @@ impl Ffn<'_> {
         Ok(FfnWeights { gate: get(Role::Gate)?, up, down, form: self.tuner.form })
     }
 
-    /// The squared error over all of `pairs`, as a share of the squares of what is wanted; NaN of none.
-    fn error(&self, pairs: &[Pair]) -> Result<f64, TuningError> {
+    /// The squared error over all of `samples`, as a share of the squares of what is wanted; NaN of none.
+    fn error(&self, samples: &[Sample]) -> Result<f64, TuningError> {
         let ffn = self.weights()?.detached();
         let square = |t: &Tensor| -> Result<f64, TuningError> {
             Ok(f64::from(t.sqr()?.sum_all()?.to_scalar::<f32>()?))
         };
         let (mut error, mut size) = (0.0, 0.0);
-        for (input, wanted) in pairs {
+        for Sample { input, wanted, roots } in samples {
             let found = ffn.down.forward(&ffn.down_input(input)?)?;
-            error += square(&(found - wanted)?)?;
-            size += square(wanted)?;
+            error += square(&(found - wanted)?.broadcast_mul(roots)?)?;
+            size += square(&wanted.broadcast_mul(roots)?)?;
         }
         Ok(error / size)
     }
 
-    /// Moves the parameters against the gradient of the squared error of `pairs`.
-    fn step<'p>(
+    /// Moves the parameters against the gradient of the squared error of `samples`.
+    fn step<'s>(
         &mut self,
-        pairs: impl Iterator<Item = &'p Pair>,
+        samples: impl Iterator<Item = &'s Sample>,
         rate: f32,
     ) -> Result<(), TuningError> {
         let ffn = self.weights()?;
         let mut sums: BTreeMap<MatrixId, Vec<f32>> = BTreeMap::new();
-        for (input, wanted) in pairs {
+        for Sample { input, wanted, roots } in samples {
             let found = ffn.down.forward(&ffn.down_input(input)?)?;
-            let mut gradients = (found - wanted)?.sqr()?.sum_all()?.backward()?;
+            let error = (found - wanted)?.broadcast_mul(roots)?;
+            let mut gradients = error.sqr()?.sum_all()?.backward()?;
             for id in self.parameters.keys() {
                 let weight = ffn.weight(id.role).expect("a coded matrix is there");
                 let gradient = gradients.remove(weight).expect("a coded matrix is a variable");

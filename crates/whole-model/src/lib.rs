@@ -34,7 +34,7 @@ mod weights;
 pub use check::Outline;
 pub use error::TuningError;
 pub use family::families;
-pub use ffn_tuner::{FfnErrors, FfnEvent, FfnTuneParams, FfnTuner};
+pub use ffn_tuner::{FfnErrors, FfnEvent, FfnTuner};
 pub use split::{machine, split_among};
 pub use stream::{Decoded, Stream, check, stream_bytes};
 pub use transformer::Transformer;

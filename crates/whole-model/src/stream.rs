@@ -13,7 +13,7 @@ use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 use crate::check::check_tokens;
 use crate::error::{TuningError, stop_if};
 use crate::states::States;
-use crate::weights::{Counting, TokenWeights};
+use crate::weights::TokenWeights;
 
 /// Matrices in the place of the source's, [d_in, d_out].
 pub type Decoded = BTreeMap<MatrixId, Vec<f32>>;
@@ -31,8 +31,8 @@ pub struct Stream<'m> {
     pub(crate) coded: Side,
     /// Whether a matrix was replaced so far.
     pub(crate) differs: bool,
-    /// How much the tokens count.
-    pub(crate) counting: Counting,
+    /// How much the tokens count; all alike if not known.
+    pub(crate) weights: Option<Arc<TokenWeights>>,
     /// How far the states are apart where both sides were last in the same place.
     pub(crate) distance: f64,
 }
@@ -145,25 +145,20 @@ impl<'m> Stream<'m> {
             source,
             coded,
             differs: false,
-            counting: Counting::default(),
+            weights: None,
             distance: 0.0,
         })
     }
 
     /// Makes every token count as `weights` say.
     pub fn weigh(&mut self, weights: TokenWeights) {
-        self.counting = Counting::Known(Arc::new(weights));
+        self.weights = Some(Arc::new(weights));
     }
 
-    /// Makes every token count by one over the mean square of its hidden state in the source model.
-    pub fn weigh_by_state(&mut self) {
-        self.counting = Counting::ByState;
-    }
-
-    /// Whether one of these was called.
+    /// Whether [`Self::weigh`] was called.
     #[must_use]
     pub fn is_weighed(&self) -> bool {
-        !matches!(self.counting, Counting::Alike)
+        self.weights.is_some()
     }
 
     /// The layer that comes next.

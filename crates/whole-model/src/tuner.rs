@@ -24,7 +24,7 @@ use crate::transformer::Transformer;
 /// How to tune.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct TuneParams {
-    /// Steps.
+    /// Steps: of the whole model, or in each layer.
     pub steps: usize,
     /// Contexts per step.
     pub contexts: usize,

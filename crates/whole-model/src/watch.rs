@@ -155,7 +155,9 @@ impl Ahead<'_, '_> {
                     }
                 }
             }
-            Some(Lacks::Samples(lacks)) => self.retarget_in_spans(wanted[0], lacks, &input, met)?,
+            Some(Lacks::Samples(lacks)) => {
+                self.retarget_in_spans(wanted[0], &lacks, &input, met)?;
+            }
             None => {}
         }
         self.seen.inputs.insert(site.input, input);
@@ -242,9 +244,9 @@ impl Ahead<'_, '_> {
             if !input.iter().chain(&lack).all(|v| v.is_finite()) {
                 return Err(TuningError::NonFinite { input: seen });
             }
-            let state = (self.stream.source.states.context(number), self.stream.n_embd());
-            for rows in [&mut input, &mut lack] {
-                self.stream.counting.apply((seen, number), state, rows);
+            if let Some(weights) = &self.stream.weights {
+                weights.apply(seen, number, &mut input);
+                weights.apply(seen, number, &mut lack);
             }
             let kind = self.stream.contexts[number].kind;
             let first = &mut n_before[kind as usize];
@@ -310,7 +312,7 @@ impl Ahead<'_, '_> {
     fn retarget_in_spans(
         &mut self,
         id: MatrixId,
-        lacks: SampledLacks,
+        lacks: &SampledLacks,
         input: &CalibratedInput,
         met: &mut Decoded,
     ) -> Result<(), TuningError> {

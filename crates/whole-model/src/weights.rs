@@ -1,7 +1,5 @@
 //! How much each token counts in the moments that matrices are fitted to.
 
-use std::sync::Arc;
-
 use format::InputId;
 
 use crate::TuningError;
@@ -61,48 +59,19 @@ impl TokenWeights {
         Self { roots: (0..n_layers).map(layer).collect() }
     }
 
-    /// The square roots for context number `context` at `input`, one per token.
-    fn roots(&self, input: InputId, context: usize) -> &[f32] {
-        &self.roots[input.layer][input.role as usize][context]
-    }
-}
-
-/// How the tokens of a stream count.
-#[derive(Clone, Debug, Default)]
-pub(crate) enum Counting {
-    /// All alike.
-    #[default]
-    Alike,
-    /// As is known.
-    Known(Arc<TokenWeights>),
-    /// By one over the mean square of the hidden state: the next norm divides an error by its root, so errors beside
-    /// massive activations hardly matter.
-    ByState,
-}
-
-impl Counting {
-    /// Makes the squares of each of `rows`, [any, tokens], of context number `context` at `input` count as much as they
-    /// should, where `state` is the hidden state there, [n_embd, tokens].
-    pub(crate) fn apply(
-        &self,
-        (input, context): (InputId, usize),
-        (state, n_embd): (&[f32], usize),
-        rows: &mut [f32],
-    ) {
-        let by_state: Vec<f32>;
-        let roots = match self {
-            Self::Alike => return,
-            Self::Known(weights) => weights.roots(input, context),
-            Self::ByState => {
-                by_state = state.chunks(n_embd).map(inverse_root_mean_square).collect();
-                &by_state
-            }
-        };
+    /// Makes the squares of `rows`, [any, tokens], of context number `context` at `input` count as much as they should.
+    pub(crate) fn apply(&self, input: InputId, context: usize, rows: &mut [f32]) {
+        let roots = &self.roots[input.layer][input.role as usize][context];
         let width = (rows.len() / roots.len()).max(1);
         for (row, root) in rows.chunks_mut(width).zip(roots) {
             row.iter_mut().for_each(|v| *v *= root);
         }
     }
+}
+
+/// One over the root of each token's mean square, where `state` is [n_embd, tokens].
+pub(crate) fn roots_by_state(state: &[f32], n_embd: usize) -> Vec<f32> {
+    state.chunks(n_embd).map(inverse_root_mean_square).collect()
 }
 
 /// 1 over the root of the mean square; 1 of zeros.
@@ -146,8 +115,7 @@ mod tests {
         let weights = TokenWeights::new(&all);
         let squares = |role, context, n: usize| {
             let mut rows = vec![1.0; 3 * n];
-            let counting = Counting::Known(Arc::new(TokenWeights { roots: weights.roots.clone() }));
-            counting.apply((InputId { layer: 0, role }, context), (&[], 1), &mut rows);
+            weights.apply(InputId { layer: 0, role }, context, &mut rows);
             rows.chunks(3).map(|row| row[2] * row[2]).collect::<Vec<f32>>()
         };
         // The cap of three tokens is the second largest.
@@ -160,15 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn tokens_count_by_one_over_the_size_of_the_state() {
-        let mut rows = vec![1.0; 6];
-        let input = InputId { layer: 3, role: InputRole::FfnDown };
-        let state = [3.0, 4.0, 0.0, 0.0, 1e3, 0.0];
-        Counting::ByState.apply((input, 7), (&state, 2), &mut rows);
-        let (a, b) = (2f32.sqrt() / 5.0, 2f32.sqrt() / 1e3);
-        let expected = [a, a, 1.0, 1.0, b, b];
-        assert!(rows.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{rows:?}");
-        Counting::Alike.apply((input, 7), (&state, 2), &mut rows);
-        assert!(rows.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{rows:?}");
+    fn states_are_divided_by_their_size() {
+        let roots = roots_by_state(&[3.0, 4.0, 0.0, 0.0, 1e3, 0.0], 2);
+        let expected = [2f32.sqrt() / 5.0, 1.0, 2f32.sqrt() / 1e3];
+        assert!(roots.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{roots:?}");
     }
 }

@@ -10,7 +10,7 @@ use llama::{Backend, Model, ModelParams};
 use numerics::{Codec, EncodeContext, ReferenceMatMul};
 use sections::{SectionsCodec, SectionsParams, SectionsParts};
 use tempfile::TempDir;
-use whole_model::{Decoded, FfnErrors, FfnEvent, FfnTuneParams, FfnTuner, Stream, TuningError};
+use whole_model::{Decoded, FfnErrors, FfnEvent, FfnTuner, Stream, TuneParams, TuningError};
 
 struct Fixture {
     folder: TempDir,
@@ -77,7 +77,7 @@ impl Fixture {
     }
 }
 
-const PARAMS: FfnTuneParams = FfnTuneParams { steps: 30, contexts: 4, rate: 1e-2 };
+const PARAMS: TuneParams = TuneParams { steps: 30, contexts: 4, rate: 1e-2 };
 
 /// Norms behind the FFN, attention beside it, scaled residuals, one matrix for gate and up, none for the gate; SiLU, GELU
 /// and the square of ReLU.

@@ -242,22 +242,6 @@ fn inputs_too_long_for_a_moment_make_up_for_errors_span_by_span() {
     assert!(spans < nothing - 0.6 * (nothing - whole), "{nothing} {whole} {spans}");
 }
 
-/// Tokens with small states count more, so those come nearer.
-#[test]
-fn tokens_may_count_by_their_states() {
-    let fixture = small();
-    let mut stream = fixture.disturbed(150);
-    let targets = |stream: &mut Stream<'_>| {
-        stream.watch(&none(1), &watch(256, &ALL), &|| false).unwrap().targets
-    };
-    let alike = targets(&mut stream);
-    stream = fixture.disturbed(150);
-    stream.weigh_by_state();
-    assert!(stream.is_weighed());
-    let by_state = targets(&mut stream);
-    assert!(by_state.len() == 3 && by_state.iter().all(|(id, target)| *target != alike[id]));
-}
-
 #[test]
 fn tokens_that_the_model_does_not_have_are_refused() {
     let fixture = small();

@@ -17,7 +17,7 @@ use dictionary::GlobalParams;
 use format::{Role, Scheme};
 use program::{Selection, outputs};
 use sections::SectionsParams;
-use whole_model::{FfnTuneParams, TuneParams};
+use whole_model::TuneParams;
 
 use crate::NAME;
 use crate::cli::{Cli, Dict, SchemeFlags, SectionsFlags};
@@ -206,7 +206,7 @@ fn method(
 
 fn tune_ffn_step(flags: &SectionsFlags) -> Option<FfnTuneStep> {
     let (steps, contexts) = (flags.tune_ffn? as usize, usize::from(flags.tune_ffn_contexts));
-    Some(FfnTuneStep { params: FfnTuneParams { steps, contexts, rate: flags.tune_ffn_rate } })
+    Some(FfnTuneStep { params: TuneParams { steps, contexts, rate: flags.tune_ffn_rate } })
 }
 
 fn tune_step(flags: &SectionsFlags, seed: u64) -> Option<TuneStep> {

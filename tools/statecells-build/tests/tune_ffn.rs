@@ -2,14 +2,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
 use builder::report::{BuildReport, Origin};
 use common::calibration::{Made, write_calibration};
-use common::{Fixture, stderr, stdout, succeeds};
+use common::{Fixture, data, stderr, stdout, succeeds};
 use fixtures::models::Model;
-use ggml::gguf::GgufFile;
 
 /// Coarse codes, so that tuning has something to do.
 const BUILD: &str =
@@ -35,21 +31,9 @@ fn report(fixture: &Fixture, output: &str, flags: &str) -> (BuildReport, String)
     (serde_json::from_slice(&fixture.bytes("r.json")).unwrap(), said)
 }
 
-/// Data of all tensors whose names end in `suffix`.
-fn data(fixture: &Fixture, output: &str, suffix: &str) -> Vec<Vec<u8>> {
-    let file = GgufFile::open(&fixture.path(output)).unwrap();
-    let named = file.tensors().iter().filter(|t| t.name().ends_with(suffix));
-    named.map(|t| file.data(t).to_vec()).collect()
-}
-
 /// Runs a build until it says `line`, and kills it.
 fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
-    let mut command = fixture.plain(&format!("{BUILD} -o {output} {flags}"));
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|said| said.contains(line)), "'{line}' was not said");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    common::killed_at(&mut fixture.plain(&format!("{BUILD} -o {output} {flags}")), line);
     assert!(!fixture.path(output).exists());
 }
 

@@ -2,12 +2,11 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command};
 
 use builder::report::{BuildReport, Origin};
 use common::calibration::{Made, write_calibration};
-use common::{Fixture, fails, stdout, succeeds};
+use common::{Fixture, data, fails, stdout, succeeds};
 use fixtures::models::Model;
 use ggml::gguf::GgufFile;
 
@@ -32,13 +31,6 @@ fn fixture() -> Fixture {
 
 fn build(fixture: &Fixture, output: &str, flags: &str) -> String {
     stdout(&succeeds(&mut fixture.plain(&format!("{BUILD} -o {output} {flags}"))))
-}
-
-/// Data of all tensors whose names end in `suffix`.
-fn data(fixture: &Fixture, output: &str, suffix: &str) -> Vec<Vec<u8>> {
-    let file = GgufFile::open(&fixture.path(output)).unwrap();
-    let named = file.tensors().iter().filter(|t| t.name().ends_with(suffix));
-    named.map(|t| file.data(t).to_vec()).collect()
 }
 
 #[test]
@@ -80,6 +72,11 @@ fn threads_and_kills_do_not_change_the_bytes() {
     assert!(fixture.bytes("killed.gguf") == fixture.bytes("one.gguf"));
 }
 
+/// The build of `output` with `flags`.
+fn command(fixture: &Fixture, output: &str, flags: &str) -> Command {
+    fixture.plain(&format!("{BUILD} -o {output} {flags}"))
+}
+
 /// A build that has said `line`, and what it says from then on.
 fn running_at(
     fixture: &Fixture,
@@ -87,22 +84,12 @@ fn running_at(
     flags: &str,
     line: &str,
 ) -> (Child, impl Iterator<Item = String> + use<>) {
-    let mut child = fixture
-        .plain(&format!("{BUILD} -o {output} {flags}"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
-    assert!(lines.any(|said| said.contains(line)), "'{line}' was not said");
-    (child, lines)
+    common::running_at(&mut command(fixture, output, flags), line)
 }
 
 /// Runs a build until it says `line`, and kills it.
 fn killed_at(fixture: &Fixture, output: &str, flags: &str, line: &str) {
-    let (mut child, _lines) = running_at(fixture, output, flags, line);
-    child.kill().unwrap();
-    child.wait().unwrap();
+    common::killed_at(&mut command(fixture, output, flags), line);
     assert!(!fixture.path(output).exists());
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 use numerics::Shrink;
 use program::flags::{number, positive};
 use sections::SectionsParams;
-use whole_model::{FfnTuneParams, TuneParams};
+use whole_model::TuneParams;
 
 /// Share of exact weights unless asked otherwise: it keeps the few that ruin `ffn_down`, for 0.05 bits a weight.
 const OUTLIERS: f64 = 0.001;
@@ -17,8 +17,6 @@ const OUTLIERS: f64 = 0.001;
 static SECTIONS: LazyLock<SectionsParams> = LazyLock::new(SectionsParams::default);
 /// The same for tuning.
 static TUNE: LazyLock<TuneParams> = LazyLock::new(TuneParams::default);
-/// The same for tuning FFN by FFN.
-static TUNE_FFN: LazyLock<FfnTuneParams> = LazyLock::new(FfnTuneParams::default);
 
 /// Size, learning and search of the scheme `sections`.
 #[derive(Debug, Args)]
@@ -110,8 +108,8 @@ pub struct SectionsFlags {
     )]
     pub sequential: Option<u16>,
 
-    /// How much each token of the calibration's text counts in what --sequential fits to; curvature: architectures of
-    /// --tune only
+    /// How much each token of the calibration's text counts in what --sequential fits to; curvature only for
+    /// architectures of --tune
     #[arg(
         long,
         value_name = "HOW",
@@ -136,14 +134,14 @@ pub struct SectionsFlags {
     #[arg(
         long,
         value_name = "N",
-        default_value_t = TUNE_FFN.contexts as u16,
+        default_value_t = TUNE.contexts as u16,
         requires = "tune_ffn",
         value_parser = clap::value_parser!(u16).range(1..)
     )]
     pub tune_ffn_contexts: u16,
 
     /// Change of a value in the first step of --tune-ffn, as a share of its size
-    #[arg(long, value_name = "SHARE", default_value_t = TUNE_FFN.rate, value_parser = positive::<f32>, requires = "tune_ffn")]
+    #[arg(long, value_name = "SHARE", default_value_t = TUNE.rate, value_parser = positive::<f32>, requires = "tune_ffn")]
     pub tune_ffn_rate: f32,
 
     /// At the end, tune atoms, row scales and exact weights (no codes) in so many steps against the source

@@ -4,8 +4,9 @@
 pub mod calibration;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use fixtures::models::Model;
 use ggml::gguf::{GgufFile, GgufWriter};
@@ -103,6 +104,31 @@ impl Fixture {
         bytes[at] ^= 0x40;
         fs::write(self.path(name), bytes).unwrap();
     }
+}
+
+/// Data of all tensors of `output` whose names end in `suffix`.
+pub fn data(fixture: &Fixture, output: &str, suffix: &str) -> Vec<Vec<u8>> {
+    let file = GgufFile::open(&fixture.path(output)).unwrap();
+    let named = file.tensors().iter().filter(|t| t.name().ends_with(suffix));
+    named.map(|t| file.data(t).to_vec()).collect()
+}
+
+/// A program that has said `line`, and what it says from then on.
+pub fn running_at(
+    command: &mut Command,
+    line: &str,
+) -> (Child, impl Iterator<Item = String> + use<>) {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|said| said.contains(line)), "'{line}' was not said");
+    (child, lines)
+}
+
+/// Runs a program until it says `line`, and kills it.
+pub fn killed_at(command: &mut Command, line: &str) {
+    let (mut child, _lines) = running_at(command, line);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 pub fn stderr(output: &Output) -> String {

@@ -7,9 +7,7 @@ use calibration::Calibration;
 use format::MatrixId;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
-use whole_model::{
-    FfnErrors, FfnEvent, FfnTuneParams, FfnTuner, Stream, TuningError, stream_bytes,
-};
+use whole_model::{FfnErrors, FfnEvent, FfnTuner, Stream, TuneParams, TuningError, stream_bytes};
 
 use super::text::{check_memory, check_text, contexts, failed, made_for_another};
 use super::tuning::{to_parts, to_sidecars};
@@ -18,22 +16,14 @@ use crate::{Error, FfnTuningReport, Source, Stage, Tunable, Tuned, Tuning, Tunin
 /// The flag that asks for it.
 const TUNE_FFN: &str = "--tune-ffn";
 
-/// What decides about it; nothing else does.
+/// What decides about it, as [`super::tuning::values`] gives it.
 pub(super) const FLAGS: [&str; 3] = [TUNE_FFN, "--tune-ffn-contexts", "--tune-ffn-rate"];
 
 /// How the FFNs of a finished code are tuned.
 #[derive(Clone, Copy, Debug)]
 pub struct FfnTuneStep {
     /// Steps and their size.
-    pub params: FfnTuneParams,
-}
-
-impl FfnTuneStep {
-    /// Values of [`FLAGS`].
-    pub(super) fn values(&self) -> [String; 3] {
-        let FfnTuneParams { steps, contexts, rate } = self.params;
-        [steps.to_string(), contexts.to_string(), rate.to_string()]
-    }
+    pub params: TuneParams,
 }
 
 impl Tuning for FfnTuneStep {

@@ -181,11 +181,14 @@ impl Method for SectionsMethod {
             set("--sequential", sequential.every.to_string());
             set("--token-weights", sequential.weights.to_string());
         }
-        let tune_ffn =
-            self.steps.tune_ffn.map(|step| ffn_tuning::FLAGS.into_iter().zip(step.values()));
-        let tune = self.steps.tune.map(|step| tuning::FLAGS.into_iter().zip(step.values()));
-        for (flag, value) in tune_ffn.into_iter().flatten().chain(tune.into_iter().flatten()) {
-            set(flag, value);
+        let steps = [
+            self.steps.tune_ffn.map(|step| (ffn_tuning::FLAGS, step.params)),
+            self.steps.tune.map(|step| (tuning::FLAGS, step.params)),
+        ];
+        for (flags, params) in steps.into_iter().flatten() {
+            for (flag, value) in flags.into_iter().zip(tuning::values(params)) {
+                set(flag, value);
+            }
         }
         arguments
     }

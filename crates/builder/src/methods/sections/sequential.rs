@@ -29,9 +29,6 @@ const TOKEN_WEIGHTS: &str = "--token-weights";
 pub enum Weighing {
     /// All alike
     Equal,
-    /// By one over the mean square of the hidden state, which the next norm divides by: errors beside massive activations
-    /// hardly count
-    State,
     /// By what an error there costs in the model's predictions: goes through the model and back once more
     Curvature,
 }
@@ -123,7 +120,7 @@ struct Sequential<'a> {
     calibration: &'a Calibration,
     stream: Stream<'a>,
     mul_mat: MulMat,
-    /// Whether it was said which matrices get no target.
+    /// Whether it was said which targets are made span by span.
     has_told: bool,
     reporter: &'a Reporter,
     interrupt: &'a Interrupt,
@@ -217,12 +214,8 @@ impl Recapture for Sequential<'_> {
         let layers = tensors.iter().map(|t| t.layer);
         let (first, last) = (layers.clone().min(), layers.max());
         let (Some(first), Some(last)) = (first, last) else { return Ok(Recaptured::default()) };
-        if !self.stream.is_weighed() {
-            match self.step.params.weights {
-                Weighing::Equal => {}
-                Weighing::State => self.stream.weigh_by_state(),
-                Weighing::Curvature => self.weigh()?,
-            }
+        if self.step.params.weights == Weighing::Curvature && !self.stream.is_weighed() {
+            self.weigh()?;
         }
         while self.stream.layer() < first {
             let coded = self.coded(self.stream.layer(), decoded)?;

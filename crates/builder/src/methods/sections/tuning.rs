@@ -37,12 +37,10 @@ pub struct TuneStep {
     pub seed: u64,
 }
 
-impl TuneStep {
-    /// Values of [`FLAGS`].
-    pub(super) fn values(&self) -> [String; 3] {
-        let TuneParams { steps, contexts, rate } = self.params;
-        [steps.to_string(), contexts.to_string(), rate.to_string()]
-    }
+/// Values of the three flags that ask for tuning with `params`.
+pub(super) fn values(params: TuneParams) -> [String; 3] {
+    let TuneParams { steps, contexts, rate } = params;
+    [steps.to_string(), contexts.to_string(), rate.to_string()]
 }
 
 impl Tuning for TuneStep {
