@@ -74,7 +74,7 @@ pub struct SampledLack<'a> {
 
 impl SampledLack<'_> {
     /// The change of a matrix that makes up for what is lacking, [d_in, d_out]: span by span of `width` inputs, each making
-    /// up for what the others have left ([`SWEEPS`] sweeps of block Gauss-Seidel over the normal equations of
+    /// up for what the others have left (two sweeps of block Gauss-Seidel over the normal equations of
     /// [`Retarget::target`], whose whole moment is never formed). `None` if a span's moment cannot be inverted.
     ///
     /// # Panics

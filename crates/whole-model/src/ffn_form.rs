@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use format::{MatrixId, ModelMap, Role};
 use ggml::gguf::GgufFile;
-use llama::{Layers, Model, Part, Point};
+use llama::{Layers, Model, Part, Point, Token};
 
 use crate::TuningError;
 use crate::fused::Activation;
@@ -27,7 +27,7 @@ struct Seen {
 /// have too. One layer is computed.
 ///
 /// # Errors
-/// [`TuningError::Llama`], or [`TuningError::Unsupported`] if the form is none that is known.
+/// [`TuningError::Llama`], or [`TuningError::Form`] if the form is none that is known.
 pub(crate) fn form_of(
     (model, file, map): (&Model, &GgufFile, &ModelMap),
 ) -> Result<FfnForm, TuningError> {
@@ -36,49 +36,53 @@ pub(crate) fn form_of(
         reason: reason.to_owned(),
     };
     let layer = map.sites().first().map_or(0, |site| site.input.layer);
-    let id = |role| MatrixId { layer, role };
-    let has = |role| file.tensor(&id(role).weight()).is_some();
+    let has = |role| file.tensor(&MatrixId { layer, role }.weight()).is_some();
     if !has(Role::Up) || !has(Role::Down) {
         return Err(refuse("the first layer to be tuned has no FFN of two or three matrices"));
     }
-    let mut layers = Layers::new(model, crate::stream::params(TOKENS, 1))?;
-    let state: Vec<f32> = (0..TOKENS * model.n_embd()).map(|i| (1.7 * i as f32).sin()).collect();
-    let mut look = |role: Role| -> Result<(Vec<f32>, Vec<f32>), TuningError> {
-        let weight = id(role).weight();
-        let part = Part::new(Point::Before(layer), Point::Before(layer + 1));
-        let part = Part { watched: Some(&weight), ..part };
-        let mut out = vec![0.0; state.len()];
-        let tokens: Vec<i32> = (0..TOKENS as i32).collect();
-        layers.run(&part, &tokens, &state, &mut out)?;
-        let watched = layers.watched();
-        Ok((watched.input.clone(), watched.output.clone()))
-    };
-    let mut product = |role: Role| -> Result<Vec<f32>, TuningError> {
-        let mut values = look(role)?.1;
-        if let Some(bias) = file.tensor(&parts::bias(layer, role.part())) {
-            let bias = file.to_f32(bias)?;
-            let tokens = values.chunks_mut(bias.len());
-            tokens.for_each(|token| token.iter_mut().zip(&bias).for_each(|(v, b)| *v += b));
-        }
-        Ok(values)
-    };
-    let up = product(Role::Up)?;
-    let gate = if has(Role::Gate) { Some(product(Role::Gate)?) } else { None };
-    let seen = Seen { up, gate, down_input: look(Role::Down)?.0 };
-    let mut nearest = (f64::INFINITY, FfnForm::Gated(Activation::Silu));
-    for form in seen.candidates() {
-        let distance = seen.distance(form)?;
-        if distance < nearest.0 {
-            nearest = (distance, form);
-        }
-    }
+    let seen = Seen::of((model, file), layer, has(Role::Gate))?;
+    let distances = seen.candidates().into_iter().map(|form| Ok((seen.distance(form)?, form)));
+    let distances: Vec<(f64, FfnForm)> = distances.collect::<Result<_, TuningError>>()?;
+    // The nearest: where all values are small, one activation is much like another.
+    let nearest = distances.into_iter().min_by(|a, b| a.0.total_cmp(&b.0));
     match nearest {
-        (distance, form) if distance < TOLERANCE => Ok(form),
+        Some((distance, form)) if distance < TOLERANCE => Ok(form),
         _ => Err(refuse("what its FFN computes between the products is not known here")),
     }
 }
 
 impl Seen {
+    /// Runs `layer` on a state of waves, once for each product.
+    fn of(
+        (model, file): (&Model, &GgufFile),
+        layer: usize,
+        has_gate: bool,
+    ) -> Result<Self, TuningError> {
+        let mut layers = Layers::new(model, crate::stream::params(TOKENS, 1))?;
+        let n = TOKENS * model.n_embd();
+        let state: Vec<f32> = (0..n).map(|i| (1.7 * i as f32).sin()).collect();
+        let tokens: Vec<Token> = (0..TOKENS as Token).collect();
+        let mut look = |role: Role| -> Result<(Vec<f32>, Vec<f32>), TuningError> {
+            let weight = MatrixId { layer, role }.weight();
+            let part = Part::new(Point::Before(layer), Point::Before(layer + 1));
+            let part = Part { watched: Some(&weight), ..part };
+            layers.run(&part, &tokens, &state, &mut vec![0.0; n])?;
+            Ok((layers.watched().input.clone(), layers.watched().output.clone()))
+        };
+        let mut product = |role: Role| -> Result<Vec<f32>, TuningError> {
+            let mut values = look(role)?.1;
+            if let Some(bias) = file.tensor(&parts::bias(layer, role.part())) {
+                let bias = file.to_f32(bias)?;
+                let both = values.iter_mut().zip(bias.iter().cycle());
+                both.for_each(|(v, b)| *v += b);
+            }
+            Ok(values)
+        };
+        let up = product(Role::Up)?;
+        let gate = has_gate.then(|| product(Role::Gate)).transpose()?;
+        Ok(Self { up, gate, down_input: look(Role::Down)?.0 })
+    }
+
     /// Forms with outputs of as many values as were seen.
     fn candidates(&self) -> Vec<FfnForm> {
         let forms: &[fn(Activation) -> FfnForm] = match &self.gate {

@@ -22,6 +22,7 @@ use crate::layer::{FfnForm, FfnWeights, Linear, constant};
 use crate::parameters::Parameters;
 use crate::parts;
 use crate::stream::{Decoded, Stream};
+use crate::transformer::read;
 use crate::tuner::{TuneParams, cosine};
 
 /// Squared errors of what an FFN gives on held-out text, as shares of the squares of what is wanted; a token counts by one
@@ -177,11 +178,7 @@ impl Ffn<'_> {
     /// product itself is what is wanted.
     fn weights(&self) -> Result<FfnWeights, TuningError> {
         let (file, layer) = (self.tuner.file, self.layer);
-        let read = |name: &str| -> Result<Option<Tensor>, TuningError> {
-            let Some(info) = file.tensor(name) else { return Ok(None) };
-            let dims: Vec<usize> = info.dims().iter().rev().copied().collect();
-            Ok(Some(constant(file.to_f32(info)?, &dims)?))
-        };
+        let read = |name: &str| file.tensor(name).map(|info| read(file, info)).transpose();
         let get = |role: Role| -> Result<Option<Linear>, TuningError> {
             let id = MatrixId { layer, role };
             let weight = match self.parameters.get(&id) {
@@ -194,10 +191,9 @@ impl Ffn<'_> {
             };
             Ok(weight.map(|weight| Linear { weight, bias }))
         };
-        let required = |role: Role| Ok(get(role)?.expect("the layer has both"));
-        let (up, down): (Result<_, TuningError>, _) = (required(Role::Up), required(Role::Down));
-        let (up, down) = (up?, down?);
-        Ok(FfnWeights { gate: get(Role::Gate)?, up, down, form: self.tuner.form })
+        let [gate, up, down] = [get(Role::Gate)?, get(Role::Up)?, get(Role::Down)?];
+        let (up, down) = up.zip(down).expect("the layer has both");
+        Ok(FfnWeights { gate, up, down, form: self.tuner.form })
     }
 
     /// The squared error over all of `samples`, as a share of the squares of what is wanted; NaN of none.

@@ -193,7 +193,7 @@ impl<'a> Transformer<'a> {
 }
 
 /// A tensor in F32; ggml's [d_in, d_out] is candle's (d_out, d_in).
-fn read(file: &GgufFile, info: &TensorInfo) -> Result<Tensor, TuningError> {
+pub(crate) fn read(file: &GgufFile, info: &TensorInfo) -> Result<Tensor, TuningError> {
     let values = file.to_f32(info)?;
     file.release(info);
     let dims: Vec<usize> = info.dims().iter().rev().copied().collect();
