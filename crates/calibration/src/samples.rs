@@ -130,13 +130,8 @@ impl Samples {
         assert!(range.end <= self.d, "the range must lie within the input");
         let k = self.len().next_multiple_of(TOKEN_PAD);
         let mut out = vec![0.0; k * range.len()];
-        out.par_chunks_mut(k.max(1)).zip(range).for_each(|(column, j)| {
-            let rows = self.values.chunks(self.d).zip(&self.scales);
-            column
-                .iter_mut()
-                .zip(rows)
-                .for_each(|(out, (row, scale))| *out = unpack(row[j], *scale));
-        });
+        let columns = out.par_chunks_mut(k.max(1)).zip(range);
+        columns.for_each(|(column, j)| self.copy_input(j, column));
         out
     }
 
@@ -145,14 +140,17 @@ impl Samples {
     pub fn columns(&self) -> SampleColumns {
         let n = self.len();
         let mut values = vec![0.0; self.values.len()];
-        values.par_chunks_mut(n.max(1)).enumerate().for_each(|(j, column)| {
-            for ((out, row), scale) in
-                column.iter_mut().zip(self.values.chunks(self.d)).zip(&self.scales)
-            {
-                *out = unpack(row[j], *scale);
-            }
-        });
+        let columns = values.par_chunks_mut(n.max(1)).enumerate();
+        columns.for_each(|(j, column)| self.copy_input(j, column));
         SampleColumns { d: self.d, n, values }
+    }
+
+    /// Puts value `j` of all samples at the start of `column`.
+    fn copy_input(&self, j: usize, column: &mut [f32]) {
+        let rows = self.values.chunks(self.d).zip(&self.scales);
+        for (out, (row, scale)) in column.iter_mut().zip(rows) {
+            *out = unpack(row[j], *scale);
+        }
     }
 }
 

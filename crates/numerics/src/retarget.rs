@@ -124,7 +124,12 @@ pub fn best_share_of(lack: &[f32], made: &[f32]) -> f64 {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
     };
-    let share = dot(lack, made) / dot(made, made);
+    share(dot(lack, made), dot(made, made))
+}
+
+/// Where the parabola `curvature s^2 - 2 slope s` is least between 0 and 1; 0 if that cannot be told.
+fn share(slope: f64, curvature: f64) -> f64 {
+    let share = slope / curvature;
     if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
 }
 
@@ -152,8 +157,7 @@ pub fn best_share(
         a.iter().zip(&change).map(|(a, c)| f64::from(*a) * f64::from(*c)).sum()
     };
     // |y - (W + s C) x'|^2 is a parabola in s.
-    let share = sum(shortfall) / sum(&image);
-    if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
+    share(sum(shortfall), sum(&image))
 }
 
 #[cfg(test)]

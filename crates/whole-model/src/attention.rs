@@ -6,7 +6,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-use crate::fused::{floats, from_vec, to_vec};
+use crate::fused::{SoftCap, floats, from_vec, to_vec};
 
 /// softmax(Q K^T scale) V with later positions hidden; several query heads may share a key head.
 ///
@@ -17,8 +17,8 @@ use crate::fused::{floats, from_vec, to_vec};
 pub(crate) struct Attention {
     /// Factor of the scores.
     pub(crate) scale: f32,
-    /// Scores s become `cap * tanh(s / cap)`.
-    pub(crate) cap: Option<f32>,
+    /// Of the scores.
+    pub(crate) cap: SoftCap,
     /// How many tokens are seen, the own one among them; all before it where there is none.
     pub(crate) window: Option<usize>,
 }
@@ -28,18 +28,6 @@ impl Attention {
     fn seen(&self, i: usize) -> std::ops::Range<usize> {
         let first = self.window.map_or(0, |n| (i + 1).saturating_sub(n));
         first..i + 1
-    }
-
-    /// Scores under their cap.
-    fn capped(&self, scores: &mut [f32]) {
-        if let Some(cap) = self.cap {
-            scores.iter_mut().for_each(|s| *s = cap * (*s / cap).tanh());
-        }
-    }
-
-    /// By how much a score under its cap changes with the one that it was before.
-    fn slope(&self, capped: f32) -> f32 {
-        self.cap.map_or(1.0, |cap| 1.0 - (capped / cap).powi(2))
     }
 }
 
@@ -93,7 +81,7 @@ fn scores(q: &[f32], k: &[f32], sizes: Sizes) -> Vec<f32> {
     let n = sizes.tokens;
     let mut scores = vec![0.0; n * n];
     product(&mut scores, (n, n), (q, false), (k, true), sizes.attention.scale);
-    sizes.attention.capped(&mut scores);
+    scores.iter_mut().for_each(|score| *score = sizes.attention.cap.of(*score));
     scores
 }
 
@@ -124,7 +112,7 @@ fn head_gradients([q, k, v, grad]: [&[f32]; 4], sizes: Sizes, [dq, dk, dv]: [&mu
     for ((ds, p), scores) in ds.chunks_mut(n).zip(p.chunks(n)).zip(scores.chunks(n)) {
         let mean: f32 = ds.iter().zip(p).map(|(ds, p)| ds * p).sum();
         for ((ds, p), score) in ds.iter_mut().zip(p).zip(scores) {
-            *ds = p * (*ds - mean) * attention.slope(*score);
+            *ds = p * (*ds - mean) * attention.cap.slope(*score);
         }
     }
     product(dq, (n, d), (&ds, false), (k, false), attention.scale);
@@ -217,7 +205,7 @@ mod tests {
         let (k, v) = (repeat(k), repeat(v));
         let products = q.matmul(&k.transpose(1, 2).unwrap()).unwrap();
         let mut scores = (products * f64::from(attention.scale)).unwrap();
-        if let Some(cap) = attention.cap.map(f64::from) {
+        if let Some(cap) = attention.cap.0.map(f64::from) {
             scores = ((scores / cap).unwrap().tanh().unwrap() * cap).unwrap();
         }
         let is_seen =
@@ -238,8 +226,8 @@ mod tests {
     #[test]
     fn values_and_gradients_are_those_of_the_composed_operations() {
         let (heads, heads_kv, n, d) = (6, 2, 11, 4);
-        let plain = Attention { scale: 0.5, cap: None, window: None };
-        let capped = Attention { cap: Some(0.7), ..plain };
+        let plain = Attention { scale: 0.5, cap: SoftCap(None), window: None };
+        let capped = Attention { cap: SoftCap(Some(0.7)), ..plain };
         let q = random((heads, n, d), 0.1);
         let (k, v) = (random((heads_kv, n, d), 0.2), random((heads_kv, n, d), 0.3));
         let weight = random((heads, n, d), 0.4).as_tensor().detach();

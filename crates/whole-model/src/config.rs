@@ -4,6 +4,7 @@ use ggml::gguf::{Array, GgufFile, Value};
 
 use crate::TuningError;
 use crate::family::{Factor, Family, FrequencyFactors, Unrotated, WindowBase, Windows};
+use crate::fused::SoftCap;
 use crate::rotary::Rotary;
 
 /// Factors of the frequencies.
@@ -48,11 +49,11 @@ pub(crate) struct Config {
     /// Factor of the logits, before their cap.
     pub(crate) logit_scale: f32,
     /// How far logits go at most.
-    pub(crate) logit_cap: Option<f32>,
+    pub(crate) logit_cap: SoftCap,
     /// Factor of the attention's scores, before their cap.
     pub(crate) score_scale: f32,
     /// How far scores go at most.
-    pub(crate) score_cap: Option<f32>,
+    pub(crate) score_cap: SoftCap,
     /// The ways in which positions turn queries and keys.
     pub(crate) rotaries: Vec<Rotary>,
     /// By layer.
@@ -180,7 +181,7 @@ impl Keys<'_> {
     }
 
     /// Of scores and logits.
-    fn caps(&self) -> Result<[Option<f32>; 2], TuningError> {
+    fn caps(&self) -> Result<[SoftCap; 2], TuningError> {
         let caps = self.family.caps;
         let mut found = [caps.scores, caps.logits];
         let keys = ["attn_logit_softcapping", "final_logit_softcapping"];
@@ -190,7 +191,7 @@ impl Keys<'_> {
             }
             *cap = cap.filter(|v| *v != 0.0);
         }
-        Ok(found)
+        Ok(found.map(SoftCap))
     }
 
     /// How positions turn, and how each layer looks at other tokens.

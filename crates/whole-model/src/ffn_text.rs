@@ -90,17 +90,17 @@ impl Stream<'_> {
     ) -> Result<FfnContext, TuningError> {
         let source_output = self.source_context(down, number)?;
         let (of_up, of_down) = (up.weight(), down.weight());
+        let d_in = self.file.require_tensor(&of_up)?.dims()[0];
         let first = self.first_matrix(down.layer);
-        let to = Point::Before(down.layer + 1);
-        let part = Part { stand_ins: replaced, ..Part::new(self.coded.at.point(&first), to) };
+        let from = self.coded.at.point(&first);
         let tokens = &self.contexts[number].tokens;
         let state = self.coded.states.context(number);
-        let mut found = vec![0.0; state.len()];
-        let watching = Part { watched: Some(&of_up), ..part };
-        self.layers.run(&watching, tokens, state, &mut found)?;
-        let input = self.layers.watched().input.clone();
-        let watching = Part { watched: Some(&of_down), ..part };
-        let ran = self.layers.run(&watching, tokens, state, &mut found)?;
+        let (mut input, mut found) = (vec![0.0; tokens.len() * d_in], vec![0.0; state.len()]);
+        let before_up = Point::Input { layer: up.layer, weight: &of_up };
+        self.layers.run(&Part::new(from, before_up), tokens, state, &mut input)?;
+        let part = Part::new(from, Point::Before(down.layer + 1));
+        let part = Part { stand_ins: replaced, watched: Some(&of_down), ..part };
+        let ran = self.layers.run(&part, tokens, state, &mut found)?;
         let state = self.source.states.context(number);
         let roots = roots_by_state(state, self.n_embd());
         if ran.gain == 0.0 {

@@ -31,6 +31,22 @@ pub fn from_vec(values: Vec<f32>, like: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(values, like.shape(), like.device())
 }
 
+/// Values x become `cap * tanh(x / cap)`, or stay as they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct SoftCap(pub(crate) Option<f32>);
+
+impl SoftCap {
+    /// `x` under the cap.
+    pub(crate) fn of(self, x: f32) -> f32 {
+        self.0.map_or(x, |cap| cap * (x / cap).tanh())
+    }
+
+    /// By how much a value under the cap changes with the one that it was before.
+    pub(crate) fn slope(self, capped: f32) -> f32 {
+        self.0.map_or(1.0, |cap| 1.0 - (capped / cap).powi(2))
+    }
+}
+
 /// Length of the innermost dimension.
 #[must_use]
 pub fn n_columns(layout: &Layout) -> usize {

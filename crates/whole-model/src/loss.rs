@@ -63,6 +63,7 @@ mod tests {
     use ggml::gguf::{GgufFile, GgufWriter};
 
     use super::*;
+    use crate::fused::SoftCap;
 
     /// A file with a matrix of [4, n_vocab].
     struct Matrix {
@@ -84,7 +85,7 @@ mod tests {
         }
 
         fn output(&self, scale: f32, cap: Option<f32>) -> Output<'_> {
-            Output::new((&self.file, &self.file.tensors()[0]), Vec::new(), scale, cap)
+            Output::new((&self.file, &self.file.tensors()[0]), Vec::new(), scale, SoftCap(cap))
         }
     }
 

@@ -5,6 +5,7 @@ use ggml::gguf::{GgufFile, TensorInfo};
 use rayon::prelude::*;
 
 use crate::TuningError;
+use crate::fused::SoftCap;
 use crate::layer::{constant, linear};
 
 /// Tokens of the vocabulary whose rows are in memory at a time.
@@ -18,7 +19,7 @@ pub(crate) struct Output<'a> {
     /// Added to the products, `[vocabulary]` or empty.
     bias: Vec<f32>,
     scale: f32,
-    cap: Option<f32>,
+    cap: SoftCap,
 }
 
 impl<'a> Output<'a> {
@@ -27,7 +28,7 @@ impl<'a> Output<'a> {
         (file, matrix): (&'a GgufFile, &'a TensorInfo),
         bias: Vec<f32>,
         scale: f32,
-        cap: Option<f32>,
+        cap: SoftCap,
     ) -> Self {
         Self { file, matrix, bias, scale, cap }
     }
@@ -81,12 +82,12 @@ impl<'a> Output<'a> {
     /// The logit of a token that `product` with the matrix is.
     fn value(&self, token: usize, product: f32) -> f32 {
         let scaled = self.scale * (product + self.bias.get(token).unwrap_or(&0.0));
-        self.cap.map_or(scaled, |cap| cap * (scaled / cap).tanh())
+        self.cap.of(scaled)
     }
 
     /// By how much a logit changes with the product that it was before.
     pub(crate) fn slope(&self, logit: f32) -> f32 {
-        self.scale * self.cap.map_or(1.0, |cap| 1.0 - (logit / cap).powi(2))
+        self.scale * self.cap.slope(logit)
     }
 
     /// Calls `f` with the first row and the rows, (rows, n_embd), of every block.

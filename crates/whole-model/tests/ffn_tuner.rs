@@ -1,5 +1,7 @@
 //! Tuning FFN by FFN on small random models of several architectures.
 
+mod common;
+
 use std::collections::BTreeMap;
 
 use calibration::PassageKind;
@@ -7,8 +9,7 @@ use fixtures::architectures;
 use format::{MatrixId, ModelMap};
 use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
-use numerics::{Codec, EncodeContext, ReferenceMatMul};
-use sections::{SectionsCodec, SectionsParams, SectionsParts};
+use sections::SectionsParts;
 use tempfile::TempDir;
 use whole_model::{Decoded, FfnErrors, FfnEvent, FfnTuner, Stream, TuneParams, TuningError};
 
@@ -45,26 +46,6 @@ impl Fixture {
         Stream::new(self.whole(), (0..40).map(context), self.folder.path(), 1).unwrap()
     }
 
-    /// Every FFN matrix with two sections: far from exact.
-    fn coded(&self) -> Parts {
-        let params =
-            SectionsParams { sections: 2, outlier_share: 0.01, ..SectionsParams::default() };
-        let codec = SectionsCodec::new(params);
-        let code = |id: MatrixId| {
-            let info = self.file.require_tensor(&id.weight()).unwrap();
-            let (weights, shape) = (self.file.to_f32(info).unwrap(), info.matrix_shape().unwrap());
-            let context = EncodeContext {
-                mul_mat: &ReferenceMatMul,
-                importance: None,
-                seed: 1,
-                progress: &(),
-            };
-            let sidecars = codec.encode(&weights, shape, &context).unwrap();
-            (id, SectionsParts::read(&sidecars, shape).unwrap())
-        };
-        self.map.matrices().map(|m| code(m.id)).collect()
-    }
-
     /// How far the hidden states are behind the last layer, on other text.
     fn distance(&self, parts: &Parts) -> f64 {
         let mut stream = self.stream(2);
@@ -85,7 +66,7 @@ const PARAMS: TuneParams = TuneParams { steps: 30, contexts: 4, rate: 1e-2 };
 fn tuned_ffns_bring_the_hidden_states_nearer_whatever_the_architecture() {
     for name in ["qwen2", "gemma2", "olmo2", "phi2", "granite", "phi3", "starcoder2", "nemotron"] {
         let fixture = Fixture::new(name);
-        let coded = fixture.coded();
+        let coded = common::coded(&fixture.file);
         let tuner = FfnTuner::new(fixture.whole(), PARAMS).unwrap();
         let (mut steps, mut layers) = (0, Vec::new());
         let mut told = |event| match event {
@@ -106,7 +87,7 @@ fn tuned_ffns_bring_the_hidden_states_nearer_whatever_the_architecture() {
 #[test]
 fn codes_stay_and_sizes_with_them() {
     let fixture = Fixture::new("qwen2");
-    let coded = fixture.coded();
+    let coded = common::coded(&fixture.file);
     let tuner = FfnTuner::new(fixture.whole(), PARAMS).unwrap();
     // Layer 1 alone: layer 0 stays as it is in the source.
     let second: Parts = coded.into_iter().filter(|(id, _)| id.layer == 1).collect();
@@ -128,7 +109,7 @@ fn tuning_stops_when_asked() {
     let steps = std::cell::Cell::new(0);
     let mut told = |_| steps.set(steps.get() + 1);
     let stop = || steps.get() == 3;
-    let result = tuner.run(&mut fixture.stream(1), fixture.coded(), &mut told, &stop);
+    let result = tuner.run(&mut fixture.stream(1), common::coded(&fixture.file), &mut told, &stop);
     assert!(matches!(result, Err(TuningError::Stopped)));
     assert_eq!(steps.get(), 3);
 }

@@ -1,14 +1,15 @@
 //! Tuning on small random models.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use common::coded;
 use fixtures::architectures;
 use fixtures::models::Model;
-use format::{MatrixId, Role};
+use format::Role;
 use ggml::gguf::GgufFile;
-use numerics::{Codec, EncodeContext, ReferenceMatMul};
-use sections::{SectionsCodec, SectionsParams, SectionsParts};
 use tempfile::TempDir;
 use whole_model::{Listener, Transformer, TuneParams, Tuner, TuningError, families};
 
@@ -22,22 +23,6 @@ fn model(model: &Model) -> Fixture {
     let path = folder.path().join("model.gguf");
     model.write(&path).unwrap();
     Fixture { _folder: folder, path }
-}
-
-/// Every FFN matrix with two sections: far from exact.
-fn coded(file: &GgufFile) -> BTreeMap<MatrixId, SectionsParts> {
-    let params = SectionsParams { sections: 2, outlier_share: 0.01, ..SectionsParams::default() };
-    let codec = SectionsCodec::new(params);
-    let code = |tensor: MatrixId| {
-        let info = file.require_tensor(&tensor.weight()).unwrap();
-        let shape = info.matrix_shape().unwrap();
-        let context =
-            EncodeContext { mul_mat: &ReferenceMatMul, importance: None, seed: 1, progress: &() };
-        let sidecars = codec.encode(&file.to_f32(info).unwrap(), shape, &context).unwrap();
-        (tensor, SectionsParts::read(&sidecars, shape).unwrap())
-    };
-    let tensors = (0..2).flat_map(|layer| Role::ALL.map(|role| MatrixId { layer, role }));
-    tensors.filter(|id| file.tensor(&id.weight()).is_some()).map(code).collect()
 }
 
 /// Hears of steps and stops after one of them, or never.

@@ -117,3 +117,12 @@ fn threads_do_not_change_the_bytes() {
         assert!(fixture.bytes("out.gguf") == fixture.bytes("one.gguf"), "-t {threads}");
     }
 }
+
+/// What the FFN sees is taken in front of the whole FFN, whichever of its matrices are coded.
+#[test]
+fn a_part_of_the_matrices_can_be_tuned() {
+    let fixture = fixture();
+    let (report, _) = report(&fixture, "out.gguf", &format!("--targets down {TUNE_FFN}"));
+    let tuning = report.ffn_tuning.unwrap();
+    assert!(tuning.layers == 2 && tuning.error_after < tuning.error_before, "{tuning:?}");
+}

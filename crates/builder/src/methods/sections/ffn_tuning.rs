@@ -7,9 +7,9 @@ use calibration::Calibration;
 use format::MatrixId;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
-use whole_model::{FfnErrors, FfnEvent, FfnTuner, Stream, TuneParams, TuningError, stream_bytes};
+use whole_model::{FfnErrors, FfnEvent, FfnTuner, TuneParams, stream_bytes};
 
-use super::text::{check_memory, check_text, contexts, failed, made_for_another};
+use super::text::{check_layers, check_memory, check_text, failed, stream};
 use super::tuning::{to_parts, to_sidecars};
 use crate::{Error, FfnTuningReport, Source, Stage, Tunable, Tuned, Tuning, TuningOutcome};
 
@@ -40,14 +40,9 @@ impl Tuning for FfnTuneStep {
         calibration.map_or(Ok(()), |calibration| check_text(TUNE_FFN, calibration))?;
         let map = source.run_through(tensors);
         check_memory(TUNE_FFN, 3 * stream_bytes(&map, 0))?;
-        let check = || -> Result<(), TuningError> {
-            let tokens = calibration.map_or(&[][..], |c| &c.provenance().tokens);
-            whole_model::check(source.model()?, &map, tokens)?;
-            FfnTuner::new((source.model()?, source.file(), &map), self.params).map(drop)
-        };
-        check().map_err(|e| match (e, calibration) {
-            (e @ TuningError::Token { .. }, Some(c)) => made_for_another(TUNE_FFN, c, &e),
-            (other, _) => Error::flag(TUNE_FFN, format!("{other}: leave out {TUNE_FFN}")),
+        let way_out = format!("leave out {TUNE_FFN}");
+        check_layers((TUNE_FFN, &way_out), (source, calibration), &map, |model| {
+            FfnTuner::new((model, source.file(), &map), self.params).map(drop)
         })
     }
 
@@ -65,15 +60,11 @@ impl Tuning for FfnTuneStep {
         let ids: Vec<MatrixId> = parts.keys().copied().collect();
         let map = source.run_through(&ids);
         let tuner = FfnTuner::new((model, source.file(), &map), self.params).map_err(&failed)?;
-        let contexts = contexts(calibration).map(|(kind, context)| (kind, context.to_vec()));
-        let n_threads = rayon::current_num_threads();
-        let stream = Stream::new((model, source.file(), &map), contexts, folder, n_threads);
+        let mut stream = stream(source, calibration, folder).map_err(&failed)?;
         let n_layers = tuner.layers(ids.into_iter()).len();
         let mut told = Told::new((self.params.steps, n_layers), reporter);
-        let tuned =
-            tuner.run(&mut stream.map_err(&failed)?, parts, &mut |event| told.hear(event), &|| {
-                interrupt.is_set()
-            });
+        let stop = || interrupt.is_set();
+        let tuned = tuner.run(&mut stream, parts, &mut |event| told.hear(event), &stop);
         let tuned = to_sidecars(tuned.map_err(&failed)?)?;
         Ok((tuned, TuningOutcome::Ffn(told.report(self.params.steps))))
     }

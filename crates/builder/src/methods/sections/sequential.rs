@@ -8,11 +8,9 @@ use format::{InputRole, MatrixId};
 use ggml::MulMat;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
-use whole_model::{
-    Decoded, Outline, Stream, TokenWeights, Transformer, TuningError, Watch, stream_bytes,
-};
+use whole_model::{Decoded, Outline, Stream, TokenWeights, Transformer, Watch, stream_bytes};
 
-use super::text::{check_memory, check_text, contexts, failed, made_for_another, unsigned};
+use super::text::{check_layers, check_memory, check_text, contexts, failed, stream, unsigned};
 use crate::{Decoded as DecodedOf, Error, Recapture, Recaptured, Sequence, Source};
 
 /// Held-out inputs kept one by one of every recaptured matrix.
@@ -88,14 +86,8 @@ impl Sequence for SequentialStep {
             let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: {way_out}"));
             Outline::of(source.file()).map_err(refuse)?;
         }
-        let check = || -> Result<(), TuningError> {
-            let tokens = calibration.map_or(&[][..], |c| &c.provenance().tokens);
-            whole_model::check(source.model()?, &map, tokens)
-        };
-        check().map_err(|e| match (e, calibration) {
-            (e @ TuningError::Token { .. }, Some(c)) => made_for_another(SEQUENTIAL, c, &e),
-            (other, _) => Error::flag(SEQUENTIAL, format!("{other}: give {SEQUENTIAL} 0")),
-        })
+        let way_out = format!("give {SEQUENTIAL} 0");
+        check_layers((SEQUENTIAL, &way_out), (source, calibration), &map, |_| Ok(()))
     }
 
     fn needs_text_only(&self) -> bool {
@@ -137,12 +129,8 @@ impl<'a> Sequential<'a> {
         folder: &Path,
         (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
-        let n_threads = rayon::current_num_threads();
-        let model = source.model().map_err(|e| failed(SEQUENTIAL)(e.into()))?;
-        let model = (model, source.file(), source.map());
-        let contexts = contexts(calibration).map(|(kind, context)| (kind, context.to_vec()));
-        let stream = Stream::new(model, contexts, folder, n_threads).map_err(failed(SEQUENTIAL))?;
-        let mul_mat = MulMat::on_rayon(n_threads);
+        let stream = stream(source, calibration, folder).map_err(failed(SEQUENTIAL))?;
+        let mul_mat = MulMat::on_rayon(rayon::current_num_threads());
         let has_told = false;
         Ok(Self { step, source, calibration, stream, mul_mat, has_told, reporter, interrupt })
     }

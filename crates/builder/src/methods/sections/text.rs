@@ -1,8 +1,12 @@
 //! What steps that run the model with gradients or beside itself have in common: their text, and what can be refused at
 //! the start.
 
+use std::path::Path;
+
 use calibration::{Calibration, PassageKind, passage_kind};
-use whole_model::{Outline, TuningError};
+use format::ModelMap;
+use llama::Model;
+use whole_model::{Outline, Stream, TuningError};
 
 use crate::{Error, Source};
 
@@ -35,11 +39,7 @@ pub(super) fn check_step(
 }
 
 /// `calibration` has tokens that the model does not have.
-pub(super) fn made_for_another(
-    flag: &'static str,
-    calibration: &Calibration,
-    error: &TuningError,
-) -> Error {
+fn made_for_another(flag: &'static str, calibration: &Calibration, error: &TuningError) -> Error {
     let path = calibration.path().display();
     Error::flag(flag, format!("{path}: {error}: made for another model"))
 }
@@ -70,6 +70,36 @@ pub(super) fn check_text(flag: &'static str, calibration: &Calibration) -> Resul
         calibration.path().display()
     );
     Err(Error::flag(flag, reason))
+}
+
+/// Checks that llama.cpp can run the layers of `map` one by one for the step behind `flag`, and that the model has the
+/// tokens of `calibration`. `further` checks what else the step needs, and `way_out` ends the message.
+pub(super) fn check_layers(
+    (flag, way_out): (&'static str, &str),
+    (source, calibration): (&Source, Option<&Calibration>),
+    map: &ModelMap,
+    further: impl FnOnce(&Model) -> Result<(), TuningError>,
+) -> Result<(), Error> {
+    let check = || -> Result<(), TuningError> {
+        let (model, tokens) = (source.model()?, calibration.map(|c| &*c.provenance().tokens));
+        whole_model::check(model, map, tokens.unwrap_or_default())?;
+        further(model)
+    };
+    check().map_err(|e| match (e, calibration) {
+        (e @ TuningError::Token { .. }, Some(c)) => made_for_another(flag, c, &e),
+        (other, _) => Error::flag(flag, format!("{other}: {way_out}")),
+    })
+}
+
+/// The text behind `calibration` before the first layer of `source`, with hidden states in `folder`.
+pub(super) fn stream<'a>(
+    source: &'a Source,
+    calibration: &Calibration,
+    folder: &Path,
+) -> Result<Stream<'a>, TuningError> {
+    let model = (source.model()?, source.file(), source.map());
+    let contexts = contexts(calibration).map(|(kind, context)| (kind, context.to_vec()));
+    Stream::new(model, contexts, folder, rayon::current_num_threads())
 }
 
 /// All contexts behind `calibration`, in order.
