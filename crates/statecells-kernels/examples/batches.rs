@@ -1,5 +1,6 @@
 //! Lookups against decoding, batch by batch, one thread, in turns, medians:
-//! `cargo run --release -p statecells-kernels --example batches [ISA...]`.
+//! `cargo run --release -p statecells-kernels --example batches [SECTIONS...] [ISA...]`. Several
+//! instruction sets run in turns too.
 //!
 //! Where the second begins to win is the constant of `Dispatch::route`. Each product includes what it
 //! prepares from the inputs; codes of several matrices in turn, more than the caches hold.
@@ -8,8 +9,8 @@ use std::time::Instant;
 
 use half::f16;
 use statecells_kernels::{
-    Atoms, Columns, Decoder, InputLayout, InputOutput, Inputs, Isa, Output, Scratch, SectionMatrix,
-    SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
+    Atoms, Columns, Decoder, InputLayout, InputOutput, Inputs, Isa, Output, Route, Scratch,
+    SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
 };
 
 const D_IN: usize = 4096;
@@ -17,10 +18,11 @@ const D_OUT: usize = 4096;
 const CODES: usize = 96 << 20;
 /// Rounds of a batch of one token; larger batches have fewer.
 const ROUNDS: usize = 60;
+const ROUTES: [Route; 2] = [Route::Lookup, Route::Decode];
+const TOKENS: [usize; 10] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 512];
 
 /// One matrix in several copies, its dictionary and the inputs of a batch.
 struct Workload<'a> {
-    isa: Isa,
     matrices: Vec<SectionMatrix<'a>>,
     builder: TableBuilder,
     decoder: Decoder,
@@ -36,29 +38,29 @@ impl Workload<'_> {
         self.x.len() / D_IN
     }
 
-    fn lookup(&mut self, round: usize) {
+    fn lookup(&mut self, isa: Isa, i: usize) {
         let (n, layout) = (self.n_tokens(), *self.builder.layout());
         let x = Columns::contiguous(&self.x, D_IN).unwrap();
         let data = &mut self.prepared[..layout.bytes_per_token() * n];
         let mut out = TableOutput::split(data, &layout, n, 1).unwrap().remove(0);
-        self.builder.build(self.isa, x, &mut out).unwrap();
+        self.builder.build(isa, x, &mut out).unwrap();
         let tables = Tables::new(data, &layout, n).unwrap();
         let mut y = Output::whole(&mut self.y, D_OUT, n).unwrap();
-        let matrix = &self.matrices[round % self.matrices.len()];
-        matrix.product(self.isa, tables, x, &mut y, &mut self.scratch).unwrap();
+        let matrix = &self.matrices[i % self.matrices.len()];
+        matrix.product(isa, tables, x, &mut y, &mut self.scratch).unwrap();
     }
 
-    fn decode(&mut self, round: usize) {
+    fn decode(&mut self, isa: Isa, i: usize) {
         let n = self.n_tokens();
         let x = Columns::contiguous(&self.x, D_IN).unwrap();
         let data = &mut self.prepared[..self.inputs.bytes_per_token() * n];
         let mut out = InputOutput::split(data, &self.inputs, n, 1).unwrap().remove(0);
-        self.decoder.round_inputs(self.isa, x, &mut out).unwrap();
+        self.decoder.round_inputs(isa, x, &mut out).unwrap();
         let inputs = Inputs::new(data, &self.inputs, n).unwrap();
         let mut y = Output::whole(&mut self.y, D_OUT, n).unwrap();
-        let matrix = &self.matrices[round % self.matrices.len()];
+        let matrix = &self.matrices[i % self.matrices.len()];
         let scratch = &mut self.scratch;
-        matrix.decoded_product(self.isa, &self.decoder, inputs, x, &mut y, scratch).unwrap();
+        matrix.decoded_product(isa, &self.decoder, inputs, x, &mut y, scratch).unwrap();
     }
 }
 
@@ -67,13 +69,18 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-fn measure(isa: Isa, codes: &[u8], n_sections: usize, n_tokens: usize) {
+/// Gweights per second and token of every set and route, in turns: [set, route].
+fn measure(
+    sets: &[Isa],
+    codes: &[u8],
+    n_sections: usize,
+    n_tokens: usize,
+) -> Vec<[f64; ROUTES.len()]> {
     let shape = SectionShape { d_in: D_IN, d_out: D_OUT, n_sections };
     let row_scale = vec![f16::ONE; D_OUT];
     let dict: Vec<f32> = (0..n_sections * 128).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
     let layout = TableLayout::new(D_IN, n_sections, 8, TableEntry::I8).unwrap();
     let mut workload = Workload {
-        isa,
         matrices: codes
             .chunks_exact(shape.code_bytes().unwrap())
             .map(|codes| SectionMatrix::new(shape, codes, &row_scale, None).unwrap())
@@ -86,34 +93,40 @@ fn measure(isa: Isa, codes: &[u8], n_sections: usize, n_tokens: usize) {
         prepared: vec![0; layout.bytes_per_token() * n_tokens],
         scratch: Scratch::new(),
     };
-    let mut seconds = [vec![], vec![]];
-    for round in 0..(ROUNDS / n_tokens).max(5) {
-        for (form, seconds) in seconds.iter_mut().enumerate() {
-            let start = Instant::now();
-            if form == 0 {
-                workload.lookup(round);
-            } else {
-                workload.decode(round);
+    let mut seconds = vec![[const { vec![] }; ROUTES.len()]; sets.len()];
+    let mut products = 0..;
+    for _ in 0..(ROUNDS / n_tokens).max(7) {
+        for (&isa, seconds) in sets.iter().zip(&mut seconds) {
+            for (route, seconds) in ROUTES.into_iter().zip(seconds) {
+                // No product finds its codes in a cache because the one before has read them.
+                let i = products.next().unwrap();
+                let start = Instant::now();
+                match route {
+                    Route::Lookup => workload.lookup(isa, i),
+                    Route::Decode => workload.decode(isa, i),
+                }
+                seconds.push(start.elapsed().as_secs_f64());
             }
-            seconds.push(start.elapsed().as_secs_f64());
         }
     }
-    let [lookup, decode] = seconds.map(median);
-    let speed = |seconds: f64| (D_IN * D_OUT * n_tokens) as f64 / seconds * 1e-9;
-    println!(
-        "{isa} S = {n_sections}, {n_tokens} tokens: lookup {:.1}, decode {:.1} Gweights/s per token, ratio {:.2}",
-        speed(lookup),
-        speed(decode),
-        lookup / decode,
-    );
+    let speed = |seconds| (D_IN * D_OUT * n_tokens) as f64 / median(seconds) * 1e-9;
+    seconds.into_iter().map(|routes| routes.map(speed)).collect()
 }
 
 fn main() {
-    let names: Vec<String> = std::env::args().skip(1).collect();
-    let sets: Vec<Isa> = match names.is_empty() {
-        true => vec![Isa::detect()],
-        false => names.iter().map(|name| name.parse().expect("no such set here")).collect(),
-    };
+    let (mut sections, mut sets): (Vec<usize>, Vec<Isa>) = (vec![], vec![]);
+    for name in std::env::args().skip(1) {
+        match name.parse() {
+            Ok(n_sections) => sections.push(n_sections),
+            Err(_) => sets.push(name.parse().expect("no such set here")),
+        }
+    }
+    if sections.is_empty() {
+        sections.extend([4, 5, 6, 7, 8, 10, 12, 16]);
+    }
+    if sets.is_empty() {
+        sets.push(Isa::detect());
+    }
     let mut state = 1u64;
     let codes: Vec<u8> = (0..CODES)
         .map(|_| {
@@ -121,10 +134,14 @@ fn main() {
             (state >> 40) as u8
         })
         .collect();
-    for isa in sets {
-        for n_sections in [6, 8, 10, 12, 16] {
-            for n_tokens in [1, 8, 16, 32, 64, 512] {
-                measure(isa, &codes, n_sections, n_tokens);
+    for n_sections in sections {
+        println!("S = {n_sections}, Gweights/s");
+        let columns = TOKENS.map(|n| measure(&sets, &codes, n_sections, n));
+        println!("{:20}{}", "tokens", TOKENS.map(|n| format!("{n:7}")).concat());
+        for (i, isa) in sets.iter().enumerate() {
+            for (j, route) in ROUTES.iter().enumerate() {
+                let cells: String = columns.iter().map(|c| format!("{:7.1}", c[i][j])).collect();
+                println!("{:20}{cells}", format!("{isa} {route}"));
             }
         }
     }

@@ -93,10 +93,9 @@ impl Isa {
 
     /// Every set this machine has, slowest first; begins with [`Isa::SCALAR`].
     ///
-    /// The order is that of measurements, not of names: on Zen 4 the kernels of `avx512` took 1.05 to 1.2
-    /// times as long as those of `avx2`, for one token and for many. So `avx512vnni` has the kernels of `avx2`
-    /// and AVX-512 for the dot products of bytes alone. `avx512vbmi` differs from it in the lookups; it comes
-    /// before it because it has not been measured.
+    /// The order is that of measurements, not of names (Zen 4, docs/results/speed.md): the kernels of `avx512` are
+    /// slower than those of `avx2` from 8 tokens on. So `avx512vnni` has the kernels of `avx2` and AVX-512 for the dot
+    /// products of bytes alone; `avx512vbmi` has besides lookups of its own for two tokens and more.
     #[must_use]
     pub fn available() -> Vec<Self> {
         let mut all = vec![Self::SCALAR];
@@ -121,8 +120,8 @@ impl Isa {
             (has_avx512, set("avx512", Level::Avx512, Lookup::Avx512, Dot::Avx2)),
             (has_avx2, set("avx2", Level::Avx2, Lookup::Avx2, Dot::Avx2)),
             (has_avx_vnni, set("avxvnni", Level::Avx2, Lookup::Avx2, Dot::AvxVnni)),
-            (has_vbmi, set("avx512vbmi", Level::Avx2, Lookup::Avx512Vbmi, Dot::Avx512Vnni)),
             (has_avx512_vnni, set("avx512vnni", Level::Avx2, Lookup::Avx2, Dot::Avx512Vnni)),
+            (has_vbmi, set("avx512vbmi", Level::Avx2, Lookup::Avx512Vbmi, Dot::Avx512Vnni)),
         ];
         all.into_iter().filter(|(has, _)| *has).map(|(_, set)| set).collect()
     }
@@ -143,7 +142,7 @@ impl Isa {
     }
 
     /// [`Isa::detect`], unless the environment variable `STATECELLS_ISA` names another one
-    /// (`scalar`, `avx2`, `avxvnni`, `avx512`, `avx512vbmi`, `avx512vnni`, `neon`, `neondot`).
+    /// (`scalar`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512vbmi`, `neon`, `neondot`).
     ///
     /// # Errors
     /// If the name is unknown or this machine lacks the instructions.

@@ -116,29 +116,31 @@ impl Dot {
                 11..=13 => Some(32),
                 _ => Some(24),
             },
-            // Not measured with these kernels; `statecells-bench` with STATECELLS_BATCH and the example `batches` do
-            // it. A prototype with AVX-512 VNNI on Zen 4, S = 6, 4096 x 4096, took 0.147 + 0.0093 B ns per
-            // weight for B tokens where lookups took 0.0169 B (docs/results/archive/2026-11-speed.md); exact sums
-            // cost about 0.08 ns more, and what depends on the sections is in proportion to them. AVX-VNNI has the
-            // same ratio of shuffles to products per cycle.
+            // Zen 4 (`batches`, docs/results/speed.md), against the lookups of VBMI: decoding's speed over theirs for
+            // 16, 24, 32, 48 and 64 tokens is 0.68, 0.82, 0.89, 0.98, 1.04 at S = 4, 0.80, 0.95, 1.04, 1.17, 1.24 at
+            // S = 5, 0.84, 1.04, 1.17, 1.32, 1.41 at S = 6, 0.97, 1.21, 1.36, 1.59, 1.75 at S = 8, and for 8 and 16
+            // tokens 0.68 and 1.08 at S = 10, 0.74 and 1.27 at S = 16.
             #[cfg(target_arch = "x86_64")]
-            Self::AvxVnni | Self::Avx512Vnni => dot_from(n_sections),
-            // Not measured; as the ratio of shuffles to products per cycle is.
+            Self::Avx512Vnni => dot_from(n_sections),
+            // Not measured: as AVX-512 VNNI, which has the same ratio of shuffles to products per cycle.
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => dot_from(n_sections),
+            // Not measured: as the ratio of shuffles to products per cycle is.
             #[cfg(target_arch = "aarch64")]
             Self::Neon => dot_from(n_sections),
         }
     }
 }
 
-/// Where `0.09 + 0.023 S + 0.0093 B` and `0.0028 S B` meet, rounded up.
+/// Where products of bytes overtake lookups.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn dot_from(n_sections: usize) -> Option<usize> {
     match n_sections {
         0..=3 => None,
-        4 => Some(96),
-        5 => Some(48),
-        6 | 7 => Some(32),
-        _ => Some(24),
+        4 => Some(64),
+        5 => Some(32),
+        6 | 7 => Some(24),
+        _ => Some(16),
     }
 }
 

@@ -72,7 +72,7 @@ macro_rules! compiled {
 }
 
 /// Lookups of one section at a time in vectors of rows.
-struct Shuffles<L>(PhantomData<L>);
+pub(super) struct Shuffles<L>(PhantomData<L>);
 
 compiled!(avx2, Shuffles<crate::simd::avx2::Avx2>, "x86_64", "avx2,fma");
 compiled!(

@@ -8,8 +8,10 @@
 
 use std::arch::x86_64::*;
 
+use super::lookup::Shuffles;
 use super::panel::{Form, Panel, Totals, load_totals, store_totals};
 use super::shape::{BIAS, PAIR_BYTES};
+use crate::simd::avx2::Avx2;
 use crate::{Output, ROW_TILE};
 
 /// Name of the form.
@@ -25,13 +27,16 @@ impl Form for Vbmi {
 
     #[inline(always)]
     unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>) {
+        if panel.bundle.width == 1 {
+            // SAFETY: the caller's promise; sets with VBMI have AVX2.
+            return unsafe { Shuffles::<Avx2>::bundle(panel, y) };
+        }
         let tiles = y.tiles();
         for first in tiles.clone().step_by(Self::TILES) {
             let n_tiles = Self::TILES.min(tiles.end - first);
             // SAFETY: the caller's promise; the tiles are those of the matrix, whose rows are y's.
             unsafe {
                 match panel.bundle.width {
-                    1 => strip::<1>(panel, first, n_tiles, y),
                     2 => strip::<2>(panel, first, n_tiles, y),
                     3 => strip::<3>(panel, first, n_tiles, y),
                     _ => strip::<4>(panel, first, n_tiles, y),

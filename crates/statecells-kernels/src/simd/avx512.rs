@@ -261,31 +261,36 @@ impl Dot for Vnni {
         unsafe {
             let mut at = 0;
             for block in blocks {
-                for (rows, out) in out.into_iter().enumerate() {
-                    let mut coarse = [_mm512_set1_epi8(Self::BIAS as i8); 2];
-                    let mut rest = [_mm512_set1_epi8(HALF_STEP as i8); 2];
-                    for (plane, section) in (block * atoms.len()..).zip(atoms) {
+                let mut coarse = [[_mm512_set1_epi8(Self::BIAS as i8); 2]; 2];
+                let mut rest = [[_mm512_set1_epi8(HALF_STEP as i8); 2]; 2];
+                for (plane, section) in (block * atoms.len()..).zip(atoms) {
+                    let table = |half: usize, part: usize| {
+                        _mm512_loadu_si512(section.words[half][part].as_ptr().cast())
+                    };
+                    // Loaded once for all 32 rows.
+                    let words = [[table(0, 0), table(0, 1)], [table(1, 0), table(1, 1)]];
+                    // The shuffle looks at the lowest four bits only.
+                    let nibble = _mm512_set1_epi32((plane % 2 * 4) as i32);
+                    for rows in 0..2 {
                         let codes = codes.add(plane / 2 * PAIR_BYTES + 16 * rows);
                         let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
-                        // The shuffle looks at the lowest four bits only.
-                        let nibble = _mm512_set1_epi32((plane % 2 * 4) as i32);
                         let index = _mm512_srlv_epi32(codes, nibble);
                         for half in 0..2 {
-                            let [a, b] = &section.words[half];
-                            let a = _mm512_loadu_si512(a.as_ptr().cast());
-                            let b = _mm512_loadu_si512(b.as_ptr().cast());
-                            let a = _mm512_permutexvar_epi32(index, a);
-                            let b = _mm512_permutexvar_epi32(index, b);
-                            coarse[half] = _mm512_add_epi8(coarse[half], a);
-                            rest[half] = _mm512_add_epi8(rest[half], b);
+                            let a = _mm512_permutexvar_epi32(index, words[half][0]);
+                            let b = _mm512_permutexvar_epi32(index, words[half][1]);
+                            coarse[rows][half] = _mm512_add_epi8(coarse[rows][half], a);
+                            rest[rows][half] = _mm512_add_epi8(rest[rows][half], b);
                         }
                     }
+                }
+                for rows in 0..2 {
                     for half in 0..2 {
                         // The rest is in sixteenths.
-                        let up = _mm512_srli_epi16::<4>(rest[half]);
+                        let up = _mm512_srli_epi16::<4>(rest[rows][half]);
                         let up = _mm512_and_si512(up, _mm512_set1_epi8(15));
-                        let bytes = _mm512_add_epi8(coarse[half], up);
-                        _mm512_storeu_si512(out.add(at + half * word_bytes).cast(), bytes);
+                        let bytes = _mm512_add_epi8(coarse[rows][half], up);
+                        let out = out[rows].add(at + half * word_bytes);
+                        _mm512_storeu_si512(out.cast(), bytes);
                     }
                 }
                 at += 2 * word_bytes;

@@ -123,6 +123,7 @@ pub(crate) trait Dot: Copy {
     /// Decodes `blocks` of a tile, whose codes are at `codes`. The two words of a block are `word_bytes` apart,
     /// as are those of the next block; each has 64 bytes for the first 16 rows and 64 for the others, at
     /// `out` for the first block.
+    #[inline(always)]
     unsafe fn decode(
         atoms: &[AtomBytes],
         codes: *const u8,
