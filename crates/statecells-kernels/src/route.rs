@@ -116,10 +116,10 @@ impl Dot {
                 11..=13 => Some(32),
                 _ => Some(24),
             },
-            // Zen 4 (`batches`, docs/results/speed.md), against the lookups of VBMI: decoding's speed over theirs for
-            // 16, 24, 32, 48 and 64 tokens is 0.68, 0.82, 0.89, 0.98, 1.04 at S = 4, 0.80, 0.95, 1.04, 1.17, 1.24 at
-            // S = 5, 0.84, 1.04, 1.17, 1.32, 1.41 at S = 6, 0.97, 1.21, 1.36, 1.59, 1.75 at S = 8, and for 8 and 16
-            // tokens 0.68 and 1.08 at S = 10, 0.74 and 1.27 at S = 16.
+            // Zen 4, 4096 x 4096 (`batches`, docs/results/speed.md), lookups of VBMI: their time over decoding's for 16,
+            // 24, 32, 48, 64 and 512 tokens is 0.65, 0.77, 0.83, 0.92, 0.99, 1.17 at S = 4, 0.72, 0.91, 0.97, 1.10,
+            // 1.16, 1.40 at S = 5, 0.79, 0.97, 1.07, 1.22, 1.33, 1.65 at S = 6 and 0.93, 1.17, 1.33, 1.54, 1.70, 2.20
+            // at S = 8; for 8 and 16 tokens 0.66, 1.05 at S = 10 and 0.73, 1.21 at S = 16.
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => dot_from(n_sections),
             // Not measured: as AVX-512 VNNI, which has the same ratio of shuffles to products per cycle.
@@ -137,9 +137,11 @@ impl Dot {
 fn dot_from(n_sections: usize) -> Option<usize> {
     match n_sections {
         0..=3 => None,
-        4 => Some(64),
-        5 => Some(32),
-        6 | 7 => Some(24),
+        4 => Some(96),
+        5 => Some(36),
+        6 => Some(30),
+        7 => Some(24),
+        8 => Some(18),
         _ => Some(16),
     }
 }

@@ -90,7 +90,7 @@ macro_rules! compiled {
 compiled!(
     avx512_vnni,
     crate::simd::avx512::Vnni,
-    4,
+    2,
     "x86_64",
     "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma"
 );
@@ -203,7 +203,7 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
     bundle: Bundle,
     y: &mut Output<'_>,
 ) {
-    let (grid, strip_rows) = (pass.inputs.layout().grid, V * D::LANES);
+    let strip_rows = V * D::LANES;
     let rows = tiles.start * ROW_TILE..y.rows().end.min(tiles.end * ROW_TILE);
     let mut totals: [Totals; C] = [[0.0; PANEL_ROWS]; C];
     if pass.spans.start > 0 {
@@ -212,34 +212,28 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
         }
     }
     for strip in 0..rows.len().div_ceil(strip_rows) {
-        let mut weights = &decoded[strip * strip_rows * WORD * pass.n_words()..];
-        for g in pass.spans.clone() {
-            let words = pass.inputs.words(bundle, g);
-            let scales: [Scale; C] = std::array::from_fn(|c| pass.inputs.scale(bundle, g, c));
-            let n_words = grid.units(g).len();
-            let (span, rest) = weights.split_at(n_words * strip_rows * WORD);
-            weights = rest;
-            // SAFETY: the instructions are the caller's promise. `words` has C times four inputs for each of
-            // n_words, `span` a strip's bytes for them, a total a panel's rows.
-            unsafe {
-                let sums = dot::<D, V, C>(span.as_ptr(), words.as_ptr(), n_words, &scales);
-                // Nothing but this in the loop: it is unrolled, and the sums never leave their registers.
-                for c in 0..C {
-                    let totals = totals[c].as_mut_ptr().add(strip * strip_rows);
-                    for v in 0..V {
-                        D::add_scaled(sums[v][c], scales[c].scale, totals.add(v * D::LANES));
-                    }
+        let weights = &decoded[strip * strip_rows * WORD * pass.n_words()..];
+        // SAFETY: the instructions are the caller's promise; a total is a panel's rows.
+        unsafe {
+            let mut at = [std::ptr::null_mut(); C];
+            for c in 0..C {
+                at[c] = totals[c].as_mut_ptr().add(strip * strip_rows);
+            }
+            let mut of_strip = [[D::load_totals(at[0]); C]; V];
+            for c in 0..C {
+                for v in 0..V {
+                    of_strip[v][c] = D::load_totals(at[c].add(v * D::LANES));
                 }
-                for c in 0..C {
-                    if scales[c].kept != 0.0 {
-                        let totals = totals[c].as_mut_ptr().add(strip * strip_rows);
-                        add_kept::<D, V>(span, scales[c], totals);
-                    }
+            }
+            let of_strip = multiply_strip::<D, V, C>(pass, weights, bundle, of_strip);
+            for c in 0..C {
+                for v in 0..V {
+                    D::store_totals(at[c].add(v * D::LANES), of_strip[v][c]);
                 }
             }
         }
     }
-    let last = pass.spans.end == grid.n_groups;
+    let last = pass.spans.end == pass.inputs.layout().grid.n_groups;
     let row_scale = &pass.matrix.row_scale[rows.clone()];
     for (c, totals) in totals.iter().enumerate() {
         let out = y.token_rows(bundle.first + c, rows.clone());
@@ -251,6 +245,53 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
             out.copy_from_slice(&totals[..rows.len()]);
         }
     }
+}
+
+/// Adds the products of a strip's rows with the tokens of a bundle to their totals, which stay in registers
+/// where there are enough.
+///
+/// # Safety
+/// As [`multiply`]; `weights` begins with the strip's.
+#[inline(always)]
+unsafe fn multiply_strip<D: Dot, const V: usize, const C: usize>(
+    pass: &Pass<'_>,
+    mut weights: &[u8],
+    bundle: Bundle,
+    mut totals: [[D::Totals; C]; V],
+) -> [[D::Totals; C]; V] {
+    let grid = pass.inputs.layout().grid;
+    for g in pass.spans.clone() {
+        let words = pass.inputs.words(bundle, g);
+        let mut scales = [Scale::default(); C];
+        let mut any_kept = false;
+        for c in 0..C {
+            scales[c] = pass.inputs.scale(bundle, g, c);
+            any_kept |= scales[c].kept != 0.0;
+        }
+        let n_words = grid.units(g).len();
+        let (span, rest) = weights.split_at(n_words * V * D::LANES * WORD);
+        weights = rest;
+        // SAFETY: the instructions are the caller's promise. `words` has C times four inputs for each of
+        // n_words, `span` a strip's bytes for them.
+        unsafe {
+            let sums = dot::<D, V, C>(span.as_ptr(), words.as_ptr(), n_words, &scales);
+            // Nothing but this in the loops: they are unrolled, and nothing leaves its register.
+            for c in 0..C {
+                for v in 0..V {
+                    totals[v][c] = D::add_scaled(totals[v][c], sums[v][c], scales[c].scale);
+                }
+            }
+            if any_kept {
+                // A copy, because an index that is not known in advance needs an array in memory.
+                let mut copy = totals;
+                for c in 0..C {
+                    add_kept::<D, V, C>(span, scales[c], c, &mut copy);
+                }
+                totals = copy;
+            }
+        }
+    }
+    totals
 }
 
 /// The integer sums of a strip's rows and the tokens of a bundle over `n_words` words of one span.
@@ -294,22 +335,30 @@ unsafe fn dot<D: Dot, const V: usize, const C: usize>(
     }
 }
 
-/// Adds the product with the input that was not rounded.
+/// Adds the products of token `c` with the input that was not rounded, if there is one.
 ///
 /// # Safety
-/// The machine has the instructions of `D`; `span` holds a strip's weights, `totals` leads to its rows.
+/// The machine has the instructions of `D`; `span` holds a strip's weights.
 #[inline(always)]
-unsafe fn add_kept<D: Dot, const V: usize>(span: &[u8], scale: Scale, totals: *mut f32) {
+unsafe fn add_kept<D: Dot, const V: usize, const C: usize>(
+    span: &[u8],
+    scale: Scale,
+    c: usize,
+    totals: &mut [[D::Totals; C]; V],
+) {
+    if scale.kept == 0.0 {
+        return;
+    }
     let place = scale.place as usize;
     let strip_bytes = V * D::LANES * WORD;
     // A damaged buffer may name an input behind the last one.
     let Some(word) = span.chunks_exact(strip_bytes).nth(place / WORD) else { return };
     for v in 0..V {
-        // SAFETY: the instructions and totals are the caller's promise; `word` holds V vectors.
+        // SAFETY: the instructions are the caller's promise; `word` holds V vectors.
         unsafe {
             let weights = D::weights(word.as_ptr().add(v * D::LANES * WORD));
             let weights = D::weight(weights, place % WORD);
-            D::add_scaled(weights, scale.kept, totals.add(v * D::LANES));
+            totals[v][c] = D::add_scaled(totals[v][c], weights, scale.kept);
         }
     }
 }

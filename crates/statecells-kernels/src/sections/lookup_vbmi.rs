@@ -11,7 +11,7 @@ use std::arch::x86_64::*;
 use super::lookup::Shuffles;
 use super::panel::{Form, Panel, Totals, load_totals, store_totals};
 use super::shape::{BIAS, PAIR_BYTES};
-use crate::simd::avx2::Avx2;
+use crate::simd::avx512::Avx512;
 use crate::{Output, ROW_TILE};
 
 /// Name of the form.
@@ -24,12 +24,13 @@ const VECTORS: usize = 2 * ROW_TILE / LANES;
 
 impl Form for Vbmi {
     const TILES: usize = 2;
+    const FAR: bool = true;
 
     #[inline(always)]
     unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>) {
         if panel.bundle.width == 1 {
-            // SAFETY: the caller's promise; sets with VBMI have AVX2.
-            return unsafe { Shuffles::<Avx2>::bundle(panel, y) };
+            // SAFETY: the caller's promise; sets with VBMI have the other instructions.
+            return unsafe { Shuffles::<Avx512, true>::bundle(panel, y) };
         }
         let tiles = y.tiles();
         for first in tiles.clone().step_by(Self::TILES) {
@@ -73,12 +74,12 @@ unsafe fn strip<const C: usize>(
             let bias = -BIAS * 2 * pairs.len() as i32;
             let mut sums = [[_mm512_set1_epi32(bias); C]; VECTORS];
             let mut entries = tables.entries(panel.bundle, pairs.clone()).as_ptr();
-            let ahead = panel.ahead(pairs.start, Vbmi::TILES);
+            let ahead = panel.ahead::<Vbmi>(pairs.start, Vbmi::TILES);
             let mut pair = pairs.start;
             while pair + 2 <= pairs.end {
                 let at = codes.map(|codes| codes.add(pair * PAIR_BYTES));
                 for at in at {
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(ahead).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
                 }
                 let index = indexes(at, true);
                 for q in 0..C {
@@ -127,20 +128,28 @@ unsafe fn strip<const C: usize>(
 unsafe fn indexes(codes: [*const u8; 2], both: bool) -> [__m512i; VECTORS] {
     // SAFETY: the caller's promise.
     unsafe {
+        let codes = codes.map(|codes| match both {
+            true => _mm512_loadu_si512(codes.cast()),
+            false => _mm512_zextsi256_si512(_mm256_loadu_si256(codes.cast())),
+        });
+        // For each row both codes of the first pair twice, then those of the second.
+        let first_rows = _mm512_add_epi8(
+            _mm512_set1_epi32(0x2020_0000),
+            _mm512_mullo_epi32(
+                _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
+                _mm512_set1_epi32(0x0101_0101),
+            ),
+        );
+        // Eight bits from these places of every 64: a byte, or what lies behind its lower nibble.
+        let places = _mm512_set1_epi64(i64::from_le_bytes([0, 12, 16, 28, 32, 44, 48, 60]));
         let mut index = [_mm512_setzero_si512(); VECTORS];
         for v in 0..VECTORS {
-            let codes = codes[v / 2].add(v % 2 * LANES);
-            let mut pairs = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
-            if both {
-                let second = _mm_loadu_si128(codes.add(PAIR_BYTES).cast());
-                let second = _mm512_slli_epi32::<16>(_mm512_cvtepu8_epi32(second));
-                pairs = _mm512_or_si512(pairs, second);
-            }
-            // A nibble to every byte: (pairs | pairs << 4) & 15.
-            let up = _mm512_slli_epi32::<4>(pairs);
-            let nibbles = _mm512_set1_epi32(0x0f0f_0f0f);
-            let codes = _mm512_ternarylogic_epi32::<0xa8>(pairs, up, nibbles);
-            index[v] = _mm512_or_si512(codes, _mm512_set1_epi32(0x3020_1000));
+            let rows = _mm512_add_epi8(first_rows, _mm512_set1_epi8((v % 2 * LANES) as i8));
+            let pairs = _mm512_permutexvar_epi8(rows, codes[v / 2]);
+            let nibbles = _mm512_multishift_epi64_epi8(places, pairs);
+            // (nibbles & 15) | number of the table.
+            let (code, table) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000));
+            index[v] = _mm512_ternarylogic_epi32::<0xea>(nibbles, code, table);
         }
         index
     }

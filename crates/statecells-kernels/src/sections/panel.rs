@@ -10,9 +10,12 @@ use super::tables::Tables;
 use crate::common::finite_f16;
 use crate::{Output, ROW_TILE};
 
-/// How far ahead codes are prefetched, per stream of tiles: about what memory delivers in one access
-/// time. Necessary because the hardware's own prefetch stops at each 4 KiB page.
-const AHEAD_BYTES: usize = 1024;
+/// How far ahead codes are prefetched into the first-level cache, per stream of tiles: about what memory delivers
+/// in one access time. Necessary because the hardware's own prefetch stops at each 4 KiB page.
+const NEAR_BYTES: usize = 1024;
+/// The same into the second-level cache. Zen 4 reads the codes of one token 1.12 to 1.16 times as fast so, from any
+/// distance between 4 and 16 KiB; its first level has too few fills under way for what memory delivers.
+const FAR_BYTES: usize = 4096;
 
 /// A way to look up all rows of a thread in the tables of one bundle.
 ///
@@ -21,6 +24,8 @@ const AHEAD_BYTES: usize = 1024;
 pub(super) trait Form {
     /// Tiles that a vector of sums spans.
     const TILES: usize;
+    /// Whether codes are prefetched from far, into the second-level cache.
+    const FAR: bool;
     unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>);
 }
 
@@ -40,14 +45,15 @@ impl Panel<'_> {
 
     /// How many bytes ahead of the codes of `pair` to prefetch for strips of `n_tiles` tiles: past the end of
     /// the panel these streams go on with other tiles.
-    pub(super) fn ahead(&self, pair: usize, n_tiles: usize) -> usize {
+    pub(super) fn ahead<F: Form>(&self, pair: usize, n_tiles: usize) -> usize {
+        let ahead = if F::FAR { FAR_BYTES } else { NEAR_BYTES };
         let grid = self.tables.layout().grid;
         let end = grid.units(self.groups.end - 1).end * PAIR_BYTES;
-        if pair * PAIR_BYTES + AHEAD_BYTES < end {
-            return AHEAD_BYTES;
+        if pair * PAIR_BYTES + ahead < end {
+            return ahead;
         }
         let panel_bytes = end - grid.units(self.groups.start).start * PAIR_BYTES;
-        AHEAD_BYTES + n_tiles * self.tile_bytes() - panel_bytes
+        ahead + n_tiles * self.tile_bytes() - panel_bytes
     }
 }
 

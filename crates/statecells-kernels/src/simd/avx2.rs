@@ -152,10 +152,13 @@ impl Lookup for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
+    unsafe fn prefetch<const FAR: bool>(at: *const u8) {
         // SAFETY: see the trait.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            match FAR {
+                true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+                false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            }
         }
     }
 }
@@ -243,6 +246,7 @@ impl Dot for Signs {
     type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
+    type Totals = __m256;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m256i {
@@ -283,9 +287,21 @@ impl Dot for Signs {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(sums: __m256i, scale: f32, total: *mut f32) {
+    unsafe fn add_scaled(totals: __m256, sums: __m256i, scale: f32) -> __m256 {
         // SAFETY: see the trait.
-        unsafe { Vnni::add_scaled(sums, scale, total) }
+        unsafe { Vnni::add_scaled(totals, sums, scale) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_totals(from: *const f32) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { Vnni::load_totals(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_totals(to: *mut f32, totals: __m256) {
+        // SAFETY: see the trait.
+        unsafe { Vnni::store_totals(to, totals) }
     }
 }
 
@@ -299,6 +315,7 @@ impl Dot for Vnni {
     type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
+    type Totals = __m256;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m256i {
@@ -335,11 +352,20 @@ impl Dot for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(sums: __m256i, scale: f32, total: *mut f32) {
+    unsafe fn add_scaled(totals: __m256, sums: __m256i, scale: f32) -> __m256 {
         // SAFETY: see the trait.
-        unsafe {
-            let (scale, sums) = (_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums));
-            _mm256_storeu_ps(total, _mm256_fmadd_ps(scale, sums, _mm256_loadu_ps(total)));
-        }
+        unsafe { _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), totals) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_totals(from: *const f32) -> __m256 {
+        // SAFETY: see the trait.
+        unsafe { _mm256_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_totals(to: *mut f32, totals: __m256) {
+        // SAFETY: see the trait.
+        unsafe { _mm256_storeu_ps(to, totals) }
     }
 }

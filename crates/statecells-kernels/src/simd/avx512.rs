@@ -154,10 +154,13 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(at: *const u8) {
+    unsafe fn prefetch<const FAR: bool>(at: *const u8) {
         // SAFETY: see the trait.
         unsafe {
-            _mm_prefetch::<_MM_HINT_T0>(at.cast());
+            match FAR {
+                true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+                false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            }
         }
     }
 }
@@ -203,6 +206,7 @@ impl Dot for Vnni {
     type Lanes = super::avx2::Avx2;
     type Sums = __m512i;
     type Words = __m512i;
+    type Totals = __m512;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m512i {
@@ -239,12 +243,21 @@ impl Dot for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(sums: __m512i, scale: f32, total: *mut f32) {
+    unsafe fn add_scaled(totals: __m512, sums: __m512i, scale: f32) -> __m512 {
         // SAFETY: see the trait.
-        unsafe {
-            let (scale, sums) = (_mm512_set1_ps(scale), _mm512_cvtepi32_ps(sums));
-            _mm512_storeu_ps(total, _mm512_fmadd_ps(scale, sums, _mm512_loadu_ps(total)));
-        }
+        unsafe { _mm512_fmadd_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(sums), totals) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_totals(from: *const f32) -> __m512 {
+        // SAFETY: see the trait.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_totals(to: *mut f32, totals: __m512) {
+        // SAFETY: see the trait.
+        unsafe { _mm512_storeu_ps(to, totals) }
     }
 
     /// The 16 atoms' bytes for half a block are a vector of 32-bit words: one shuffle gives four bytes of
@@ -263,21 +276,34 @@ impl Dot for Vnni {
             for block in blocks {
                 let mut coarse = [[_mm512_set1_epi8(Self::BIAS as i8); 2]; 2];
                 let mut rest = [[_mm512_set1_epi8(HALF_STEP as i8); 2]; 2];
-                for (plane, section) in (block * atoms.len()..).zip(atoms) {
-                    let table = |half: usize, part: usize| {
-                        _mm512_loadu_si512(section.words[half][part].as_ptr().cast())
-                    };
-                    // Loaded once for all 32 rows.
-                    let words = [[table(0, 0), table(0, 1)], [table(1, 0), table(1, 1)]];
+                let mut pair = [_mm512_setzero_si512(); 2];
+                let first = block * atoms.len();
+                for (plane, section) in (first..).zip(atoms) {
+                    if plane == first || plane % 2 == 0 {
+                        for rows in 0..2 {
+                            let codes = codes.add(plane / 2 * PAIR_BYTES + 16 * rows);
+                            pair[rows] = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
+                        }
+                    }
                     // The shuffle looks at the lowest four bits only.
-                    let nibble = _mm512_set1_epi32((plane % 2 * 4) as i32);
+                    let mut index = pair;
+                    if plane % 2 == 1 {
+                        for rows in 0..2 {
+                            index[rows] = _mm512_srli_epi32::<4>(pair[rows]);
+                        }
+                    }
+                    // Loaded once for all 32 rows.
+                    let mut words = [[_mm512_setzero_si512(); 2]; 2];
+                    for half in 0..2 {
+                        for part in 0..2 {
+                            let from = section.words[half][part].as_ptr();
+                            words[half][part] = _mm512_loadu_si512(from.cast());
+                        }
+                    }
                     for rows in 0..2 {
-                        let codes = codes.add(plane / 2 * PAIR_BYTES + 16 * rows);
-                        let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(codes.cast()));
-                        let index = _mm512_srlv_epi32(codes, nibble);
                         for half in 0..2 {
-                            let a = _mm512_permutexvar_epi32(index, words[half][0]);
-                            let b = _mm512_permutexvar_epi32(index, words[half][1]);
+                            let a = _mm512_permutexvar_epi32(index[rows], words[half][0]);
+                            let b = _mm512_permutexvar_epi32(index[rows], words[half][1]);
                             coarse[rows][half] = _mm512_add_epi8(coarse[rows][half], a);
                             rest[rows][half] = _mm512_add_epi8(rest[rows][half], b);
                         }

@@ -77,7 +77,7 @@ pub(crate) trait Lookup: Copy {
     /// `total[row] += scale * sums[row]`, rounded once, the sums read as signed: 32 rows per tile.
     unsafe fn flush(sums: Self::Sums, scale: f32, total: *mut f32);
     /// Asks for the cache line at `at`, which need not be a valid address.
-    unsafe fn prefetch(at: *const u8);
+    unsafe fn prefetch<const FAR: bool>(at: *const u8);
 }
 
 /// Bytes of 32 rows at a time, for decoders that look up one position of a block after the other.
@@ -107,6 +107,8 @@ pub(crate) trait Dot: Copy {
     type Sums: Copy;
     /// Four bytes per row, or the same four for all rows.
     type Words: Copy;
+    /// A float per row.
+    type Totals: Copy;
 
     /// All sums set to `value`.
     unsafe fn sums(value: i32) -> Self::Sums;
@@ -118,8 +120,10 @@ pub(crate) trait Dot: Copy {
     unsafe fn dot(sums: Self::Sums, weights: Self::Words, inputs: Self::Words) -> Self::Sums;
     /// Each row's weight number `i` of four, as a sum.
     unsafe fn weight(weights: Self::Words, i: usize) -> Self::Sums;
-    /// `total[row] += scale * sums[row]`, rounded once.
-    unsafe fn add_scaled(sums: Self::Sums, scale: f32, total: *mut f32);
+    /// `totals + scale * sums` row by row, rounded once.
+    unsafe fn add_scaled(totals: Self::Totals, sums: Self::Sums, scale: f32) -> Self::Totals;
+    unsafe fn load_totals(from: *const f32) -> Self::Totals;
+    unsafe fn store_totals(to: *mut f32, totals: Self::Totals);
     /// Decodes `blocks` of a tile, whose codes are at `codes`. The two words of a block are `word_bytes` apart,
     /// as are those of the next block; each has 64 bytes for the first 16 rows and 64 for the others, at
     /// `out` for the first block.

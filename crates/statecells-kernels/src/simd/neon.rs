@@ -153,7 +153,7 @@ impl Lookup for Neon {
 
     /// There is no stable intrinsic; the hardware's own prefetch has to do.
     #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
+    unsafe fn prefetch<const FAR: bool>(_: *const u8) {}
 }
 
 /// 16 products as 16-bit integers.
@@ -211,6 +211,7 @@ impl Dot for DotProduct {
     type Lanes = Neon;
     type Sums = int32x4_t;
     type Words = int8x16_t;
+    type Totals = float32x4_t;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> int32x4_t {
@@ -256,8 +257,20 @@ impl Dot for DotProduct {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(sums: int32x4_t, scale: f32, total: *mut f32) {
+    unsafe fn add_scaled(totals: float32x4_t, sums: int32x4_t, scale: f32) -> float32x4_t {
         // SAFETY: see the trait.
-        unsafe { vst1q_f32(total, vfmaq_n_f32(vld1q_f32(total), vcvtq_f32_s32(sums), scale)) }
+        unsafe { vfmaq_n_f32(totals, vcvtq_f32_s32(sums), scale) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_totals(from: *const f32) -> float32x4_t {
+        // SAFETY: see the trait.
+        unsafe { vld1q_f32(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_totals(to: *mut f32, totals: float32x4_t) {
+        // SAFETY: see the trait.
+        unsafe { vst1q_f32(to, totals) }
     }
 }
