@@ -32,6 +32,7 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit 0; fi
 again="mend what the message above names, then ./scripts/test.sh again: finished work is skipped"
 step "tools" "$again" "$SCRIPTS/setup-tools.sh" --test
 step "llama.cpp" "$again" "$SCRIPTS/build-llama.sh"
+step "kernels" "see simd/mod.rs in crates/statecells-kernels" "$SCRIPTS/check-inlined.sh"
 step "workspace" "$again" "$SCRIPTS/build-workspace.sh"
 step "model" "$again" "$SCRIPTS/fetch-model.sh"
 if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" python_tests; fi

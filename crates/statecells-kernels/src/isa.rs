@@ -65,6 +65,9 @@ pub(crate) enum Dot {
     /// Advanced SIMD with `dotprod`.
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// Advanced SIMD with `i8mm`.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
 }
 
 /// Name of the environment variable that [`Isa::from_env`] reads.
@@ -133,6 +136,9 @@ impl Isa {
         if std::arch::is_aarch64_feature_detected!("dotprod") {
             all.push(set("neondot", Dot::Neon));
         }
+        if std::arch::is_aarch64_feature_detected!("i8mm") {
+            all.push(set("neoni8mm", Dot::NeonI8mm));
+        }
         all
     }
 
@@ -142,7 +148,8 @@ impl Isa {
     }
 
     /// [`Isa::detect`], unless the environment variable `STATECELLS_ISA` names another one
-    /// (`scalar`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512vbmi`, `neon`, `neondot`).
+    /// (`scalar`, `avx2`, `avxvnni`, `avx512`, `avx512vnni`, `avx512vbmi`, `neon`, `neondot`,
+    /// `neoni8mm`).
     ///
     /// # Errors
     /// If the name is unknown or this machine lacks the instructions.

@@ -127,7 +127,7 @@ impl Dot {
             Self::AvxVnni => dot_from(n_sections),
             // Not measured: as the ratio of shuffles to products per cycle is.
             #[cfg(target_arch = "aarch64")]
-            Self::Neon => dot_from(n_sections),
+            Self::Neon | Self::NeonI8mm => dot_from(n_sections),
         }
     }
 }

@@ -25,8 +25,8 @@ graph on ggml's own thread pool. The coded matrix runs in it as in the patched l
 functions of the hook, called by the same threads, with every step that a token costs (rounding guard and \
 projection, or building the tables) in the time. A type that llama.cpp repacks at load for this machine \
 is measured in both layouts, and compared in the faster one. The line below the table says which instructions \
-and which product of ours ran. STATECELLS_ISA (scalar, avx2, avxvnni, avx512, avx512vbmi, avx512vnni, neon, \
-neondot) chooses the instructions, STATECELLS_BATCH (lookup, decode) the product of scheme sections for all \
+and which product of ours ran. STATECELLS_ISA (scalar, avx2, avxvnni, avx512, avx512vnni, avx512vbmi, neon, \
+neondot, neoni8mm) chooses the instructions, STATECELLS_BATCH (lookup, decode) the product of sections for all \
 batches. With one token a plain sum over as many bytes, by as many threads, runs in turns with the others: \
 what memory delivers, and the share of it that our matrix is read with.
 

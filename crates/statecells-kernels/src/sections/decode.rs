@@ -97,6 +97,7 @@ compiled!(
 compiled!(avx2, crate::simd::avx2::Signs, 2, "x86_64", "avx2,fma");
 compiled!(avx_vnni, crate::simd::avx2::Vnni, 2, "x86_64", "avxvnni,avx2,fma");
 compiled!(neon_dot, crate::simd::neon::DotProduct, 4, "aarch64", "neon,dotprod");
+compiled!(neon_i8mm, crate::simd::neon_i8mm::MatrixProduct, 4, "aarch64", "neon,i8mm");
 
 /// What all panels of rows have in common while they pass over some spans.
 struct Pass<'a> {
@@ -301,8 +302,8 @@ unsafe fn multiply_strip<D: Dot, const V: usize, const C: usize>(
 /// are valid.
 #[inline(always)]
 unsafe fn dot<D: Dot, const V: usize, const C: usize>(
-    mut weights: *const u8,
-    mut words: *const u8,
+    weights: *const u8,
+    words: *const u8,
     n_words: usize,
     scales: &[Scale; C],
 ) -> [[D::Sums; C]; V] {
@@ -317,21 +318,7 @@ unsafe fn dot<D: Dot, const V: usize, const C: usize>(
                 sums[v][c] = start;
             }
         }
-        for _ in 0..n_words {
-            let mut rows = [D::weights(weights); V];
-            for v in 1..V {
-                rows[v] = D::weights(weights.add(v * D::LANES * WORD));
-            }
-            for c in 0..C {
-                let inputs = D::inputs(words.add(c * WORD));
-                for v in 0..V {
-                    sums[v][c] = D::dot(sums[v][c], rows[v], inputs);
-                }
-            }
-            weights = weights.add(V * D::LANES * WORD);
-            words = words.add(C * WORD);
-        }
-        sums
+        D::dots::<V, C>(weights, words, n_words, sums)
     }
 }
 

@@ -128,10 +128,13 @@ unsafe fn strip<const C: usize>(
 unsafe fn indexes(codes: [*const u8; 2], both: bool) -> [__m512i; VECTORS] {
     // SAFETY: the caller's promise.
     unsafe {
-        let codes = codes.map(|codes| match both {
-            true => _mm512_loadu_si512(codes.cast()),
-            false => _mm512_zextsi256_si512(_mm256_loadu_si256(codes.cast())),
-        });
+        let mut planes = [_mm512_setzero_si512(); 2];
+        for tile in 0..2 {
+            planes[tile] = match both {
+                true => _mm512_loadu_si512(codes[tile].cast()),
+                false => _mm512_zextsi256_si512(_mm256_loadu_si256(codes[tile].cast())),
+            };
+        }
         // For each row both codes of the first pair twice, then those of the second.
         let first_rows = _mm512_add_epi8(
             _mm512_set1_epi32(0x2020_0000),
@@ -145,7 +148,7 @@ unsafe fn indexes(codes: [*const u8; 2], both: bool) -> [__m512i; VECTORS] {
         let mut index = [_mm512_setzero_si512(); VECTORS];
         for v in 0..VECTORS {
             let rows = _mm512_add_epi8(first_rows, _mm512_set1_epi8((v % 2 * LANES) as i8));
-            let pairs = _mm512_permutexvar_epi8(rows, codes[v / 2]);
+            let pairs = _mm512_permutexvar_epi8(rows, planes[v / 2]);
             let nibbles = _mm512_multishift_epi64_epi8(places, pairs);
             // (nibbles & 15) | number of the table.
             let (code, table) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000));

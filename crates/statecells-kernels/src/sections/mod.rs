@@ -26,6 +26,9 @@ mod tables;
 
 pub use decoder::Decoder;
 pub(crate) use decoder::{AtomBytes, FINE};
+#[cfg(target_arch = "aarch64")]
+pub(crate) use inputs::TOKENS;
+pub(crate) use inputs::WORD;
 pub use inputs::{InputLayout, InputOutput, Inputs};
 pub use matrix::SectionMatrix;
 pub(crate) use shape::BIAS;

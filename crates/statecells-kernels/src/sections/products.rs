@@ -97,6 +97,9 @@ impl SectionMatrix<'_> {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             Dot::Neon => unsafe { decode::neon_dot(self, decoder, inputs, y, scratch) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            Dot::NeonI8mm => unsafe { decode::neon_i8mm(self, decoder, inputs, y, scratch) },
         }
         self.add_outliers(isa, x, y, scratch)
     }

@@ -3,11 +3,13 @@
 //! The loops are written once over these traits; each set fills them in a file of its own. The methods
 //! must end up inlined in a function that has the instructions enabled (`#[target_feature]`), else
 //! each of them would be a call: they are `inline(always)`, and the loops take no closures and call no
-//! generic library functions on the way, which would not inherit the instructions.
+//! generic library functions on the way, which would not inherit the instructions
+//! (`scripts/check-inlined.sh` finds those that do).
+#![allow(clippy::needless_range_loop)] // one index runs over several arrays
 
 use std::ops::Range;
 
-use crate::sections::{AtomBytes, FINE, PAIR_BYTES};
+use crate::sections::{AtomBytes, FINE, PAIR_BYTES, WORD};
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
@@ -15,6 +17,8 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod neon_i8mm;
 
 /// What rounds a sum of atoms to the nearest step.
 const HALF_STEP: u8 = FINE as u8 / 2;
@@ -118,6 +122,34 @@ pub(crate) trait Dot: Copy {
     unsafe fn inputs(from: *const u8) -> Self::Words;
     /// Adds the four products of each row, exactly.
     unsafe fn dot(sums: Self::Sums, weights: Self::Words, inputs: Self::Words) -> Self::Sums;
+    /// Adds the products of `V` vectors of rows with `C` tokens over `n_words` words, an even number: `weights` has
+    /// the vectors of a word side by side, `inputs` the tokens.
+    #[inline(always)]
+    unsafe fn dots<const V: usize, const C: usize>(
+        mut weights: *const u8,
+        mut inputs: *const u8,
+        n_words: usize,
+        mut sums: [[Self::Sums; C]; V],
+    ) -> [[Self::Sums; C]; V] {
+        // SAFETY: the caller's promise.
+        unsafe {
+            for _ in 0..n_words {
+                let mut rows = [Self::weights(weights); V];
+                for v in 1..V {
+                    rows[v] = Self::weights(weights.add(v * Self::LANES * WORD));
+                }
+                for c in 0..C {
+                    let inputs = Self::inputs(inputs.add(c * WORD));
+                    for v in 0..V {
+                        sums[v][c] = Self::dot(sums[v][c], rows[v], inputs);
+                    }
+                }
+                weights = weights.add(V * Self::LANES * WORD);
+                inputs = inputs.add(C * WORD);
+            }
+            sums
+        }
+    }
     /// Each row's weight number `i` of four, as a sum.
     unsafe fn weight(weights: Self::Words, i: usize) -> Self::Sums;
     /// `totals + scale * sums` row by row, rounded once.
