@@ -5,9 +5,12 @@
 
 use std::str::FromStr;
 
-/// Shrinkages that are tried, ascending.
-const GRID: [f64; 6] = [0.0, 0.01, 0.03, 0.1, 0.2, 0.4];
-/// What a step up must bring, as a factor of the error: the probe's errors differ by about so much from
+/// Shrinkages that may be tried, ascending.
+const GRID: [f64; 7] = [0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7];
+/// Places in the grid that are tried always, ascending: how far a moment can be trusted differs by orders of magnitude, and the
+/// error need not fall at once on the way to the best share.
+const COARSE: [usize; 3] = [0, 3, 5];
+/// What a larger share must bring, as a factor of the error: the probe's errors differ by about so much from
 /// those of the whole matrix, and a moment that is left alone is the better fit.
 const WORTH_IT: f64 = 0.99;
 
@@ -41,43 +44,94 @@ impl std::fmt::Display for Shrink {
     }
 }
 
-/// The smallest shrinkage of a small grid from which the next larger one does not lower the error on inputs that were
-/// held out by a percent or more, and what `attempt` made of it beside that error. Of what `attempt` makes, two are there
-/// at most.
+/// The shrinkage of a small grid with the least error on inputs that were held out, and what `attempt` made of it beside that
+/// error: the best of three that span the grid, then of those beside it. A larger share must lower the error by a percent or
+/// more, a smaller one may raise it by less. Of what `attempt` makes, two are there at most.
 ///
 /// # Errors
 /// As `attempt`.
 pub fn choose_shrink<T, E>(
     mut attempt: impl FnMut(f64) -> Result<(f64, T), E>,
 ) -> Result<(f64, T), E> {
-    let [first, larger @ ..] = GRID;
-    let (mut least, made) = attempt(first)?;
-    let mut best = (first, made);
-    for share in larger {
-        let (error, made) = attempt(share)?;
-        if error >= WORTH_IT * least {
-            break;
-        }
-        (least, best) = (error, (share, made));
+    let (error, made) = attempt(GRID[COARSE[0]])?;
+    let mut best = Found { place: COARSE[0], error, made };
+    for place in COARSE.into_iter().skip(1) {
+        best.or_better(place, attempt(GRID[place])?);
     }
-    Ok(best)
+    let centre = best.place;
+    for place in [centre.checked_sub(1), Some(centre + 1)].into_iter().flatten() {
+        if place < GRID.len() {
+            best.or_better(place, attempt(GRID[place])?);
+        }
+    }
+    // Between 0 and its neighbour in the coarse grid two are left.
+    if centre == 0 && best.place == 1 {
+        best.or_better(2, attempt(GRID[2])?);
+    }
+    Ok((GRID[best.place], best.made))
+}
+
+/// The best place in the grid so far.
+struct Found<T> {
+    place: usize,
+    error: f64,
+    made: T,
+}
+
+impl<T> Found<T> {
+    fn or_better(&mut self, place: usize, (error, made): (f64, T)) {
+        let better = match place > self.place {
+            // An error that is no number is worse than any.
+            true => self.error.is_nan() || error < WORTH_IT * self.error,
+            false => WORTH_IT * error <= self.error,
+        };
+        if better {
+            *self = Self { place, error, made };
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The share that is chosen for these errors at the places of the grid, and the places that were tried.
+    fn chosen(errors: [f64; 7]) -> (f64, Vec<f64>) {
+        let mut tried = vec![];
+        let (share, made) = choose_shrink(|share| {
+            tried.push(share);
+            let place = GRID.iter().position(|s| *s == share).unwrap();
+            Ok::<_, ()>((errors[place], share))
+        })
+        .unwrap();
+        assert_eq!(share, made);
+        (share, tried)
+    }
+
     #[test]
-    fn the_first_share_is_taken_after_which_little_is_gained() {
-        let chosen = |errors: [f64; 6]| {
-            let mut tried = errors.into_iter();
-            let found = choose_shrink(|share| Ok::<_, ()>((tried.next().unwrap(), share)));
-            (found.unwrap(), tried.len())
-        };
-        assert_eq!(chosen([1.0, 0.995, 0.5, 0.4, 0.3, 0.2]), ((0.0, 0.0), 4));
-        assert_eq!(chosen([1.0, 0.9, 0.8, 0.9, 0.1, 0.1]), ((0.03, 0.03), 2));
-        assert_eq!(chosen([6.0, 5.0, 4.0, 3.0, 2.0, 1.0]), ((0.4, 0.4), 0));
-        assert_eq!(chosen([f64::NAN, 1.0, 2.0, 3.0, 4.0, 5.0]).0.0, 0.01);
+    fn the_best_share_is_found_behind_one_that_does_not_help() {
+        // What stopped the search before: the first steps bring nothing.
+        assert_eq!(chosen([20.5, 20.5, 20.4, 20.0, 18.0, 15.9, 15.8]).0, 0.4);
+        assert_eq!(chosen([20.5, 20.5, 20.4, 20.0, 18.0, 15.9, 15.0]).0, 0.7);
+        assert_eq!(chosen([9.0, 8.0, 7.0, 6.0, 5.0, 6.0, 7.0]).0, 0.2);
+        assert_eq!(chosen([9.0, 8.0, 5.0, 6.0, 7.0, 8.0, 9.0]).0, 0.03);
+    }
+
+    #[test]
+    fn a_moment_is_left_alone_where_little_is_gained() {
+        let (share, tried) = chosen([1.0, 0.995, 1.0, 1.1, 1.2, 1.3, 1.4]);
+        assert_eq!((share, tried), (0.0, vec![0.0, 0.1, 0.4, 0.01]));
+        let (share, tried) = chosen([1.0, 0.9, 0.8, 1.1, 1.2, 1.3, 1.4]);
+        assert_eq!((share, tried), (0.03, vec![0.0, 0.1, 0.4, 0.01, 0.03]));
+        // The smaller of two that are as good.
+        assert_eq!(chosen([2.0, 2.0, 1.003, 1.0, 1.0, 2.0, 2.0]).0, 0.03);
+    }
+
+    #[test]
+    fn an_error_that_is_no_number_is_never_chosen_before_one() {
+        let nan = f64::NAN;
+        assert_eq!(chosen([nan, 1.0, 1.0, 2.0, 3.0, 4.0, 5.0]).0, 0.03);
+        assert_eq!(chosen([1.0, nan, nan, nan, nan, nan, nan]).0, 0.0);
     }
 
     #[test]
