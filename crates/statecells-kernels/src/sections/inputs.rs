@@ -21,7 +21,8 @@ pub(crate) const SPAN: usize = 64;
 pub(crate) const WORD: usize = 4;
 /// Words of a span.
 pub(crate) const SPAN_WORDS: usize = SPAN / WORD;
-/// Most tokens that a product takes together: with 64 rows their sums fill the registers.
+/// Most tokens that a product takes together: with two vectors of rows their sums and totals fill the 32 registers that
+/// AVX-512 has.
 pub(crate) const TOKENS: usize = 6;
 /// Largest magnitude of a rounded input.
 const LIMIT: f32 = 127.0;
