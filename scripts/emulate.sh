@@ -127,7 +127,7 @@ clock: sync=none
 END
   say continue >"$EMULATORS/bochs.commands"
   LD_LIBRARY_PATH=$libraries LTDL_LIBRARY_PATH=$libraries/bochs/plugins BXSHARE=$share \
-    "$EMULATORS/usr/bin/bochs-bin" -q -f "$EMULATORS/bochsrc" -rc "$EMULATORS/bochs.commands" >"$EMULATORS/bochs.out" 2>&1 || true
+    timeout 1800 "$EMULATORS/usr/bin/bochs-bin" -q -f "$EMULATORS/bochsrc" -rc "$EMULATORS/bochs.commands" >"$EMULATORS/bochs.out" 2>&1 || true
   [[ -f $serial ]] || die "Bochs did not run; see $EMULATORS/bochs.log"
   tr -d '\r' <"$serial"
   for name in avx512bw avx512_vnni avx512_vbmi; do
