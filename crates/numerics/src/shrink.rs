@@ -65,7 +65,7 @@ pub fn choose_shrink<T, E>(
         }
     }
     // Between 0 and its neighbour in the coarse grid two are left.
-    if centre == 0 && best.place == 1 {
+    if best.place == 1 {
         best.or_better(2, attempt(GRID[2])?);
     }
     Ok((GRID[best.place], best.made))

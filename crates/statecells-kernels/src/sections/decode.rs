@@ -16,7 +16,7 @@ use super::inputs::{Inputs, SPAN, SPAN_WORDS, Scale, TOKENS, WORD};
 use super::matrix::SectionMatrix;
 use super::shape::{BLOCK, PAIR_BYTES};
 use crate::common::finite_f16;
-use crate::simd::Dot;
+use crate::simd::{Dot, Floats};
 use crate::{Output, ROW_TILE, Scratch};
 
 /// Rows that are decoded together: two tiles of codes.
@@ -96,8 +96,8 @@ compiled!(
 );
 compiled!(avx2, crate::simd::avx2::Signs, 2, "x86_64", "avx2,fma");
 compiled!(avx_vnni, crate::simd::avx2::Vnni, 2, "x86_64", "avxvnni,avx2,fma");
-compiled!(neon_dot, crate::simd::neon::DotProduct, 4, "aarch64", "neon,dotprod");
-compiled!(neon_i8mm, crate::simd::neon_i8mm::MatrixProduct, 4, "aarch64", "neon,i8mm");
+compiled!(neon_dot, crate::simd::neon::DotProduct<false>, 4, "aarch64", "neon,dotprod");
+compiled!(neon_i8mm, crate::simd::neon::DotProduct<true>, 4, "aarch64", "neon,i8mm");
 
 /// What all panels of rows have in common while they pass over some spans.
 struct Pass<'a> {
@@ -117,6 +117,8 @@ impl Pass<'_> {
 
 /// Totals of a panel's rows for one token.
 type Totals = [f32; PANEL_ROWS];
+/// A vector of totals, one for each row of a vector of sums.
+type FloatsOf<D> = <<D as Dot>::Floats as Floats>::F;
 
 /// `V` vectors of rows form a strip, whose sums for up to [`TOKENS`] tokens stay in registers. A decoded
 /// panel is [four inputs, row of the strip, word, strip].
@@ -134,7 +136,7 @@ unsafe fn product<D: Dot, const V: usize>(
 ) {
     let (grid, n_blocks) = (inputs.layout().grid, matrix.shape.n_blocks());
     // As few passes as there can be, of the same length.
-    let n_spans = grid.n_groups.div_ceil(grid.n_groups.div_ceil(PANEL_SPANS).max(1)).max(1);
+    let n_spans = grid.n_groups.div_ceil(grid.n_groups.div_ceil(PANEL_SPANS));
     let decoded = scratch.bytes(PANEL_ROWS * n_spans * SPAN);
     let tiles = y.tiles();
     for begin in (0..grid.n_groups).step_by(n_spans) {
@@ -170,7 +172,7 @@ unsafe fn product<D: Dot, const V: usize>(
 unsafe fn decode<D: Dot, const V: usize>(pass: &Pass<'_>, tiles: Range<usize>, decoded: &mut [u8]) {
     let n_sections = pass.decoder.n_sections();
     let tile_bytes = (pass.matrix.shape.n_blocks() * n_sections).div_ceil(2) * PAIR_BYTES;
-    let strip_rows = V * D::LANES;
+    let strip_rows = V * D::Floats::LANES;
     let strip_bytes = pass.n_words() * strip_rows * WORD;
     let place = |row: usize| row / strip_rows * strip_bytes + row % strip_rows * WORD;
     assert!(decoded.len() >= PANEL_ROWS / strip_rows * strip_bytes);
@@ -204,7 +206,7 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
     bundle: Bundle,
     y: &mut Output<'_>,
 ) {
-    let strip_rows = V * D::LANES;
+    let strip_rows = V * D::Floats::LANES;
     let rows = tiles.start * ROW_TILE..y.rows().end.min(tiles.end * ROW_TILE);
     let mut totals: [Totals; C] = [[0.0; PANEL_ROWS]; C];
     if pass.spans.start > 0 {
@@ -220,16 +222,16 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
             for c in 0..C {
                 at[c] = totals[c].as_mut_ptr().add(strip * strip_rows);
             }
-            let mut of_strip = [[D::load_totals(at[0]); C]; V];
+            let mut of_strip = [[D::Floats::load(at[0]); C]; V];
             for c in 0..C {
                 for v in 0..V {
-                    of_strip[v][c] = D::load_totals(at[c].add(v * D::LANES));
+                    of_strip[v][c] = D::Floats::load(at[c].add(v * D::Floats::LANES));
                 }
             }
             let of_strip = multiply_strip::<D, V, C>(pass, weights, bundle, of_strip);
             for c in 0..C {
                 for v in 0..V {
-                    D::store_totals(at[c].add(v * D::LANES), of_strip[v][c]);
+                    D::Floats::store(at[c].add(v * D::Floats::LANES), of_strip[v][c]);
                 }
             }
         }
@@ -258,8 +260,8 @@ unsafe fn multiply_strip<D: Dot, const V: usize, const C: usize>(
     pass: &Pass<'_>,
     mut weights: &[u8],
     bundle: Bundle,
-    mut totals: [[D::Totals; C]; V],
-) -> [[D::Totals; C]; V] {
+    mut totals: [[FloatsOf<D>; C]; V],
+) -> [[FloatsOf<D>; C]; V] {
     let grid = pass.inputs.layout().grid;
     for g in pass.spans.clone() {
         let words = pass.inputs.words(bundle, g);
@@ -270,7 +272,7 @@ unsafe fn multiply_strip<D: Dot, const V: usize, const C: usize>(
             any_kept |= scales[c].kept != 0.0;
         }
         let n_words = grid.units(g).len();
-        let (span, rest) = weights.split_at(n_words * V * D::LANES * WORD);
+        let (span, rest) = weights.split_at(n_words * V * D::Floats::LANES * WORD);
         weights = rest;
         // SAFETY: the instructions are the caller's promise. `words` has C times four inputs for each of
         // n_words, `span` a strip's bytes for them.
@@ -278,8 +280,9 @@ unsafe fn multiply_strip<D: Dot, const V: usize, const C: usize>(
             let sums = dot::<D, V, C>(span.as_ptr(), words.as_ptr(), n_words, &scales);
             // Nothing but this in the loops: they are unrolled, and nothing leaves its register.
             for c in 0..C {
+                let scale = D::Floats::splat(scales[c].scale);
                 for v in 0..V {
-                    totals[v][c] = D::add_scaled(totals[v][c], sums[v][c], scales[c].scale);
+                    totals[v][c] = D::Floats::fma(scale, D::floats(sums[v][c]), totals[v][c]);
                 }
             }
             if any_kept {
@@ -331,21 +334,21 @@ unsafe fn add_kept<D: Dot, const V: usize, const C: usize>(
     span: &[u8],
     scale: Scale,
     c: usize,
-    totals: &mut [[D::Totals; C]; V],
+    totals: &mut [[FloatsOf<D>; C]; V],
 ) {
     if scale.kept == 0.0 {
         return;
     }
     let place = scale.place as usize;
-    let strip_bytes = V * D::LANES * WORD;
+    let strip_bytes = V * D::Floats::LANES * WORD;
     // A damaged buffer may name an input behind the last one.
     let Some(word) = span.chunks_exact(strip_bytes).nth(place / WORD) else { return };
     for v in 0..V {
         // SAFETY: the instructions are the caller's promise; `word` holds V vectors.
         unsafe {
-            let weights = D::weights(word.as_ptr().add(v * D::LANES * WORD));
-            let weights = D::weight(weights, place % WORD);
-            totals[v][c] = D::add_scaled(totals[v][c], weights, scale.kept);
+            let weights = D::weights(word.as_ptr().add(v * D::Floats::LANES * WORD));
+            let weights = D::floats(D::weight(weights, place % WORD));
+            totals[v][c] = D::Floats::fma(D::Floats::splat(scale.kept), weights, totals[v][c]);
         }
     }
 }

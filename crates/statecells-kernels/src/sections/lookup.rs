@@ -71,13 +71,13 @@ macro_rules! compiled {
     };
 }
 
-/// Lookups of one section at a time in vectors of rows; `FAR` as in [`Form`].
-pub(super) struct Shuffles<L, const FAR: bool>(PhantomData<L>);
+/// Lookups of one section at a time in vectors of rows.
+pub(super) struct Shuffles<L>(PhantomData<L>);
 
-compiled!(avx2, Shuffles<crate::simd::avx2::Avx2, false>, "x86_64", "avx2,fma");
+compiled!(avx2, Shuffles<crate::simd::avx2::Avx2>, "x86_64", "avx2,fma");
 compiled!(
     avx512,
-    Shuffles<crate::simd::avx512::Avx512, true>,
+    Shuffles<crate::simd::avx512::Avx512>,
     "x86_64",
     "avx512f,avx512bw,avx512vl,avx2,fma"
 );
@@ -87,7 +87,7 @@ compiled!(
     "x86_64",
     "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma"
 );
-compiled!(neon, Shuffles<crate::simd::neon::Neon, false>, "aarch64", "neon");
+compiled!(neon, Shuffles<crate::simd::neon::Neon>, "aarch64", "neon");
 
 /// # Safety
 /// The machine has the instructions of `F`, and `tables` are laid out for the matrix.
@@ -109,9 +109,9 @@ unsafe fn product<F: Form>(matrix: &SectionMatrix<'_>, tables: Tables<'_>, y: &m
     }
 }
 
-impl<L: Lookup, const FAR: bool> Form for Shuffles<L, FAR> {
+impl<L: Lookup> Form for Shuffles<L> {
     const TILES: usize = L::TILES;
-    const FAR: bool = FAR;
+    const FAR: bool = L::FAR;
 
     #[inline(always)]
     unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>) {
@@ -119,10 +119,10 @@ impl<L: Lookup, const FAR: bool> Form for Shuffles<L, FAR> {
         // sums, indexes and tables in registers.
         unsafe {
             match panel.bundle.width {
-                1 => strips::<L, FAR, 1, 4>(panel, y),
-                2 => strips::<L, FAR, 2, 2>(panel, y),
-                3 => strips::<L, FAR, 3, 1>(panel, y),
-                _ => strips::<L, FAR, 4, 1>(panel, y),
+                1 => strips::<L, 1, 4>(panel, y),
+                2 => strips::<L, 2, 2>(panel, y),
+                3 => strips::<L, 3, 1>(panel, y),
+                _ => strips::<L, 4, 1>(panel, y),
             }
         }
     }
@@ -133,19 +133,16 @@ impl<L: Lookup, const FAR: bool> Form for Shuffles<L, FAR> {
 /// # Safety
 /// As [`product`], and the bundle has `C` columns.
 #[inline(always)]
-unsafe fn strips<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
-    panel: &Panel<'_>,
-    y: &mut Output<'_>,
-) {
+unsafe fn strips<L: Lookup, const C: usize, const N: usize>(panel: &Panel<'_>, y: &mut Output<'_>) {
     let Range { start: mut tile, end } = y.tiles();
     // SAFETY: the caller's promise; the tiles are those of the matrix, whose rows are y's.
     unsafe {
         while tile + N * L::TILES <= end {
-            strip::<L, FAR, C, N>(panel, tile, N * L::TILES, y);
+            strip::<L, C, N>(panel, tile, N * L::TILES, y);
             tile += N * L::TILES;
         }
         while tile < end {
-            strip::<L, FAR, C, 1>(panel, tile, L::TILES.min(end - tile), y);
+            strip::<L, C, 1>(panel, tile, L::TILES.min(end - tile), y);
             tile += L::TILES;
         }
     }
@@ -156,7 +153,7 @@ unsafe fn strips<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
 /// # Safety
 /// As [`strips`]; at least the first tile exists.
 #[inline(always)]
-unsafe fn strip<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
+unsafe fn strip<L: Lookup, const C: usize, const N: usize>(
     panel: &Panel<'_>,
     first: usize,
     n_tiles: usize,
@@ -166,7 +163,7 @@ unsafe fn strip<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
     let tile_bytes = panel.tile_bytes();
     let mut totals = [[[0.0; 2 * ROW_TILE]; C]; N];
     if panel.groups.start > 0 {
-        load_totals::<Shuffles<L, FAR>, C, N>(panel, first, n_tiles, y, &mut totals);
+        load_totals::<Shuffles<L>, C, N>(panel, first, n_tiles, y, &mut totals);
     }
     // SAFETY: the instructions are the caller's promise. Codes are n_units * PAIR_BYTES per tile (the
     // matrix was checked, and the layout is for it); of tiles that do not exist the last one that does
@@ -183,14 +180,14 @@ unsafe fn strip<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
             let pairs = layout.grid.units(g);
             let mut sums = [[L::sums(2 * pairs.len()); C]; N];
             let mut entries = tables.entries(panel.bundle, pairs.clone()).as_ptr();
-            let ahead = panel.ahead::<Shuffles<L, FAR>>(pairs.start, N * L::TILES);
+            let ahead = panel.ahead::<Shuffles<L>>(pairs.start, N * L::TILES);
             for at in pairs.map(|pair| pair * PAIR_BYTES) {
                 let mut index = [[L::table(entries); 2]; N];
                 for n in 0..N {
                     let [a, b] = [codes[n][0].add(at), codes[n][1].add(at)];
-                    L::prefetch::<FAR>(a.wrapping_add(ahead));
+                    L::prefetch(a.wrapping_add(ahead));
                     if L::TILES > 1 {
-                        L::prefetch::<FAR>(b.wrapping_add(ahead));
+                        L::prefetch(b.wrapping_add(ahead));
                     }
                     let both = L::codes(a, b);
                     index[n] = [L::low(both), L::high(both)];
@@ -214,5 +211,5 @@ unsafe fn strip<L: Lookup, const FAR: bool, const C: usize, const N: usize>(
             }
         }
     }
-    store_totals::<Shuffles<L, FAR>, C, N>(panel, first, n_tiles, y, &totals);
+    store_totals::<Shuffles<L>, C, N>(panel, first, n_tiles, y, &totals);
 }

@@ -11,6 +11,7 @@ use std::arch::x86_64::*;
 use super::lookup::Shuffles;
 use super::panel::{Form, Panel, Totals, load_totals, store_totals};
 use super::shape::{BIAS, PAIR_BYTES};
+use crate::simd::Lookup;
 use crate::simd::avx512::Avx512;
 use crate::{Output, ROW_TILE};
 
@@ -21,16 +22,26 @@ pub(super) struct Vbmi;
 const LANES: usize = 16;
 /// Vectors of sums of two tiles.
 const VECTORS: usize = 2 * ROW_TILE / LANES;
+/// Places in two pairs of planes, for each of the first rows: its byte of the first pair twice, then that of the second.
+const FIRST_ROWS: [u8; 4 * LANES] = {
+    let mut places = [0; 4 * LANES];
+    let mut i = 0;
+    while i < places.len() {
+        places[i] = (i / 4 + i % 4 / 2 * PAIR_BYTES) as u8;
+        i += 1;
+    }
+    places
+};
 
 impl Form for Vbmi {
     const TILES: usize = 2;
-    const FAR: bool = true;
+    const FAR: bool = Avx512::FAR;
 
     #[inline(always)]
     unsafe fn bundle(panel: &Panel<'_>, y: &mut Output<'_>) {
         if panel.bundle.width == 1 {
             // SAFETY: the caller's promise; sets with VBMI have the other instructions.
-            return unsafe { Shuffles::<Avx512, true>::bundle(panel, y) };
+            return unsafe { Shuffles::<Avx512>::bundle(panel, y) };
         }
         let tiles = y.tiles();
         for first in tiles.clone().step_by(Self::TILES) {
@@ -79,7 +90,7 @@ unsafe fn strip<const C: usize>(
             while pair + 2 <= pairs.end {
                 let at = codes.map(|codes| codes.add(pair * PAIR_BYTES));
                 for at in at {
-                    _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(ahead).cast());
+                    Avx512::prefetch(at.wrapping_add(ahead));
                 }
                 let index = indexes(at, true);
                 for q in 0..C {
@@ -135,14 +146,7 @@ unsafe fn indexes(codes: [*const u8; 2], both: bool) -> [__m512i; VECTORS] {
                 false => _mm512_zextsi256_si512(_mm256_loadu_si256(codes[tile].cast())),
             };
         }
-        // For each row both codes of the first pair twice, then those of the second.
-        let first_rows = _mm512_add_epi8(
-            _mm512_set1_epi32(0x2020_0000),
-            _mm512_mullo_epi32(
-                _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0),
-                _mm512_set1_epi32(0x0101_0101),
-            ),
-        );
+        let first_rows = _mm512_loadu_si512(FIRST_ROWS.as_ptr().cast());
         // Eight bits from these places of every 64: a byte, or what lies behind its lower nibble.
         let places = _mm512_set1_epi64(i64::from_le_bytes([0, 12, 16, 28, 32, 44, 48, 60]));
         let mut index = [_mm512_setzero_si512(); VECTORS];

@@ -79,6 +79,7 @@ impl Floats for Avx2 {
 
 impl Lookup for Avx2 {
     const TILES: usize = 1;
+    const FAR: bool = false;
     type Bytes = __m256i;
     /// Neighbouring rows (e, o) as one 16-bit number: the sum of e + 256 * o, and the sum of o alone.
     /// Two additions and a product instead of unpacking to 16 bits, and all of it modulo 2^16: the sum
@@ -152,13 +153,10 @@ impl Lookup for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(at: *const u8) {
+    unsafe fn prefetch(at: *const u8) {
         // SAFETY: see the trait.
         unsafe {
-            match FAR {
-                true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
-                false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
-            }
+            _mm_prefetch::<_MM_HINT_T0>(at.cast());
         }
     }
 }
@@ -241,12 +239,11 @@ impl Bytes for Avx2 {
 pub(crate) struct Signs;
 
 impl Dot for Signs {
-    const LANES: usize = 8;
     const BIAS: i32 = 0;
+    type Floats = Avx2;
     type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
-    type Totals = __m256;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m256i {
@@ -287,21 +284,9 @@ impl Dot for Signs {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(totals: __m256, sums: __m256i, scale: f32) -> __m256 {
+    unsafe fn floats(sums: __m256i) -> __m256 {
         // SAFETY: see the trait.
-        unsafe { Vnni::add_scaled(totals, sums, scale) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_totals(from: *const f32) -> __m256 {
-        // SAFETY: see the trait.
-        unsafe { Vnni::load_totals(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_totals(to: *mut f32, totals: __m256) {
-        // SAFETY: see the trait.
-        unsafe { Vnni::store_totals(to, totals) }
+        unsafe { Vnni::floats(sums) }
     }
 }
 
@@ -310,12 +295,11 @@ impl Dot for Signs {
 pub(crate) struct Vnni;
 
 impl Dot for Vnni {
-    const LANES: usize = 8;
     const BIAS: i32 = 128;
+    type Floats = Avx2;
     type Lanes = Avx2;
     type Sums = __m256i;
     type Words = __m256i;
-    type Totals = __m256;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m256i {
@@ -352,20 +336,8 @@ impl Dot for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(totals: __m256, sums: __m256i, scale: f32) -> __m256 {
+    unsafe fn floats(sums: __m256i) -> __m256 {
         // SAFETY: see the trait.
-        unsafe { _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(sums), totals) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_totals(from: *const f32) -> __m256 {
-        // SAFETY: see the trait.
-        unsafe { _mm256_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_totals(to: *mut f32, totals: __m256) {
-        // SAFETY: see the trait.
-        unsafe { _mm256_storeu_ps(to, totals) }
+        unsafe { _mm256_cvtepi32_ps(sums) }
     }
 }

@@ -80,6 +80,7 @@ impl Floats for Avx512 {
 
 impl Lookup for Avx512 {
     const TILES: usize = 2;
+    const FAR: bool = true;
     type Bytes = __m512i;
     /// As for AVX2.
     type Sums = [__m512i; 2];
@@ -154,13 +155,10 @@ impl Lookup for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(at: *const u8) {
+    unsafe fn prefetch(at: *const u8) {
         // SAFETY: see the trait.
         unsafe {
-            match FAR {
-                true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
-                false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
-            }
+            _mm_prefetch::<_MM_HINT_T1>(at.cast());
         }
     }
 }
@@ -201,12 +199,11 @@ unsafe fn add_scaled(sums: __m256i, scale: __m512, total: *mut f32) {
 pub(crate) struct Vnni;
 
 impl Dot for Vnni {
-    const LANES: usize = 16;
     const BIAS: i32 = 128;
+    type Floats = Avx512;
     type Lanes = super::avx2::Avx2;
     type Sums = __m512i;
     type Words = __m512i;
-    type Totals = __m512;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> __m512i {
@@ -243,21 +240,9 @@ impl Dot for Vnni {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(totals: __m512, sums: __m512i, scale: f32) -> __m512 {
+    unsafe fn floats(sums: __m512i) -> __m512 {
         // SAFETY: see the trait.
-        unsafe { _mm512_fmadd_ps(_mm512_set1_ps(scale), _mm512_cvtepi32_ps(sums), totals) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_totals(from: *const f32) -> __m512 {
-        // SAFETY: see the trait.
-        unsafe { _mm512_loadu_ps(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_totals(to: *mut f32, totals: __m512) {
-        // SAFETY: see the trait.
-        unsafe { _mm512_storeu_ps(to, totals) }
+        unsafe { _mm512_cvtepi32_ps(sums) }
     }
 
     /// The 16 atoms' bytes for half a block are a vector of 32-bit words: one shuffle gives four bytes of

@@ -59,6 +59,8 @@ pub(crate) trait Floats: Copy {
 pub(crate) trait Lookup: Copy {
     /// Tiles that a vector of bytes spans: 1 or 2.
     const TILES: usize;
+    /// Whether codes are prefetched from far, into the second-level cache.
+    const FAR: bool;
     /// One byte per row.
     type Bytes: Copy;
     /// One 16-bit sum per row.
@@ -81,7 +83,7 @@ pub(crate) trait Lookup: Copy {
     /// `total[row] += scale * sums[row]`, rounded once, the sums read as signed: 32 rows per tile.
     unsafe fn flush(sums: Self::Sums, scale: f32, total: *mut f32);
     /// Asks for the cache line at `at`, which need not be a valid address.
-    unsafe fn prefetch<const FAR: bool>(at: *const u8);
+    unsafe fn prefetch(at: *const u8);
 }
 
 /// Bytes of 32 rows at a time, for decoders that look up one position of a block after the other.
@@ -101,18 +103,16 @@ pub(crate) trait Bytes: Lookup {
 /// # Safety
 /// As for [`Floats`].
 pub(crate) trait Dot: Copy {
-    /// Rows of a vector: 4, 8 or 16.
-    const LANES: usize;
     /// What is added to weights, so that they are unsigned; 0 where the instructions take signed ones.
     const BIAS: i32;
+    /// Vectors of as many floats as a vector has rows.
+    type Floats: Floats;
     /// What decodes one position after the other.
     type Lanes: Bytes;
     /// A 32-bit sum per row.
     type Sums: Copy;
     /// Four bytes per row, or the same four for all rows.
     type Words: Copy;
-    /// A float per row.
-    type Totals: Copy;
 
     /// All sums set to `value`.
     unsafe fn sums(value: i32) -> Self::Sums;
@@ -126,36 +126,18 @@ pub(crate) trait Dot: Copy {
     /// the vectors of a word side by side, `inputs` the tokens.
     #[inline(always)]
     unsafe fn dots<const V: usize, const C: usize>(
-        mut weights: *const u8,
-        mut inputs: *const u8,
+        weights: *const u8,
+        inputs: *const u8,
         n_words: usize,
-        mut sums: [[Self::Sums; C]; V],
+        sums: [[Self::Sums; C]; V],
     ) -> [[Self::Sums; C]; V] {
         // SAFETY: the caller's promise.
-        unsafe {
-            for _ in 0..n_words {
-                let mut rows = [Self::weights(weights); V];
-                for v in 1..V {
-                    rows[v] = Self::weights(weights.add(v * Self::LANES * WORD));
-                }
-                for c in 0..C {
-                    let inputs = Self::inputs(inputs.add(c * WORD));
-                    for v in 0..V {
-                        sums[v][c] = Self::dot(sums[v][c], rows[v], inputs);
-                    }
-                }
-                weights = weights.add(V * Self::LANES * WORD);
-                inputs = inputs.add(C * WORD);
-            }
-            sums
-        }
+        unsafe { dots_by_word::<Self, V, C>(weights, inputs, n_words, sums) }
     }
     /// Each row's weight number `i` of four, as a sum.
     unsafe fn weight(weights: Self::Words, i: usize) -> Self::Sums;
-    /// `totals + scale * sums` row by row, rounded once.
-    unsafe fn add_scaled(totals: Self::Totals, sums: Self::Sums, scale: f32) -> Self::Totals;
-    unsafe fn load_totals(from: *const f32) -> Self::Totals;
-    unsafe fn store_totals(to: *mut f32, totals: Self::Totals);
+    /// Each row's sum as a float.
+    unsafe fn floats(sums: Self::Sums) -> <Self::Floats as Floats>::F;
     /// Decodes `blocks` of a tile, whose codes are at `codes`. The two words of a block are `word_bytes` apart,
     /// as are those of the next block; each has 64 bytes for the first 16 rows and 64 for the others, at
     /// `out` for the first block.
@@ -171,6 +153,38 @@ pub(crate) trait Dot: Copy {
         unsafe {
             decode_lanes::<Self::Lanes>(atoms, codes, blocks, out, word_bytes, Self::BIAS as u8);
         }
+    }
+}
+
+/// [`Dot::dots`] one word after the other.
+///
+/// # Safety
+/// As for [`Dot::dots`].
+#[inline(always)]
+unsafe fn dots_by_word<D: Dot, const V: usize, const C: usize>(
+    mut weights: *const u8,
+    mut inputs: *const u8,
+    n_words: usize,
+    mut sums: [[D::Sums; C]; V],
+) -> [[D::Sums; C]; V] {
+    let row_bytes = D::Floats::LANES * WORD;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for _ in 0..n_words {
+            let mut rows = [D::weights(weights); V];
+            for v in 1..V {
+                rows[v] = D::weights(weights.add(v * row_bytes));
+            }
+            for c in 0..C {
+                let inputs = D::inputs(inputs.add(c * WORD));
+                for v in 0..V {
+                    sums[v][c] = D::dot(sums[v][c], rows[v], inputs);
+                }
+            }
+            weights = weights.add(V * row_bytes);
+            inputs = inputs.add(C * WORD);
+        }
+        sums
     }
 }
 

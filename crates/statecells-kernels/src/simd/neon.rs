@@ -2,7 +2,7 @@
 
 use std::arch::aarch64::*;
 
-use super::{Bytes, Dot, Floats, Lookup};
+use super::{Bytes, Dot, Floats, Lookup, dots_by_word, neon_i8mm};
 use crate::sections::BIAS;
 
 /// Name of the instruction set.
@@ -80,6 +80,7 @@ impl Floats for Neon {
 
 impl Lookup for Neon {
     const TILES: usize = 1;
+    const FAR: bool = false;
     /// Rows 0..16 and 16..32.
     type Bytes = [uint8x16_t; 2];
     /// Eight rows each; widening additions make the even-odd split of the x86 forms unnecessary.
@@ -153,7 +154,7 @@ impl Lookup for Neon {
 
     /// There is no stable intrinsic; the hardware's own prefetch has to do.
     #[inline(always)]
-    unsafe fn prefetch<const FAR: bool>(_: *const u8) {}
+    unsafe fn prefetch(_: *const u8) {}
 }
 
 /// 16 products as 16-bit integers.
@@ -201,17 +202,16 @@ impl Bytes for Neon {
     }
 }
 
-/// NEON with dot products (`dotprod`).
+/// NEON with dot products (`dotprod`), or with products of matrices (`i8mm`).
 #[derive(Clone, Copy)]
-pub(crate) struct DotProduct;
+pub(crate) struct DotProduct<const MATRICES: bool>;
 
-impl Dot for DotProduct {
-    const LANES: usize = 4;
+impl<const MATRICES: bool> Dot for DotProduct<MATRICES> {
     const BIAS: i32 = 0;
+    type Floats = Neon;
     type Lanes = Neon;
     type Sums = int32x4_t;
     type Words = int8x16_t;
-    type Totals = float32x4_t;
 
     #[inline(always)]
     unsafe fn sums(value: i32) -> int32x4_t {
@@ -248,6 +248,22 @@ impl Dot for DotProduct {
     }
 
     #[inline(always)]
+    unsafe fn dots<const V: usize, const C: usize>(
+        weights: *const u8,
+        inputs: *const u8,
+        n_words: usize,
+        sums: [[int32x4_t; C]; V],
+    ) -> [[int32x4_t; C]; V] {
+        // SAFETY: see the trait.
+        unsafe {
+            match MATRICES {
+                true => neon_i8mm::dots::<V, C>(weights, inputs, n_words, sums),
+                false => dots_by_word::<Self, V, C>(weights, inputs, n_words, sums),
+            }
+        }
+    }
+
+    #[inline(always)]
     unsafe fn weight(weights: int8x16_t, i: usize) -> int32x4_t {
         // SAFETY: see the trait.
         unsafe {
@@ -257,20 +273,8 @@ impl Dot for DotProduct {
     }
 
     #[inline(always)]
-    unsafe fn add_scaled(totals: float32x4_t, sums: int32x4_t, scale: f32) -> float32x4_t {
+    unsafe fn floats(sums: int32x4_t) -> float32x4_t {
         // SAFETY: see the trait.
-        unsafe { vfmaq_n_f32(totals, vcvtq_f32_s32(sums), scale) }
-    }
-
-    #[inline(always)]
-    unsafe fn load_totals(from: *const f32) -> float32x4_t {
-        // SAFETY: see the trait.
-        unsafe { vld1q_f32(from) }
-    }
-
-    #[inline(always)]
-    unsafe fn store_totals(to: *mut f32, totals: float32x4_t) {
-        // SAFETY: see the trait.
-        unsafe { vst1q_f32(to, totals) }
+        unsafe { vcvtq_f32_s32(sums) }
     }
 }
