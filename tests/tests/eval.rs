@@ -261,6 +261,37 @@ fn equal_logits_are_no_quality() {
 }
 
 /// A file runs with the flags that its schemes need, also with both.
+/// Only what is coded is requantized, with the importance matrix where there is one.
+#[test]
+fn variants_of_a_few_layers_with_an_importance_matrix() {
+    let first = Coding { layers: vec![0], ..Coding::sections(0.01) };
+    let fixture = Fixture::with(&[first], |_| Ok(()), |_, _| {});
+    let (imatrix, text) = (fixture.path("imatrix.gguf"), fixture.path("text.txt"));
+    let path = |p: &Path| p.display().to_string();
+    let arguments = ["-m", &path(&fixture.path("base.gguf")), "-f", &path(&text), "-c", "64"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(["-o".to_owned(), path(&imatrix), "-t".to_owned(), "1".to_owned()]);
+    let _ = Run::of("llama-imatrix", arguments).ok();
+    let more =
+        format!("--skip speed,qa --keep-variants --imatrix {} --against Q4_0", path(&imatrix));
+    let run = fixture.run(&more);
+    assert!(matches!(run.code, Some(0 | 3)), "{}", run.stderr);
+    let report = fixture.report();
+    let q4_0 = file(&report, "ffn-Q4_0");
+    assert_eq!(q4_0["label"], "Q4_0 FFN, imatrix");
+    let made = ModelFile::read(Path::new(q4_0["path"].as_str().unwrap()));
+    let base = ModelFile::read(&fixture.path("base.gguf"));
+    for a in &base.tensors {
+        let b = made.tensors.iter().find(|b| b.name == a.name).unwrap();
+        let is_coded =
+            a.name.starts_with("blk.0.ffn_") && a.dims.len() == 2 && a.name.ends_with("weight");
+        assert_eq!(a.ty == b.ty, !is_coded, "{}", a.name);
+    }
+    let commands = file(&report, "ffn-Q4_0")["sizes"]["command"].to_string();
+    assert!(commands.contains("--imatrix"), "{commands}");
+}
+
 #[test]
 fn files_by_seeddelta_are_evaluated() {
     let seeddelta = Coding::seeddelta("lowrank:20", false);

@@ -139,6 +139,7 @@ impl Source {
             n_layer: self.n_layers,
             shape: self.shape(tensor),
             architecture: &self.architecture,
+            has_imatrix: false,
         })
     }
 

@@ -18,6 +18,9 @@ pub enum Error {
         /// Why, and the way out.
         reason: String,
     },
+    /// An importance matrix cannot be used.
+    #[error(transparent)]
+    Imatrix(#[from] ggml::imatrix::ImatrixError),
     /// A program could not be run or failed.
     #[error("{program}: {reason}")]
     Program {

@@ -17,7 +17,7 @@ use crate::memory;
 use crate::options::{Options, Part};
 use crate::report::EvaluationReport;
 use crate::session::{QUANTIZE_UNITS, Session, Subject, Task};
-use crate::variants::{self, Made, Variant};
+use crate::variants::{self, Made, Source, Variant};
 use crate::{Error, inputs};
 
 /// Makes all measurements and the report.
@@ -103,13 +103,20 @@ impl Session<'_> {
         ]
     }
 
+    /// What requantized files are made from.
+    fn variant_source(&self) -> Source<'_> {
+        let n_layers = self.base_inspection.n_layers;
+        Source { base: &self.base, n_layers, coded: &self.coded_matrices }
+    }
+
     /// Hash of everything that a requantized file follows from.
     fn variant_identity(&self, variant: Variant) -> Result<String, Error> {
-        let rules = variant.rules(&self.base, self.base_inspection.n_layers)?;
+        let rules = variant.rules(self.variant_source())?;
+        let imatrix = self.imatrix_sha256.as_deref().unwrap_or_default();
         let program = self.program_sha256("llama-quantize")?;
-        Ok(Key::of([&self.base_sha256, &program, variant.mix.name(), &variant.key(), &rules])
-            .text()
-            .to_owned())
+        let parts =
+            [&*self.base_sha256, &program, variant.mix.name(), &variant.key(), &rules, imatrix];
+        Ok(Key::of(parts).text().to_owned())
     }
 
     /// Key of a run of llama-perplexity.
@@ -214,19 +221,20 @@ impl Session<'_> {
         let output = variants::path(&folder, variant, &subject.identity);
         let unfinished = output.with_extension("gguf.tmp");
         let rules = output.with_extension("rules");
-        let n_layers = self.base_inspection.n_layers;
-        fs::write(&rules, variant.rules(&self.base, n_layers)?).map_err(io(&rules, "write"))?;
-        let arguments =
-            variant.arguments(&self.options.base, &unfinished, &rules, self.options.n_threads);
+        fs::write(&rules, variant.rules(self.variant_source())?).map_err(io(&rules, "write"))?;
+        let further = (self.options.imatrix.as_deref(), self.options.n_threads);
+        let arguments = variant.arguments(&self.options.base, &unfinished, &rules, further);
         let (name, key) = (
             format!("sizes-{}", subject.key),
             Key::of(["sizes", &subject.identity, &self.options.cache_flags().join(" ")]),
         );
         let known = self.cache.find::<Made>(&name, &key).map(|e| e.value.sha256);
         let is_there = known.is_some() && output.is_file() && inputs::sha256(&output).ok() == known;
-        let (options, base) = (self.options, GgufFile::open(&self.options.base)?);
+        let (options, n_layers) = (self.options, self.base_inspection.n_layers);
+        let (base, coded) = (GgufFile::open(&options.base)?, self.coded_matrices.clone());
         let parse = |_: &str, _| {
-            let made = Made::of(variant, &unfinished, &base, n_layers, options.kv)?;
+            let source = Source { base: &base, n_layers, coded: &coded };
+            let made = Made::of(variant, &unfinished, source, options.kv)?;
             fs::rename(&unfinished, &output)
                 .map_err(io(&output, "put the finished file in place"))?;
             Ok(made)

@@ -30,6 +30,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Mixtures to compare with. The FFN of Q5_K_M is always among them: the rules need it.
     pub against: Vec<QuantMix>,
+    /// Importance matrix for the requantized files.
+    pub imatrix: Option<PathBuf>,
     /// Prompts.
     pub pack: Pack,
     /// Types of the KV cache.
@@ -107,11 +109,15 @@ impl Options {
             }
         }
         let mut all: Vec<Variant> =
-            mixes.into_iter().map(|mix| Variant { mix, extent: Extent::Ffn }).collect();
+            mixes.into_iter().map(|mix| self.variant(mix, Extent::Ffn)).collect();
         if self.wants(Part::Whole) {
-            all.extend(self.against.iter().map(|mix| Variant { mix: *mix, extent: Extent::Whole }));
+            all.extend(self.against.iter().map(|mix| self.variant(*mix, Extent::Whole)));
         }
         all
+    }
+
+    fn variant(&self, mix: QuantMix, extent: Extent) -> Variant {
+        Variant { mix, extent, has_imatrix: self.imatrix.is_some() }
     }
 
     /// Flags for the KV cache of llama.cpp's programs; quantized values need flash attention.

@@ -1,10 +1,13 @@
 //! One evaluation: checked inputs, and how single things are measured.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use format::MatrixId;
 use ggml::gguf::GgufFile;
+use ggml::imatrix::Imatrix;
 use inspect::Inspection;
 use program::Interrupt;
 
@@ -32,6 +35,9 @@ pub struct Session<'a> {
     pub(crate) base_sha256: String,
     pub(crate) coded_sha256: String,
     pub(crate) text_sha256: String,
+    pub(crate) imatrix_sha256: Option<String>,
+    /// FFN matrices that the compressed file codes.
+    pub(crate) coded_matrices: BTreeSet<MatrixId>,
     pub(crate) chunks: usize,
     pub(crate) overlap: Option<OverlapReport>,
     /// Flags by which the compressed file runs from its codes.
@@ -71,6 +77,8 @@ impl<'a> Session<'a> {
         let asks = options.wants(Part::Qa) && no_logits.is_none();
         check_programs(&programs, options, &coded_flags, asks)?;
         inputs::check_vocabularies(&base, &coded)?;
+        let coded_matrices = coded.schemes().into_keys().collect();
+        check_imatrix(options, &base, &coded_matrices)?;
         let vocabulary = inputs::vocabulary(&options.base)?;
         let tokens = inputs::tokens(&vocabulary, &options.text)?;
         let chunks = inputs::chunks(&options.text, tokens.len(), options.n_ctx, options.chunks)?;
@@ -94,6 +102,8 @@ impl<'a> Session<'a> {
             base_sha256: inputs::sha256_of_model(&base)?,
             coded_sha256: inputs::sha256_of_model(&coded)?,
             text_sha256: inputs::sha256(&options.text)?,
+            imatrix_sha256: options.imatrix.as_deref().map(inputs::sha256).transpose()?,
+            coded_matrices,
             base,
             coded,
             base_inspection,
@@ -245,6 +255,32 @@ fn check_coding(base: &GgufFile, coded: &GgufFile) -> Result<(), Error> {
             base.path().display()
         );
         return Err(Error::input(coded.path(), reason));
+    }
+    Ok(())
+}
+
+/// Checks that there is an importance matrix for all that needs one, and that it is one of `base`.
+fn check_imatrix(
+    options: &Options,
+    base: &GgufFile,
+    coded: &BTreeSet<MatrixId>,
+) -> Result<(), Error> {
+    let Some(path) = &options.imatrix else {
+        return match options.against.iter().find(|mix| mix.needs_imatrix()) {
+            None => Ok(()),
+            Some(mix) => {
+                let reason = format!(
+                    "llama-quantize makes {mix} with an importance matrix only: make one with llama-imatrix and give it \
+                     with --imatrix"
+                );
+                Err(program::Error::Flag { flag: "--against", reason }.into())
+            }
+        };
+    };
+    let imatrix = Imatrix::open(path)?;
+    for id in coded {
+        let name = id.weight();
+        imatrix.importance(&name, base.require_tensor(&name)?.dims()[0])?;
     }
     Ok(())
 }

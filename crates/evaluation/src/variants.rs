@@ -1,6 +1,6 @@
 //! Other forms of the base, made by llama-quantize: whole files, and files whose FFN alone differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::{Error, memory};
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Extent {
-    /// The FFN matrices; all other tensors are the base's.
+    /// The FFN matrices that the compressed file codes; all other tensors are the base's.
     Ffn,
     /// All that llama-quantize requantizes.
     Whole,
@@ -34,6 +34,19 @@ pub struct Variant {
     pub mix: QuantMix,
     /// What is requantized.
     pub extent: Extent,
+    /// Whether an importance matrix helps.
+    pub has_imatrix: bool,
+}
+
+/// The base, and which of its FFN matrices are coded in the compressed file: no others change in a variant.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The base.
+    pub base: &'a GgufFile,
+    /// Its number of layers.
+    pub n_layers: usize,
+    /// What the compressed file codes.
+    pub coded: &'a BTreeSet<MatrixId>,
 }
 
 impl Variant {
@@ -49,9 +62,10 @@ impl Variant {
     /// Name for people.
     #[must_use]
     pub fn label(self) -> String {
+        let imatrix = if self.has_imatrix { ", imatrix" } else { "" };
         match self.extent {
-            Extent::Ffn => format!("{} FFN", self.mix),
-            Extent::Whole => format!("{} file", self.mix),
+            Extent::Ffn => format!("{} FFN{imatrix}", self.mix),
+            Extent::Whole => format!("{} file{imatrix}", self.mix),
         }
     }
 
@@ -59,13 +73,13 @@ impl Variant {
     ///
     /// # Errors
     /// [`Error::Input`] if an FFN weight is no matrix.
-    pub fn rules(self, base: &GgufFile, n_layers: usize) -> Result<String, Error> {
+    pub fn rules(self, source: Source<'_>) -> Result<String, Error> {
         let mut rules = String::new();
         if self.extent == Extent::Whole {
             return Ok(rules);
         }
-        let types = ffn_types(self.mix, base, n_layers)?;
-        for tensor in base.tensors().iter().filter(|t| t.dims().len() > 1) {
+        let types = self.ffn_types(source)?;
+        for tensor in source.base.tensors().iter().filter(|t| t.dims().len() > 1) {
             let ty = types.get(tensor.name()).map_or(tensor.ty(), |ffn| ffn.expected);
             let _ = writeln!(rules, "^{}$={}", tensor.name().replace('.', "\\."), ty.name());
         }
@@ -79,9 +93,12 @@ impl Variant {
         base: &Path,
         output: &Path,
         rules: &Path,
-        n_threads: usize,
+        (imatrix, n_threads): (Option<&Path>, usize),
     ) -> Vec<OsString> {
         let mut arguments: Vec<OsString> = vec!["--allow-requantize".into()];
+        if let Some(imatrix) = imatrix.filter(|_| self.has_imatrix) {
+            arguments.extend(["--imatrix".into(), imatrix.into()]);
+        }
         if self.extent == Extent::Ffn {
             arguments.extend(["--tensor-type-file".into(), rules.into()]);
         }
@@ -98,16 +115,11 @@ impl Variant {
     ///
     /// # Errors
     /// [`Error::Input`] if another tensor changed, or an FFN matrix has another type than its rule says.
-    pub fn check(
-        self,
-        path: &Path,
-        base: &GgufFile,
-        n_layers: usize,
-    ) -> Result<Vec<String>, Error> {
+    pub fn check(self, path: &Path, source: Source<'_>) -> Result<Vec<String>, Error> {
         let made = GgufFile::open(path)?;
-        let types = ffn_types(self.mix, base, n_layers)?;
+        let types = self.ffn_types(source)?;
         let mut fallbacks: BTreeMap<String, usize> = BTreeMap::new();
-        for tensor in base.tensors() {
+        for tensor in source.base.tensors() {
             let found = made.require_tensor(tensor.name())?.ty();
             let Some(FfnType { id, expected, wanted }) = types.get(tensor.name()) else {
                 if self.extent == Extent::Ffn && found != tensor.ty() {
@@ -129,6 +141,31 @@ impl Variant {
         }
         Ok(fallbacks.into_iter().map(|(text, n)| format!("{text}, {n} matrices")).collect())
     }
+
+    /// The types of the FFN matrices that change, by the names of their weights: all of them in a whole file.
+    fn ffn_types(self, source: Source<'_>) -> Result<BTreeMap<String, FfnType>, Error> {
+        let Source { base, n_layers, coded } = source;
+        let architecture = base.architecture()?;
+        let map = ModelMap::of(base.tensors().iter().map(|info| (info.name(), info.dims())));
+        let typed = |&Matrix { id, shape, n_experts }: &Matrix| {
+            let name = id.weight();
+            if n_experts.is_some() {
+                return Err(Error::input(base.path(), format!("{name} is no matrix")));
+            }
+            let ffn = FfnMatrix {
+                role: id.role,
+                layer: id.layer,
+                n_layer: n_layers,
+                shape,
+                architecture: &architecture,
+                has_imatrix: self.has_imatrix,
+            };
+            let (expected, wanted) = (self.mix.ffn_type(&ffn), self.mix.ffn_wanted(&ffn));
+            Ok((name, FfnType { id, expected, wanted }))
+        };
+        let changes = |m: &&Matrix| self.extent == Extent::Whole || coded.contains(&m.id);
+        map.matrices().filter(changes).map(typed).collect()
+    }
 }
 
 /// What a mixture makes of a matrix.
@@ -138,26 +175,6 @@ struct FfnType {
     expected: Type,
     /// The type before it falls back for the length of its rows.
     wanted: Type,
-}
-
-/// The types that `mix` gives the FFN matrices of `base`, by the names of their weights.
-fn ffn_types(
-    mix: QuantMix,
-    base: &GgufFile,
-    n_layer: usize,
-) -> Result<BTreeMap<String, FfnType>, Error> {
-    let architecture = base.architecture()?;
-    let map = ModelMap::of(base.tensors().iter().map(|info| (info.name(), info.dims())));
-    let typed = |&Matrix { id, shape, n_experts }: &Matrix| {
-        let name = id.weight();
-        if n_experts.is_some() {
-            return Err(Error::input(base.path(), format!("{name} is no matrix")));
-        }
-        let MatrixId { layer, role } = id;
-        let ffn = FfnMatrix { role, layer, n_layer, shape, architecture: &architecture };
-        Ok((name, FfnType { id, expected: mix.ffn_type(&ffn), wanted: mix.ffn_wanted(&ffn) }))
-    };
-    map.matrices().map(typed).collect()
 }
 
 /// A variant that was made.
@@ -172,18 +189,17 @@ pub struct Made {
 }
 
 impl Made {
-    /// Looks at the file at `path`, made as `variant` of `base`.
+    /// Looks at the file at `path`, made as `variant` of `source`.
     ///
     /// # Errors
     /// As [`Variant::check`], and those of reading it.
     pub fn of(
         variant: Variant,
         path: &Path,
-        base: &GgufFile,
-        n_layers: usize,
+        source: Source<'_>,
         types: KvTypes,
     ) -> Result<Self, Error> {
-        let fallbacks = variant.check(path, base, n_layers)?;
+        let fallbacks = variant.check(path, source)?;
         Ok(Self {
             sha256: crate::inputs::sha256(path)?,
             sizes: memory::sizes(path, types)?,

@@ -3,7 +3,7 @@
 //! A mixture such as Q5_K_M uses several types: more bits for some `ffn_down`, and other types where the
 //! rows are no multiple of 256. Sizes are only compared fairly when this is followed exactly, so the tests
 //! compare with `llama-quantize --dry-run`. Source: `llama_tensor_get_type_impl` and
-//! `tensor_type_fallback` in llama.cpp's `src/llama-quant.cpp`, for a run without an importance matrix.
+//! `tensor_type_fallback` in llama.cpp's `src/llama-quant.cpp`.
 
 use format::{MatrixShape, Role};
 
@@ -15,6 +15,7 @@ use crate::Type;
 #[allow(non_camel_case_types, reason = "the names are llama.cpp's")]
 pub enum QuantMix {
     Q2_K,
+    Q2_K_S,
     Q3_K_S,
     Q3_K_M,
     Q3_K_L,
@@ -30,6 +31,12 @@ pub enum QuantMix {
     Q8_0,
     IQ4_NL,
     IQ4_XS,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ2_M,
+    IQ3_XXS,
+    IQ3_XS,
     IQ3_S,
     IQ3_M,
 }
@@ -47,12 +54,15 @@ pub struct FfnMatrix<'a> {
     pub shape: MatrixShape,
     /// The model's architecture (`general.architecture`).
     pub architecture: &'a str,
+    /// Whether llama-quantize is given an importance matrix.
+    pub has_imatrix: bool,
 }
 
 impl QuantMix {
-    /// All mixtures that need no importance matrix and that FFNs can have.
-    pub const ALL: [Self; 18] = [
+    /// All mixtures that FFNs can have.
+    pub const ALL: [Self; 25] = [
         Self::Q2_K,
+        Self::Q2_K_S,
         Self::Q3_K_S,
         Self::Q3_K_M,
         Self::Q3_K_L,
@@ -68,6 +78,12 @@ impl QuantMix {
         Self::Q8_0,
         Self::IQ4_NL,
         Self::IQ4_XS,
+        Self::IQ2_XXS,
+        Self::IQ2_XS,
+        Self::IQ2_S,
+        Self::IQ2_M,
+        Self::IQ3_XXS,
+        Self::IQ3_XS,
         Self::IQ3_S,
         Self::IQ3_M,
     ];
@@ -77,6 +93,7 @@ impl QuantMix {
     pub fn name(self) -> &'static str {
         match self {
             Self::Q2_K => "Q2_K",
+            Self::Q2_K_S => "Q2_K_S",
             Self::Q3_K_S => "Q3_K_S",
             Self::Q3_K_M => "Q3_K_M",
             Self::Q3_K_L => "Q3_K_L",
@@ -92,6 +109,12 @@ impl QuantMix {
             Self::Q8_0 => "Q8_0",
             Self::IQ4_NL => "IQ4_NL",
             Self::IQ4_XS => "IQ4_XS",
+            Self::IQ2_XXS => "IQ2_XXS",
+            Self::IQ2_XS => "IQ2_XS",
+            Self::IQ2_S => "IQ2_S",
+            Self::IQ2_M => "IQ2_M",
+            Self::IQ3_XXS => "IQ3_XXS",
+            Self::IQ3_XS => "IQ3_XS",
             Self::IQ3_S => "IQ3_S",
             Self::IQ3_M => "IQ3_M",
         }
@@ -103,6 +126,12 @@ impl QuantMix {
         Self::ALL.into_iter().find(|mix| mix.name().eq_ignore_ascii_case(name))
     }
 
+    /// Whether llama-quantize refuses to make it without an importance matrix.
+    #[must_use]
+    pub fn needs_imatrix(self) -> bool {
+        self == Self::Q2_K_S || self == Self::IQ3_XS || self.base().needs_importance()
+    }
+
     /// The type that `matrix` gets.
     #[must_use]
     pub fn ffn_type(self, matrix: &FfnMatrix<'_>) -> Type {
@@ -112,9 +141,15 @@ impl QuantMix {
     /// The type that `matrix` would get if its rows were a multiple of every block.
     #[must_use]
     pub fn ffn_wanted(self, matrix: &FfnMatrix<'_>) -> Type {
+        let FfnMatrix { layer, n_layer, .. } = *matrix;
         match matrix.role {
-            Role::Gate | Role::Up => self.base(),
             Role::Down => self.down_type(matrix),
+            Role::Gate | Role::Up
+                if self == Self::IQ3_XS && layer >= n_layer / 8 && layer < 7 * n_layer / 8 =>
+            {
+                Type::IQ3_XXS
+            }
+            Role::Gate | Role::Up => self.base(),
         }
     }
 
@@ -127,7 +162,7 @@ impl QuantMix {
     /// The type of everything that is not treated specially.
     fn base(self) -> Type {
         match self {
-            Self::Q2_K => Type::Q2_K,
+            Self::Q2_K | Self::Q2_K_S => Type::Q2_K,
             Self::Q3_K_S | Self::Q3_K_M | Self::Q3_K_L => Type::Q3_K,
             Self::Q4_0 => Type::Q4_0,
             Self::Q4_1 => Type::Q4_1,
@@ -139,15 +174,21 @@ impl QuantMix {
             Self::Q8_0 => Type::Q8_0,
             Self::IQ4_NL => Type::IQ4_NL,
             Self::IQ4_XS => Type::IQ4_XS,
-            Self::IQ3_S | Self::IQ3_M => Type::IQ3_S,
+            Self::IQ2_XXS => Type::IQ2_XXS,
+            // So it is: IQ2_S is the mixture, and its type for most is IQ2_XS.
+            Self::IQ2_XS | Self::IQ2_S => Type::IQ2_XS,
+            Self::IQ2_M => Type::IQ2_S,
+            Self::IQ3_XXS => Type::IQ3_XXS,
+            Self::IQ3_XS | Self::IQ3_S | Self::IQ3_M => Type::IQ3_S,
         }
     }
 
     /// `ffn_down` before the fallback for its row length.
     fn down_type(self, matrix: &FfnMatrix<'_>) -> Type {
-        let FfnMatrix { layer, n_layer, .. } = *matrix;
+        let FfnMatrix { layer, n_layer, has_imatrix, .. } = *matrix;
         let falcon = matrix.architecture == "falcon";
         let more_bits = use_more_bits(layer, n_layer);
+        let is_early = layer < n_layer / 8;
         match self {
             Self::Q2_K => Type::Q3_K,
             Self::Q3_K_M if layer < n_layer / 16 => Type::Q5_K,
@@ -157,9 +198,20 @@ impl QuantMix {
             Self::Q4_K_M if falcon && layer < n_layer / 16 => Type::Q6_K,
             Self::Q4_K_M if falcon && more_bits => Type::Q5_K,
             Self::Q4_K_M if !falcon && more_bits => Type::Q6_K,
-            Self::Q4_K_S if !falcon && layer < n_layer / 8 => Type::Q5_K,
-            Self::IQ4_NL | Self::IQ4_XS if layer < n_layer / 8 => Type::Q5_K,
-            Self::IQ3_M if layer < n_layer / 8 => Type::Q4_K,
+            Self::Q4_K_S if !falcon && is_early => Type::Q5_K,
+            Self::IQ4_NL | Self::IQ4_XS if is_early && !has_imatrix => Type::Q5_K,
+            Self::IQ3_M | Self::Q2_K_S if is_early => Type::Q4_K,
+            Self::IQ3_XXS if !has_imatrix => {
+                if is_early {
+                    Type::Q4_K
+                } else {
+                    Type::Q3_K
+                }
+            }
+            Self::IQ2_XXS | Self::IQ2_XS if is_early => Type::Q2_K,
+            Self::IQ2_S | Self::IQ2_M if is_early => Type::IQ3_S,
+            Self::Q4_0 if is_early && has_imatrix => Type::Q4_1,
+            Self::Q5_0 if is_early && has_imatrix => Type::Q5_1,
             Self::Q5_K_M if more_bits => Type::Q6_K,
             _ => self.base(),
         }
@@ -195,7 +247,9 @@ fn fallback(wanted: Type, d_in: usize) -> Type {
         return wanted;
     }
     let smaller = match wanted {
-        Type::IQ3_S | Type::IQ4_XS => Type::IQ4_NL,
+        Type::IQ2_XXS | Type::IQ2_XS | Type::IQ2_S | Type::IQ3_XXS | Type::IQ3_S | Type::IQ4_XS => {
+            Type::IQ4_NL
+        }
         Type::Q2_K | Type::Q3_K => Type::Q4_0,
         Type::Q4_K => Type::Q5_0,
         Type::Q5_K => Type::Q5_1,
@@ -211,7 +265,7 @@ mod tests {
 
     fn matrix(role: Role, layer: usize, d_in: usize) -> FfnMatrix<'static> {
         let shape = MatrixShape::new(d_in, 3);
-        FfnMatrix { role, layer, n_layer: 32, shape, architecture: "llama" }
+        FfnMatrix { role, layer, n_layer: 32, shape, architecture: "llama", has_imatrix: false }
     }
 
     #[test]

@@ -68,7 +68,8 @@ constants! {
     Q4_0 = GGML_TYPE_Q4_0, Q4_1 = GGML_TYPE_Q4_1, Q5_0 = GGML_TYPE_Q5_0, Q5_1 = GGML_TYPE_Q5_1,
     Q8_0 = GGML_TYPE_Q8_0, Q2_K = GGML_TYPE_Q2_K, Q3_K = GGML_TYPE_Q3_K, Q4_K = GGML_TYPE_Q4_K,
     Q5_K = GGML_TYPE_Q5_K, Q6_K = GGML_TYPE_Q6_K, IQ4_NL = GGML_TYPE_IQ4_NL,
-    IQ4_XS = GGML_TYPE_IQ4_XS, IQ3_S = GGML_TYPE_IQ3_S,
+    IQ4_XS = GGML_TYPE_IQ4_XS, IQ2_XXS = GGML_TYPE_IQ2_XXS, IQ2_XS = GGML_TYPE_IQ2_XS,
+    IQ2_S = GGML_TYPE_IQ2_S, IQ3_XXS = GGML_TYPE_IQ3_XXS, IQ3_S = GGML_TYPE_IQ3_S,
 }
 
 /// Rows given to one task: enough to hide the scheduling, few enough to spread a small matrix.
@@ -202,6 +203,15 @@ impl TryFrom<u32> for Type {
         } else {
             Err(TypeError::Unknown(raw))
         }
+    }
+}
+
+impl Type {
+    /// The type of a sidecar's elements that has this name, if there is one.
+    #[must_use]
+    pub fn element_type(self) -> Option<format::ElementType> {
+        use format::ElementType::{F16, F32, I8, I16, I32};
+        [F32, F16, I8, I16, I32].into_iter().find(|element| Self::from(*element) == self)
     }
 }
 

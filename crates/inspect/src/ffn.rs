@@ -130,6 +130,7 @@ fn report(
         n_layer: hparams.n_layer(),
         shape,
         architecture: hparams.architecture.unwrap_or(""),
+        has_imatrix: false,
     });
     FfnReport {
         name: tensor.stem(),

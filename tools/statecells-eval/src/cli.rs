@@ -23,6 +23,7 @@ Examples:
   statecells-eval --base model.gguf --sc coded.gguf --text text.txt --outdir results
   statecells-eval --base model.gguf --sc coded.gguf --text text.txt --outdir results --resume --against Q5_K_M
   statecells-eval --base model.gguf --sc coded.gguf --text text.txt --outdir results -ctk q8_0 -ctv q8_0
+  statecells-eval --base model.gguf --sc coded.gguf --text text.txt --imatrix imatrix.gguf --against IQ3_XXS,Q3_K_M
   statecells-eval --page results/report.json
   statecells-eval --compare s6/report.json s7/report.json --outdir sizes
 
@@ -64,6 +65,11 @@ pub struct Cli {
         default_value = "Q5_K_M,Q4_K_M,Q3_K_M"
     )]
     against: Vec<QuantMix>,
+
+    /// Importance matrix by llama-imatrix, for the requantized files: of the tokens that --sc was fitted to, for a fair
+    /// comparison. IQ2 types and IQ3_XXS need one
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    imatrix: Option<PathBuf>,
 
     /// Prompts with checkable answers, JSON [default: 36 built-in ones]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -169,6 +175,7 @@ impl Cli {
             outdir: self.outdir,
             cache: self.cache,
             against: self.against,
+            imatrix: self.imatrix,
             pack: Pack::read(self.prompts.as_deref())?,
             kv: KvTypes { keys: self.ctk, values: self.ctv },
             rounds: self.rounds.get(),

@@ -81,6 +81,16 @@ impl Fixture {
 }
 
 #[test]
+fn types_that_need_an_importance_matrix_and_files_that_are_none() {
+    let fixture = Fixture::new();
+    let parts = ["--against", "IQ3_XXS", "--imatrix", "llama-imatrix"];
+    fixture.refused(&[("--against", "Q4_K_M,IQ3_XXS")], &parts);
+    let base = fixture.path("base.gguf");
+    let parts = ["base.gguf", "no importance matrix"];
+    fixture.refused(&[("--imatrix", base.to_str().unwrap())], &parts);
+}
+
+#[test]
 fn a_text_shorter_than_a_chunk() {
     let fixture = Fixture::new();
     fs::write(fixture.path("text.txt"), "short").unwrap();
