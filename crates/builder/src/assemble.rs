@@ -226,10 +226,10 @@ impl Sidecars<'_> {
 }
 
 /// Writes in blocks, telling progress and looking for requests to stop.
-struct Blocks<'a> {
-    file: &'a File,
-    stage: &'a ByteStage<'a>,
-    interrupt: &'a Interrupt,
+pub(crate) struct Blocks<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) stage: &'a ByteStage<'a>,
+    pub(crate) interrupt: &'a Interrupt,
 }
 
 impl Write for Blocks<'_> {

@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, CommandFactory, FromArgMatches, ValueEnum};
 use clap_complete::Shell;
+use ggml::Type;
 use program::flags::{n_threads, not_negative};
 
-use crate::Existing;
+use crate::{DecodeRun, Existing};
 
 /// What is read and written.
 #[derive(Debug, Args)]
@@ -21,9 +24,17 @@ pub struct FileFlags {
         short,
         long,
         value_name = "FILE",
-        required_unless_present_any = ["dry_run", "completions"]
+        required_unless_present_any = ["dry_run", "completions", "decode"]
     )]
     pub output: Option<PathBuf>,
+
+    /// Write the dense model that the coded file of -i stands for instead, for programs that know no codes
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub decode: Option<PathBuf>,
+
+    /// Type of the matrices that --decode writes, one that needs no importance matrix: f16, f32, q8_0, q5_K, ...
+    #[arg(long, value_name = "TYPE", default_value = "f16", requires = "decode", value_parser = dense_type)]
+    pub decode_type: Type,
 
     /// Also write the report as JSON; schema in docs/schema/build-report.schema.json
     #[arg(long, value_name = "FILE")]
@@ -31,6 +42,23 @@ pub struct FileFlags {
 }
 
 impl FileFlags {
+    /// The decoding that is asked for in place of a build, if one is.
+    ///
+    /// # Panics
+    /// If there is no input.
+    #[must_use]
+    pub fn decode_run(&self, tool: &'static str, running: &RunFlags) -> Option<DecodeRun> {
+        let output = self.decode.clone()?;
+        Some(DecodeRun {
+            tool,
+            input: self.input.clone().expect("clap demands it"),
+            output,
+            ty: self.decode_type,
+            replaces: running.force,
+            n_threads: running.n_threads(),
+        })
+    }
+
     /// The files that will be written, with their flags.
     #[must_use]
     pub fn written(&self) -> Vec<(&'static str, &Path)> {
@@ -113,5 +141,46 @@ impl RunFlags {
     #[must_use]
     pub fn n_threads(&self) -> usize {
         n_threads(self.threads)
+    }
+}
+
+/// Flags that --decode goes with: all others are about coding.
+const WITH_DECODE: [&str; 6] = ["input", "decode", "decode_type", "threads", "force", "dry_run"];
+
+/// The flags of a build program as typed. A wrong use ends the program, as in [`clap::Parser::parse`].
+#[must_use]
+pub fn parse<C: CommandFactory + FromArgMatches>() -> C {
+    let mut command = C::command();
+    let matches = command.get_matches_mut();
+    if let Some(flag) = beside_decode(&command, &matches) {
+        let message = format!("{flag} means nothing beside --decode: leave it out");
+        command.error(ErrorKind::ArgumentConflict, message).exit();
+    }
+    C::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The flag that was given beside --decode and means nothing there, if there is one.
+fn beside_decode(command: &Command, matches: &ArgMatches) -> Option<String> {
+    if !matches.contains_id("decode") {
+        return None;
+    }
+    let given = |arg: &&clap::Arg| {
+        let id = arg.get_id().as_str();
+        let is_typed = matches.value_source(id) == Some(ValueSource::CommandLine);
+        is_typed && !WITH_DECODE.contains(&id)
+    };
+    let name = |arg: &clap::Arg| arg.get_long().map(|long| format!("--{long}"));
+    command.get_arguments().find(given).and_then(name)
+}
+
+/// A type that matrices can be quantized to as they are.
+fn dense_type(text: &str) -> Result<Type, String> {
+    let ty = Type::all().find(|ty| ty.name().eq_ignore_ascii_case(text));
+    match ty.filter(|ty| ty.is_quantizable()) {
+        Some(ty) if ty.needs_importance() => {
+            Err(format!("{ty} needs an importance matrix: decode to f16, then use llama-quantize"))
+        }
+        Some(ty) => Ok(ty),
+        None => Err("use a type of ggml, such as f16, f32, q8_0 or q5_K".to_owned()),
     }
 }

@@ -12,6 +12,7 @@ pub mod by_tensor;
 #[cfg(feature = "calibrate")]
 pub mod calibrate;
 mod calibrated;
+mod decode;
 mod encode;
 mod encode_all;
 mod error;
@@ -46,6 +47,7 @@ pub use allocation::{Allocation, Survey};
 pub use assemble::{Assembly, publish};
 pub use build::{Build, BuildOptions, Finished};
 pub use calibrated::{CalibrationSource, MakesCalibration};
+pub use decode::DecodeRun;
 pub use encode::{Steps, TensorEncoder};
 pub use error::Error;
 pub use existing::ExistingOutput;

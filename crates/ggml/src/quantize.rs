@@ -68,8 +68,9 @@ impl Type {
         Ok(row_bytes)
     }
 
-    /// The types that `ggml_quantize_chunk` handles: it aborts on all others.
-    fn is_quantizable(self) -> bool {
+    /// Whether [`Self::quantize`] makes it: `ggml_quantize_chunk` aborts on all others.
+    #[must_use]
+    pub fn is_quantizable(self) -> bool {
         let plain =
             matches!(self.raw(), sys::GGML_TYPE_F32 | sys::GGML_TYPE_F16 | sys::GGML_TYPE_BF16);
         // Q8_1 and Q8_K only exist inside of products.

@@ -5,9 +5,9 @@ mod config;
 
 use std::process::ExitCode;
 
-use builder::Error;
 use builder::methods::sections::Weighing;
-use clap::{CommandFactory, Parser};
+use builder::{Error, flags};
+use clap::CommandFactory;
 
 use crate::cli::Cli;
 
@@ -15,12 +15,16 @@ use crate::cli::Cli;
 const NAME: &str = env!("CARGO_PKG_NAME");
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = flags::parse();
     if let Some(shell) = cli.running.completions {
         clap_complete::generate(shell, &mut Cli::command(), NAME, &mut std::io::stdout());
         return ExitCode::SUCCESS;
     }
     let is_dry_run = cli.running.dry_run;
+    if let Some(decoding) = cli.files.decode_run(NAME, &cli.running) {
+        let done = if is_dry_run { decoding.check() } else { decoding.run() };
+        return program::conclude(NAME, done.map(|()| ExitCode::SUCCESS), Error::is_stop);
+    }
     if let Err(usage) = config::check(&cli) {
         usage.exit();
     }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use format::{MatrixId, keys};
+use format::{Family, MatrixId, Sidecar, SidecarSpec, keys};
 
-use super::{GgufFile, Value};
+use super::{GgufFile, TensorInfo, Value};
 
 /// Scheme of a tensor whose key holds no text.
 const UNKNOWN: &str = "unknown";
@@ -25,6 +25,22 @@ impl GgufFile {
         let tensors = self.coded_tensors().into_iter();
         let ffn = tensors.filter_map(|name| MatrixId::of_stem(&name));
         ffn.filter_map(|tensor| Some((tensor, self.scheme(tensor)?))).collect()
+    }
+
+    /// The sidecars of `tensor` that the file has of those that its scheme knows, in file order; none of a scheme that is
+    /// unknown.
+    #[must_use]
+    pub fn sidecars(&self, tensor: MatrixId) -> Vec<Sidecar> {
+        let scheme = self.scheme(tensor);
+        let family = scheme.and_then(|scheme| Family::of(&scheme));
+        let suffixes = family.map_or(&[][..], |family| family.sidecars);
+        let sidecar = |info: &TensorInfo| {
+            let (owner, suffix) = MatrixId::parse(info.name())?;
+            let suffix = suffixes.iter().find(|known| owner == tensor && **known == suffix)?;
+            let spec = SidecarSpec::new(suffix, info.ty().element_type()?, info.dims());
+            Some(Sidecar { spec, data: self.data(info).to_vec() })
+        };
+        self.tensors().iter().filter_map(sidecar).collect()
     }
 
     /// Names of all coded tensors, without suffix and in file order; none for a plain file.

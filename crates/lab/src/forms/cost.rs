@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use format::{ElementType, MatrixId, MatrixShape, Role, Sidecar, SidecarSpec};
+use format::{MatrixId, MatrixShape, Role};
 use ggml::gguf::GgufFile;
-use ggml::{MulMat, Type};
-use numerics::MatMul;
+use numerics::{MatMul, TiledMatMul};
 use seeddelta::SeedDelta;
 use serde::Serialize;
 
@@ -82,9 +81,8 @@ struct Ffn {
 ///
 /// # Errors
 /// [`Error::Gguf`], or [`Error::Unfit`] if a file lacks a matrix or the FFN is not gated.
-pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Result<Cost, Error> {
+pub fn cost(dense: &Path, coded: &Path, trace: &Trace) -> Result<Cost, Error> {
     let (dense, coded) = (GgufFile::open(dense)?, GgufFile::open(coded)?);
-    let mul_mat = MulMat::new(n_threads);
     let mut cost = Cost { tensors: Vec::new(), layers: Vec::new(), stack_cost: 0.0 };
     for (&layer, inputs) in &trace.inputs {
         let tensor = |role| MatrixId { layer, role };
@@ -104,7 +102,7 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
             down: weights(&dense, tensor(Role::Down))?,
         };
         let n_embd = original.down.len() / (original.up.len() / d_in(&dense, tensor(Role::Up))?);
-        let hidden = inner(&original, inputs, n_embd, &mul_mat);
+        let hidden = inner(&original, inputs, n_embd);
         for (&role, approx) in &changed {
             let (exact, x) = match role {
                 Role::Gate => (&original.gate, inputs),
@@ -112,7 +110,7 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
                 Role::Down => (&original.down, &hidden),
             };
             let info = dense.require_tensor(&tensor(role).weight())?;
-            let (gap, cosine) = compare(exact, approx, x, info.dims()[0], &mul_mat);
+            let (gap, cosine) = compare(exact, approx, x, info.dims()[0]);
             cost.tensors.push(TensorError {
                 tensor: tensor(role).to_string(),
                 gap,
@@ -129,9 +127,8 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
             down: take(Role::Down, &original.down),
         };
         let n_ff = hidden.len() / (inputs.len() / n_embd);
-        let exact = product(&original.down, &hidden, n_ff, &mul_mat);
-        let found =
-            product(&approx.down, &inner(&approx, inputs, n_embd, &mul_mat), n_ff, &mul_mat);
+        let exact = product(&original.down, &hidden, n_ff);
+        let found = product(&approx.down, &inner(&approx, inputs, n_embd), n_ff);
         let square = |v: f32| f64::from(v) * f64::from(v);
         let error: f64 = exact.iter().zip(&found).map(|(a, b)| square(a - b)).sum();
         let energy: f64 = exact.iter().map(|&v| square(v)).sum();
@@ -144,22 +141,22 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace, n_threads: usize) -> Resu
 }
 
 /// `silu(gate x) * (up x)` for every token.
-fn inner(ffn: &Ffn, x: &[f32], n_embd: usize, mul_mat: &MulMat) -> Vec<f32> {
-    let mut gate = product(&ffn.gate, x, n_embd, mul_mat);
-    let up = product(&ffn.up, x, n_embd, mul_mat);
+fn inner(ffn: &Ffn, x: &[f32], n_embd: usize) -> Vec<f32> {
+    let mut gate = product(&ffn.gate, x, n_embd);
+    let up = product(&ffn.up, x, n_embd);
     gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g / (1.0 + (-*g).exp()) * u);
     gate
 }
 
-fn product(w: &[f32], x: &[f32], d_in: usize, mul_mat: &MulMat) -> Vec<f32> {
+fn product(w: &[f32], x: &[f32], d_in: usize) -> Vec<f32> {
     let mut y = vec![0.0; w.len() / d_in * (x.len() / d_in)];
-    mul_mat.mul_mat(w, x, d_in, &mut y);
+    TiledMatMul.mul_mat(w, x, d_in, &mut y);
     y
 }
 
 /// Gap and cosine.
-fn compare(exact: &[f32], approx: &[f32], x: &[f32], d_in: usize, mul_mat: &MulMat) -> (f64, f64) {
-    let (a, b) = (product(exact, x, d_in, mul_mat), product(approx, x, d_in, mul_mat));
+fn compare(exact: &[f32], approx: &[f32], x: &[f32], d_in: usize) -> (f64, f64) {
+    let (a, b) = (product(exact, x, d_in), product(approx, x, d_in));
     let sum = |f: fn(f64, f64) -> f64| -> f64 {
         a.iter().zip(&b).map(|(&a, &b)| f(f64::from(a), f64::from(b))).sum()
     };
@@ -196,30 +193,8 @@ fn decoded(
     }
     let dims = dense.require_tensor(&tensor.weight())?.dims();
     let shape = MatrixShape::new(dims[0], dims.get(1).copied().unwrap_or(1));
-    let mut sidecars = Vec::new();
-    for suffix in SUFFIXES {
-        let Some(info) = coded.tensor(&format!("{tensor}.{suffix}")) else { continue };
-        let known = [ElementType::F16, ElementType::F32, ElementType::I16, ElementType::I32];
-        let element_type = known.into_iter().find(|&e| Type::from(e) == info.ty());
-        let element_type =
-            element_type.ok_or_else(|| unfit(format!("{} has type {}", info.name(), info.ty())))?;
-        let spec = SidecarSpec::new(suffix, element_type, info.dims());
-        sidecars.push(Sidecar { spec, data: coded.data(info).to_vec() });
-    }
+    let sidecars = coded.sidecars(tensor);
     let model =
         SeedDelta::from_sidecars(&sidecars, shape).map_err(|e| unfit(format!("{tensor}: {e}")))?;
     Ok(Some((model.to_dense(), sidecars.iter().map(|s| s.data.len()).sum())))
 }
-
-/// Sidecars of the scheme.
-const SUFFIXES: [&str; 9] = [
-    "base_scale",
-    "base_diag",
-    "base_v",
-    "base_u",
-    "base_circ",
-    "base_block",
-    "row_scale",
-    "delta_idx",
-    "delta_val",
-];
