@@ -3,16 +3,12 @@
 use dictionary::{DictType, GlobalCodec, GlobalParams};
 use format::seeddelta::BaseType;
 use format::{MatrixId, Role, Scheme, Sidecar, keys};
-use ggml::MulMat;
 use numerics::metrics::Metrics;
-use numerics::{Codec, EncodeContext};
+use numerics::{Codec, EncodeContext, TiledMatMul};
 use sections::{SectionsCodec, SectionsParams};
 use seeddelta::{Delta, SeedDeltaCodec};
 
 use crate::model_file::{ModelFile, Tensor};
-
-/// Threads of the encoder; its result does not depend on them.
-const THREADS: usize = 2;
 
 /// A family of schemes with its parameters.
 #[derive(Clone, Debug)]
@@ -148,8 +144,7 @@ impl Twins {
 
 /// Sidecars of `weights`, and the values they stand for.
 fn encode(codec: &dyn Codec, weights: &[f32], tensor: &Tensor) -> (Vec<Sidecar>, Vec<f32>) {
-    let mul_mat = MulMat::new(THREADS);
-    let context = EncodeContext { mul_mat: &mul_mat, importance: None, seed: 7, progress: &() };
+    let context = EncodeContext { mul_mat: &TiledMatMul, importance: None, seed: 7, progress: &() };
     let sidecars =
         codec.encode(weights, tensor.shape(), &context).expect("the matrix can be coded");
     let decoded = codec.decode(&sidecars, tensor.shape()).expect("what was encoded can be decoded");

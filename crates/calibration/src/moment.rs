@@ -7,9 +7,6 @@ use rayon::prelude::*;
 /// many enough that products run at full speed.
 const BLOCK: usize = 128;
 
-/// Tokens of a batch are padded with zeros to a multiple of this, which ggml's fast kernels need.
-pub(crate) const TOKEN_PAD: usize = 16;
-
 /// Columns that are transposed together: one cache line of F32.
 const TILE: usize = 16;
 
@@ -84,13 +81,13 @@ impl SecondMoment {
         if n == 0 {
             return;
         }
-        let k = by_value(rows, d, &mut scratch.transposed);
+        by_value(rows, d, &mut scratch.transposed);
         for start in (0..d).step_by(BLOCK) {
             let end = (start + BLOCK).min(d);
             // rows start..end of the triangle need columns 0..end
-            let (a, b) = (&scratch.transposed[..end * k], &scratch.transposed[start * k..end * k]);
+            let (a, b) = (&scratch.transposed[..end * n], &scratch.transposed[start * n..end * n]);
             scratch.product.resize((end - start) * end, 0.0);
-            mat_mul.mul_mat(a, b, k, &mut scratch.product);
+            mat_mul.mul_mat(a, b, n, &mut scratch.product);
             for (i, product) in (start..end).zip(scratch.product.chunks_exact(end)) {
                 let first = i * (i + 1) / 2;
                 let row = &mut self.packed[first..=first + i];
@@ -190,30 +187,28 @@ impl SecondMoment {
 /// Room for rounding in the Cauchy-Schwarz check: sums of 10^6 F32 products are far better than this.
 const CAUCHY_SLACK: f64 = 1.001;
 
-/// `out[j * k + t] = rows[t * d + j]`, as products over tokens read it; k, which is returned, is the number of tokens padded
-/// with zeros to what ggml's fast kernels need.
+/// `out[j * n + t] = rows[t * d + j]`, as products over n tokens, which are returned, read it.
 ///
 /// # Shapes
-/// `rows`: [d, n], one row per token; `out`: [k, d].
+/// `rows`: [d, n], one row per token; `out`: [n, d].
 pub fn by_value(rows: &[f32], d: usize, out: &mut Vec<f32>) -> usize {
-    let k = (rows.len() / d).next_multiple_of(TOKEN_PAD);
-    out.clear();
-    out.resize(d * k, 0.0);
-    out.par_chunks_mut(k * TILE).enumerate().for_each(|(tile, out)| {
-        let n_columns = out.len() / k;
+    let n = rows.len() / d;
+    out.resize(d * n, 0.0);
+    out.par_chunks_mut(n.max(1) * TILE).enumerate().for_each(|(tile, out)| {
+        let n_columns = out.len() / n;
         for (t, row) in rows.chunks_exact(d).enumerate() {
             for (j, value) in row[tile * TILE..][..n_columns].iter().enumerate() {
-                out[j * k + t] = *value;
+                out[j * n + t] = *value;
             }
         }
     });
-    k
+    n
 }
 
 #[cfg(test)]
 mod tests {
-    use ggml::MulMat;
-    use numerics::ReferenceMatMul;
+    use numerics::testing::on_threads;
+    use numerics::{ReferenceMatMul, TiledMatMul};
     use proptest::prelude::*;
 
     use super::*;
@@ -259,9 +254,9 @@ mod tests {
     fn bytes_do_not_depend_on_the_number_of_threads() {
         let (d, n) = (200, 50);
         let rows = values(d * n, 3);
-        let one = moment(d, &[&rows], &MulMat::new(1));
+        let one = on_threads(1, || moment(d, &[&rows], &TiledMatMul));
         for n_threads in 2..=4 {
-            assert_eq!(one, moment(d, &[&rows], &MulMat::new(n_threads)));
+            assert_eq!(one, on_threads(n_threads, || moment(d, &[&rows], &TiledMatMul)));
         }
         let reference = moment(d, &[&rows], &ReferenceMatMul);
         let close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4;

@@ -7,7 +7,6 @@ use numerics::MatMul;
 use rayon::prelude::*;
 
 use crate::mix::mix;
-use crate::moment::TOKEN_PAD;
 
 /// Exponent that the largest value of a stored sample has: the top of F16, which leaves the most room
 /// for small values beside massive ones.
@@ -117,20 +116,19 @@ impl Samples {
         out
     }
 
-    /// The values of a range of inputs, input by input, as products over tokens read them: padded with zeros as
-    /// [`crate::by_value`] does.
+    /// The values of a range of inputs, input by input, as products over tokens read them.
     ///
     /// # Shapes
-    /// Result: [k, range], where k is the number of samples rounded up.
+    /// Result: [n, range] of n samples.
     ///
     /// # Panics
     /// If the range reaches beyond d.
     #[must_use]
     pub fn by_value(&self, range: Range<usize>) -> Vec<f32> {
         assert!(range.end <= self.d, "the range must lie within the input");
-        let k = self.len().next_multiple_of(TOKEN_PAD);
-        let mut out = vec![0.0; k * range.len()];
-        let columns = out.par_chunks_mut(k.max(1)).zip(range);
+        let n = self.len();
+        let mut out = vec![0.0; n * range.len()];
+        let columns = out.par_chunks_mut(n.max(1)).zip(range);
         columns.for_each(|(column, j)| self.copy_input(j, column));
         out
     }

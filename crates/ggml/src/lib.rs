@@ -9,13 +9,11 @@ mod arena;
 pub mod gguf;
 pub mod imatrix;
 pub mod log;
-mod mul_mat;
 pub mod product;
 pub mod quant_mix;
 mod quantize;
 mod types;
 
-pub use mul_mat::MulMat;
 pub use types::{Type, TypeError};
 
 /// Version of the llama.cpp and ggml that this program is linked with.

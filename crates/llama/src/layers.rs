@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 
+use ggml::Type;
 use ggml_sys as sys;
 
 use crate::{Computed, Context, ContextParams, LlamaError, Model, Node, Observer, Outputs, Token};
@@ -65,27 +66,27 @@ pub struct Part<'a> {
     pub stand_ins: &'a [StandIn],
     /// Weight of whose product [`Ran::gain`] tells and [`Layers::watched`] shows.
     pub watched: Option<&'a str>,
+    /// Whether that product counts as zero instead of being computed.
+    pub omits: bool,
 }
 
 impl<'a> Part<'a> {
     /// From `from` to `to` with the model's own weights.
     #[must_use]
     pub fn new(from: Point<'a>, to: Point<'a>) -> Self {
-        Self { from, to, stand_ins: &[], watched: None }
+        Self { from, to, stand_ins: &[], watched: None, omits: false }
     }
 }
 
 /// What a run has to tell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ran {
-    /// Nodes of the graph that was computed.
-    pub n_nodes: usize,
     /// The factor with which the product with [`Part::watched`] is added to the result; 0 where the product gets there in
     /// any other way, through a norm for example.
     pub gain: f32,
 }
 
-/// A matrix in F32 that takes the place of a weight.
+/// A matrix that takes the place of a weight.
 #[derive(Debug)]
 pub struct StandIn {
     name: CString,
@@ -105,22 +106,23 @@ impl Drop for StandIn {
 }
 
 impl StandIn {
-    /// `values` in the place of the weight `name`.
+    /// `values` as `ty` in the place of the weight `name`.
     ///
     /// # Shapes
     /// `values`: [d_in, values.len() / d_in].
     ///
     /// # Errors
-    /// [`LlamaError::Part`] if the values are no matrix, or if there is not enough memory.
-    pub fn new(name: &str, values: &[f32], d_in: usize) -> Result<Self, LlamaError> {
+    /// [`LlamaError::Part`] if the values are no matrix, cannot be had as `ty`, or if there is not enough memory.
+    pub fn new(name: &str, values: &[f32], d_in: usize, ty: Type) -> Result<Self, LlamaError> {
         let refuse = |reason: &str| LlamaError::Part(format!("'{name}': {reason}"));
         if values.is_empty() || d_in == 0 || !values.len().is_multiple_of(d_in) {
             return Err(refuse("not a matrix"));
         }
         let c_name = CString::new(name).map_err(|_| refuse("the name holds a NUL character"))?;
+        let bytes = ty.quantize(values, d_in, None).map_err(|e| refuse(&e.to_string()))?;
         let (n_in, n_out) = (d_in as i64, (values.len() / d_in) as i64);
         // SAFETY: the context has room for one tensor, whose size does not overflow because the values are in memory; the
-        // buffer is made for all tensors of the context, and the tensor takes as many bytes as the values have.
+        // buffer is made for all tensors of the context, and the tensor takes as many bytes as there are of its type.
         unsafe {
             let context = sys::ggml_init(sys::ggml_init_params {
                 mem_size: sys::ggml_tensor_overhead(),
@@ -128,7 +130,7 @@ impl StandIn {
                 no_alloc: true,
             });
             let context = NonNull::new(context).ok_or_else(|| refuse("out of memory"))?;
-            let tensor = sys::ggml_new_tensor_2d(context.as_ptr(), sys::GGML_TYPE_F32, n_in, n_out);
+            let tensor = sys::ggml_new_tensor_2d(context.as_ptr(), ty.raw(), n_in, n_out);
             sys::ggml_set_name(tensor, c_name.as_ptr());
             let memory = sys::ggml_backend_cpu_buffer_type();
             let buffer = sys::ggml_backend_alloc_ctx_tensors_from_buft(context.as_ptr(), memory);
@@ -140,7 +142,7 @@ impl StandIn {
                 buffer.as_ptr(),
                 sys::GGML_BACKEND_BUFFER_USAGE_WEIGHTS,
             );
-            sys::ggml_backend_tensor_set(tensor, values.as_ptr().cast(), 0, size_of_val(values));
+            sys::ggml_backend_tensor_set(tensor, bytes.as_ptr().cast(), 0, bytes.len());
             Ok(Self { name: c_name, context, buffer, tensor })
         }
     }
@@ -157,10 +159,14 @@ pub struct Layers<'m> {
     model: &'m Model,
 }
 
+/// Name of the node of a product that counts as zero, without the NUL at its end.
+const OMITTED: &[u8] = sys::LLAMA_LAYERS_OMITTED.split_last().expect("ends with NUL").1;
+
 /// A product, as it was computed last.
 #[derive(Debug, Default)]
 pub struct Watched {
     weight: Option<String>,
+    omits: bool,
     /// Its input, one row per token.
     pub input: Vec<f32>,
     /// What came out, one row per token.
@@ -173,7 +179,8 @@ impl Watched {
         let copy = |rows: &mut Vec<f32>, row: &[f32]| rows.extend_from_slice(row);
         self.input.clear();
         self.output.clear();
-        node.source_rows(1)?.for_each(|row| copy(&mut self.input, row));
+        let input = if self.omits { 0 } else { 1 };
+        node.source_rows(input)?.for_each(|row| copy(&mut self.input, row));
         node.rows()?.for_each(|row| copy(&mut self.output, row));
         Ok(())
     }
@@ -181,8 +188,13 @@ impl Watched {
 
 impl Observer for Watched {
     fn wants(&mut self, node: Node<'_>) -> bool {
-        let Some(weight) = &self.weight else { return false };
-        node.op() == "MUL_MAT" && node.source(0).is_some_and(|w| w.name() == weight)
+        match &self.weight {
+            None => false,
+            Some(_) if self.omits => node.name().as_bytes() == OMITTED,
+            Some(weight) => {
+                node.op() == "MUL_MAT" && node.source(0).is_some_and(|w| w.name() == weight)
+            }
+        }
     }
 
     fn observe(&mut self, node: Computed<'_>) -> bool {
@@ -254,7 +266,8 @@ impl<'m> Layers<'m> {
         let (mut from, mut to) = (CString::default(), CString::default());
         let added = CString::new(part.watched.unwrap_or_default())
             .map_err(|_| LlamaError::Part("the name of a weight holds NUL".to_owned()))?;
-        self.context.observer_mut().weight = part.watched.map(str::to_owned);
+        let observer = self.context.observer_mut();
+        (observer.weight, observer.omits) = (part.watched.map(str::to_owned), part.omits);
         let swap =
             |s: &StandIn| sys::llama_layers_swap { weight: s.name.as_ptr(), tensor: s.tensor };
         let swaps: Vec<_> = part.stand_ins.iter().map(swap).collect();
@@ -268,8 +281,8 @@ impl<'m> Layers<'m> {
             swaps: swaps.as_ptr(),
             n_swaps: swaps.len(),
             added: if part.watched.is_some() { added.as_ptr() } else { std::ptr::null() },
+            omits: part.watched.is_some() && part.omits,
             gain: 0.0,
-            n_nodes: 0,
             error: [0; 256],
         };
         // SAFETY: names, input and stand-ins live until the end of this function, as does the output.
@@ -295,9 +308,7 @@ impl<'m> Layers<'m> {
         match decoded {
             Err(_) if !error.is_empty() => Err(LlamaError::Part(error.into_owned())),
             Err(other) if !run.out.is_null() => Err(other),
-            Ok(()) | Err(_) => {
-                Ok(Ran { n_nodes: run.n_nodes.unsigned_abs() as usize, gain: run.gain })
-            }
+            Ok(()) | Err(_) => Ok(Ran { gain: run.gain }),
         }
     }
 

@@ -101,7 +101,7 @@ fn stand_ins_take_the_place_of_weights() {
     let (model, other) = (load(&path), load(&other));
     let tokens = some_tokens(&model, 20);
     let expected = whole(&other, &tokens);
-    let stand_ins = [StandIn::new(name, &zeros, made.n_ff).unwrap()];
+    let stand_ins = [StandIn::new(name, &zeros, made.n_ff, Type::F32).unwrap()];
     let part = Part {
         stand_ins: &stand_ins,
         watched: Some(name),
@@ -117,10 +117,37 @@ fn stand_ins_take_the_place_of_weights() {
     layers.run(&Part::new(Point::Before(1), Point::Before(2)), &tokens, &state, &mut last).unwrap();
     assert_eq!(last, expected);
 
-    let wrong = [StandIn::new(name, &zeros[..64 * 64], 64).unwrap()];
+    let wrong = [StandIn::new(name, &zeros[..64 * 64], 64, Type::F32).unwrap()];
     let part = Part { stand_ins: &wrong, ..part };
     let error = layers.run(&part, &tokens, &[], &mut state).unwrap_err();
     assert!(matches!(&error, LlamaError::Part(reason) if reason.contains(name)), "{error}");
+}
+
+#[test]
+fn products_left_out_count_as_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    // As many inputs as outputs: the zeros would fit where the input is.
+    let made = models::Model { n_layers: 1, n_ff: 64, ..Default::default() };
+    made.write(&path).unwrap();
+    let model = load(&path);
+    assert_eq!(model.n_embd(), made.n_ff);
+    let tokens = some_tokens(&model, 20);
+    let name = "blk.0.ffn_down.weight";
+    let mut layers = Layers::new(&model, PARAMS).unwrap();
+    let mut run = |stand_ins: &[StandIn], omits| {
+        let part = Part::new(Point::Before(0), Point::Before(1));
+        let part = Part { stand_ins, watched: Some(name), omits, ..part };
+        let mut state = vec![0.0; tokens.len() * model.n_embd()];
+        assert_eq!(layers.run(&part, &tokens, &[], &mut state).unwrap().gain, 1.0);
+        (state, layers.watched().input.clone())
+    };
+    let zeros = vec![0.0; made.n_ff * model.n_embd()];
+    let zeros = StandIn::new(name, &zeros, made.n_ff, Type::F32).unwrap();
+    let (computed, _) = run(&[], false);
+    let (with_zeros, input) = run(&[zeros], false);
+    assert_eq!(run(&[], true), (with_zeros.clone(), input));
+    assert_ne!(computed, with_zeros);
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 
 use fixtures::installed;
+use ggml::Type;
 use ggml::gguf::GgufFile;
 use ggml::imatrix::Imatrix;
-use ggml::{MulMat, Type};
 use llama::{
     Backend, Computed, Context, ContextParams, LlamaError, Model, ModelParams, Node, Observer,
     Outputs, Override, Token,
 };
-use numerics::MatMul;
+use numerics::{MatMul, TiledMatMul};
 
 const TEXT: &str = "The state of the union is strong.";
 const GATE: &str = "blk.0.ffn_gate.weight";
@@ -64,7 +64,7 @@ fn observed_products_are_weight_times_input() {
     let weight = file.to_f32(file.tensor(GATE).unwrap()).unwrap();
     assert_eq!(input.len(), tokens.len() * model.n_embd());
     let mut expected = vec![0.0; output.len()];
-    MulMat::new(2).mul_mat(&weight, input, model.n_embd(), &mut expected);
+    TiledMatMul.mul_mat(&weight, input, model.n_embd(), &mut expected);
     let error: f32 = expected.iter().zip(output).map(|(a, b)| (a - b) * (a - b)).sum();
     let energy: f32 = expected.iter().map(|a| a * a).sum();
     assert!(energy > 0.0 && (error / energy).sqrt() < INPUT_ROUNDING, "{error} of {energy}");

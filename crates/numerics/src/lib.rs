@@ -20,6 +20,8 @@ pub mod metrics;
 #[cfg(feature = "factors")]
 mod moment;
 #[cfg(feature = "factors")]
+mod products;
+#[cfg(feature = "factors")]
 mod retarget;
 mod shrink;
 pub mod testing;
@@ -29,6 +31,8 @@ pub use codec::{Codec, EncodeContext, MatMul, Progress, ReferenceMatMul, check_f
 pub use factored::{FactoredMoment, PAD};
 #[cfg(feature = "factors")]
 pub use moment::{Moment, SPAN_STEP};
+#[cfg(feature = "factors")]
+pub use products::TiledMatMul;
 #[cfg(feature = "factors")]
 pub use retarget::{Retarget, SampledLack, best_share, best_share_of};
 pub use shrink::{Shrink, choose_shrink};

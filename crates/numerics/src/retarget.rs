@@ -64,11 +64,9 @@ const SWEEPS: usize = 2;
 pub struct SampledLack<'a> {
     /// Values of an input.
     pub d_in: usize,
-    /// Samples.
-    pub n: usize,
-    /// The values of a range of inputs, input by input: [k, range], the first n of each k being samples and the rest zero.
+    /// The values of a range of inputs, input by input: [samples, range].
     pub by_input: &'a dyn Fn(Range<usize>) -> Vec<f32>,
-    /// What the outputs lack, output by output: [k, d_out], padded alike.
+    /// What the outputs lack, output by output: [samples, d_out].
     pub by_output: Vec<f32>,
 }
 
@@ -82,8 +80,8 @@ impl SampledLack<'_> {
     #[must_use]
     pub fn change(mut self, width: usize, damping: f64, mul_mat: &dyn MatMul) -> Option<Vec<f32>> {
         let d_in = self.d_in;
-        let k = (self.by_input)(0..1).len();
-        let d_out = self.by_output.len() / k;
+        let n = (self.by_input)(0..1).len();
+        let d_out = self.by_output.len() / n;
         let mut change = vec![0.0; d_in * d_out];
         let spans = (0..d_in).step_by(width);
         for start in std::iter::repeat_n(spans, SWEEPS).flatten() {
@@ -91,15 +89,15 @@ impl SampledLack<'_> {
             let n_in = span.len();
             let inputs = (self.by_input)(span.clone());
             let mean = |a: &[f32], b: &[f32]| {
-                let mut out = vec![0.0; a.len() / k * (b.len() / k)];
-                mul_mat.mul_mat(a, b, k, &mut out);
-                out.iter_mut().for_each(|v| *v /= self.n as f32);
+                let mut out = vec![0.0; a.len() / n * (b.len() / n)];
+                mul_mat.mul_mat(a, b, n, &mut out);
+                out.iter_mut().for_each(|v| *v /= n as f32);
                 out
             };
             let (moment, shortfall) = (mean(&inputs, &inputs), mean(&inputs, &self.by_output));
             let retarget = Retarget::new(&moment, n_in, damping)?;
             let part = retarget.target(&vec![0.0; shortfall.len()], &shortfall)?;
-            let by_token = transposed(&inputs, k);
+            let by_token = transposed(&inputs, n);
             let mut made_up = vec![0.0; self.by_output.len()];
             mul_mat.mul_mat(&by_token, &part, n_in, &mut made_up);
             self.by_output.iter_mut().zip(&made_up).for_each(|(lack, made)| *lack -= made);
@@ -243,7 +241,7 @@ mod tests {
             (0..SHAPE.d_out).flat_map(|o| pairs.iter().map(move |(_, y)| y[o])).collect();
         let change = |width| {
             let (by_input, by_output) = (&by_input as &dyn Fn(_) -> _, by_output.clone());
-            let lack = SampledLack { d_in: SHAPE.d_in, n, by_input, by_output };
+            let lack = SampledLack { d_in: SHAPE.d_in, by_input, by_output };
             lack.change(width, 0.0, &ReferenceMatMul).unwrap()
         };
         let whole = change(SHAPE.d_in);

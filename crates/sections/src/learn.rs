@@ -99,15 +99,30 @@ fn search_all(samples: &[[f32; BLOCK]], atoms: &Atoms) -> Vec<u8> {
     let mut winners = vec![0; samples.len() * sections];
     samples.par_chunks(CHUNK).zip(winners.par_chunks_mut(CHUNK * sections)).for_each(
         |(samples, winners)| {
-            pulp::Arch::new().dispatch(|| {
-                let mut scratch = Scratch::default();
-                for (x, winners) in samples.iter().zip(winners.chunks_mut(sections)) {
-                    tables.search(x, BEAM, &mut scratch, winners);
-                }
-            });
+            pulp::Arch::new().dispatch(Chunk { tables: &tables, samples, winners });
         },
     );
     winners
+}
+
+/// Samples to search the winners of.
+struct Chunk<'a> {
+    tables: &'a Tables,
+    samples: &'a [[f32; BLOCK]],
+    winners: &'a mut [u8],
+}
+
+impl pulp::WithSimd for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        let mut scratch = Scratch::default();
+        let sections = self.winners.len() / self.samples.len();
+        for (x, winners) in self.samples.iter().zip(self.winners.chunks_mut(sections)) {
+            self.tables.search(x, BEAM, &mut scratch, winners);
+        }
+    }
 }
 
 /// Moves all atoms to the least-squares solution for given winners.

@@ -118,13 +118,33 @@ impl<'a> Problem<'a> {
                 .enumerate()
                 .for_each(|(group, ((rows, winners), carry))| {
                     let first = group * GROUP;
-                    pulp::Arch::new().dispatch(|| {
-                        stripe.encode(first, &scales[first..], rows, winners, carry);
-                    });
+                    let scales = &scales[first..];
+                    let part = Part { stripe: &stripe, first, scales, rows, winners, carry };
+                    pulp::Arch::new().dispatch(part);
                 });
             progress.advance(stripe.blocks.len() as u64);
         }
         Coded { winners, rows }
+    }
+}
+
+/// A task: a stripe of some rows. A closure in its place would be compiled without the machine's instructions, because it
+/// is called through a function that is not inlined.
+struct Part<'a> {
+    stripe: &'a Stripe<'a>,
+    first: usize,
+    scales: &'a [f32],
+    rows: &'a mut [RowSums],
+    winners: &'a mut [u8],
+    carry: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        self.stripe.encode(self.first, self.scales, self.rows, self.winners, self.carry);
     }
 }
 

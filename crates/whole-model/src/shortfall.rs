@@ -26,8 +26,8 @@ impl Shortfall {
         self.product.resize(size, 0.0);
         let [inputs, lacks] = &mut self.transposed;
         by_value(lack, lack.len() / n, lacks);
-        let k = by_value(input, d_in, inputs);
-        mul_mat.mul_mat(inputs, lacks, k, &mut self.product);
+        by_value(input, d_in, inputs);
+        mul_mat.mul_mat(inputs, lacks, n, &mut self.product);
         self.sum.iter_mut().zip(&self.product).for_each(|(s, p)| *s += p);
         self.n_tokens += n;
     }

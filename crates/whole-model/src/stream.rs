@@ -254,7 +254,7 @@ impl<'m> Stream<'m> {
     pub(crate) fn stand_ins(&self, decoded: &Decoded) -> Result<Vec<StandIn>, TuningError> {
         let stand_in = |(id, values): (&MatrixId, &Vec<f32>)| {
             let d_in = self.map.matrix(*id).map_or(0, |matrix| matrix.shape.d_in);
-            Ok(StandIn::new(&id.weight(), values, d_in)?)
+            Ok(StandIn::new(&id.weight(), values, d_in, stand_in_type(d_in))?)
         };
         decoded.iter().map(stand_in).collect()
     }
@@ -288,6 +288,12 @@ impl<'m> Stream<'m> {
         let Kept { source, coded, differs, distance } = kept;
         (self.source, self.coded, self.differs, self.distance) = (source, coded, differs, distance);
     }
+}
+
+/// The type in which matrices with rows of `d_in` values stand in: products with Q8_0 take a third of the time of those with
+/// F32. Its rounding is a thousandth of what a code changes, and the run-time rounds inputs as it does.
+fn stand_in_type(d_in: usize) -> Type {
+    if d_in.is_multiple_of(Type::Q8_0.block_size()) { Type::Q8_0 } else { Type::F32 }
 }
 
 /// Where everything in a [`Stream`] was.

@@ -1,21 +1,21 @@
 //! What the sites of the next layers see, and what their matrices should make of it.
 
+mod targets;
+
 use std::collections::BTreeMap;
 
-use calibration::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling, by_value};
+use calibration::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
 use format::{InputId, MatrixId, Site};
 use llama::{Part, Point};
-use numerics::{MatMul, Retarget, SampledLack, best_share, best_share_of};
+use numerics::MatMul;
 
 use crate::error::{TuningError, stop_if};
 use crate::shortfall::Shortfall;
 use crate::stream::{Decoded, Place, Stream};
+use targets::{Lacks, MeanLacks, SampledLacks};
 
 /// Bytes of the inputs of one site that are kept one by one, where there are too many for a second moment.
 const SAMPLE_BYTES: u64 = 1 << 30;
-
-/// Inputs of a span where there are too many for a second moment.
-const SPAN: usize = 4096;
 
 /// What is kept of what streams through.
 #[derive(Clone)]
@@ -111,6 +111,19 @@ enum Lack {
     Output,
 }
 
+/// How the only output of a site is looked at.
+#[derive(Clone, Copy)]
+struct Watched<'a> {
+    id: MatrixId,
+    /// Matrices in the place of others of the layer.
+    replaced: &'a [llama::StandIn],
+    /// Whether the sides differ.
+    differs: bool,
+    /// Whether the output itself may be given instead of what it lacks: what the matrix gives is in the second moment, and
+    /// its product need not be computed.
+    may_be_whole: bool,
+}
+
 impl Ahead<'_, '_> {
     /// Watches the layer in hand; its matrices with all targets met.
     fn observe(&mut self, mut met: Decoded) -> Result<Decoded, TuningError> {
@@ -139,12 +152,23 @@ impl Ahead<'_, '_> {
         let (input, lacks) = match lack {
             Lack::Input => self.collect(site.input, d_in, |ahead, n| ahead.input(site, n))?,
             Lack::Output => {
-                let replaced = self.stream.stand_ins(met)?;
-                let seen = self.collect(site.input, d_in, |ahead, number| {
-                    ahead.output(wanted[0], (&replaced, differs), number)
+                let (replaced, mut is_whole) = (self.stream.stand_ins(met)?, false);
+                let watched = Watched {
+                    id: wanted[0],
+                    replaced: &replaced,
+                    differs,
+                    may_be_whole: d_in <= self.watch.max_moment_dim,
+                };
+                let (input, mut lacks) = self.collect(site.input, d_in, |ahead, number| {
+                    let (view, whole) = ahead.output(watched, number)?;
+                    is_whole = whole;
+                    Ok(view)
                 })?;
                 self.stream.source.at = Place::before(site.input.layer + 1);
-                seen
+                if let Some(Lacks::Means(lacks)) = lacks.as_mut().filter(|_| is_whole) {
+                    self.take_off(wanted[0], lacks, &input)?;
+                }
+                (input, lacks)
             }
         };
         match lacks {
@@ -187,42 +211,39 @@ impl Ahead<'_, '_> {
         Ok(View { input, lack })
     }
 
-    /// The input of a matrix whose output is added to the hidden state, with `replaced` in its layer. Takes the source's
-    /// states to the next layer.
-    fn output(
-        &mut self,
-        id: MatrixId,
-        (replaced, differs): (&[llama::StandIn], bool),
-        number: usize,
-    ) -> Result<View, TuningError> {
+    /// The input of a matrix whose output is added to the hidden state, and whether what is lacking is the whole output.
+    /// Takes the source's states to the next layer.
+    fn output(&mut self, watched: Watched<'_>, number: usize) -> Result<(View, bool), TuningError> {
         let stream = &mut *self.stream;
+        let Watched { id, replaced, differs, may_be_whole } = watched;
         let (weight, to) = (id.weight(), Point::Before(id.layer + 1));
         let first = stream.first_matrix(id.layer);
         let tokens = &stream.contexts[number].tokens;
         let part = Part { watched: Some(&weight), ..Part::new(stream.coded.at.point(&first), to) };
         let state = stream.source.states.context(number);
         let mut wanted = vec![0.0; state.len()];
-        stream.layers.run(&part, tokens, state, &mut wanted)?;
+        let gain = stream.layers.run(&part, tokens, state, &mut wanted)?.gain;
         let mut view = View { input: stream.layers.watched().input.clone(), lack: Vec::new() };
+        let is_whole = differs && may_be_whole && gain != 0.0;
         if differs {
             let mut lack = stream.layers.watched().output.clone();
             let mut found = vec![0.0; state.len()];
-            let part = Part { stand_ins: replaced, ..part };
+            let part = Part { stand_ins: replaced, omits: is_whole, ..part };
             let state = stream.coded.states.context(number);
-            let ran = stream.layers.run(&part, tokens, state, &mut found)?;
+            stream.layers.run(&part, tokens, state, &mut found)?;
             view.input.clone_from(&stream.layers.watched().input);
-            if ran.gain == 0.0 {
+            if gain == 0.0 {
                 // Something stands between the output and the state: the output itself is wanted as it was.
                 let outputs = &stream.layers.watched().output;
                 lack.iter_mut().zip(outputs).for_each(|(lack, y)| *lack -= y);
             } else {
                 let both = wanted.iter().zip(&found);
-                lack = both.map(|(wanted, found)| (wanted - found) / ran.gain).collect();
+                lack = both.map(|(wanted, found)| (wanted - found) / gain).collect();
             }
             view.lack = lack;
         }
         stream.source.states.context_mut(number).copy_from_slice(&wanted);
-        Ok(view)
+        Ok((view, is_whole))
     }
 
     /// The input `seen`, of `d_in` values, over all contexts, and what is lacking where something is: the means of
@@ -274,124 +295,4 @@ impl Ahead<'_, '_> {
             .then_some(Lacks::Samples(SampledLacks { fitted, held_out }));
         Ok((growing.finish(), means.or(samples)))
     }
-
-    /// What retargeting needs to know of an input; `None` where there are no second moments or that to fit to cannot be
-    /// inverted.
-    fn moments(&self, input: &CalibratedInput) -> Option<Moments> {
-        let fitted = Retarget::new(&input.second_moment()?, input.d(), self.watch.damping)?;
-        Some(Moments { fitted, held_out: input.holdout_moment()? })
-    }
-
-    /// The matrix `id` of the source, and the length of its inputs.
-    fn source_matrix(&self, id: MatrixId) -> Result<(Vec<f32>, usize), TuningError> {
-        let file = self.stream.file;
-        let info = file.require_tensor(&id.weight())?;
-        let weights = file.to_f32(info)?;
-        file.release(info);
-        Ok((weights, info.dims()[0]))
-    }
-
-    /// Puts the matrix `id` into `met` and among what is seen as it is a share of the way from `weights` to `target`, if
-    /// that is any.
-    fn meet(
-        &mut self,
-        id: MatrixId,
-        (weights, target): (&[f32], &[f32]),
-        share: f64,
-        met: &mut Decoded,
-    ) {
-        if share > 0.0 {
-            let drawn = |(w, t): (&f32, &f32)| *w + share as f32 * (t - w);
-            let target: Vec<f32> = weights.iter().zip(target).map(drawn).collect();
-            met.insert(id, target.clone());
-            self.seen.targets.insert(id, target);
-        }
-    }
-
-    /// As [`Self::retarget`] from samples of inputs too long for a second moment, span by span.
-    fn retarget_in_spans(
-        &mut self,
-        id: MatrixId,
-        lacks: &SampledLacks,
-        input: &CalibratedInput,
-        met: &mut Decoded,
-    ) -> Result<(), TuningError> {
-        let Some(samples) = input.fitted_samples() else { return Ok(()) };
-        let (weights, d_in) = self.source_matrix(id)?;
-        let (watch, d_out) = (self.watch, weights.len() / d_in);
-        let mut by_output = Vec::new();
-        by_value(&lacks.fitted, d_out, &mut by_output);
-        let lack = SampledLack {
-            d_in,
-            n: samples.len(),
-            by_input: &|range| samples.by_value(range),
-            by_output,
-        };
-        let width = SPAN.min(watch.max_moment_dim);
-        let Some(change) = lack.change(width, watch.damping, watch.mul_mat) else {
-            return Ok(());
-        };
-        let inputs = input.holdout_samples();
-        let mut made = vec![0.0; lacks.held_out.len()];
-        watch.mul_mat.mul_mat(&change, &inputs, d_in, &mut made);
-        let share = best_share_of(&lacks.held_out, &made);
-        let target: Vec<f32> = weights.iter().zip(&change).map(|(w, c)| w + c).collect();
-        self.meet(id, (&weights, &target), share, met);
-        Ok(())
-    }
-
-    /// Puts what the matrix `id` should be into `met` and among what is seen, if that can be told and helps.
-    fn retarget(
-        &mut self,
-        id: MatrixId,
-        lack: Lack,
-        (lacks, moments): (&MeanLacks, &Moments),
-        met: &mut Decoded,
-    ) -> Result<(), TuningError> {
-        let (weights, d_in) = self.source_matrix(id)?;
-        let mul_mat = self.watch.mul_mat;
-        let shortfall = |mean: &Vec<f32>| match lack {
-            Lack::Output => mean.clone(),
-            Lack::Input => {
-                let by_input: Vec<f32> =
-                    (0..mean.len()).map(|i| mean[i % d_in * d_in + i / d_in]).collect();
-                let mut out = vec![0.0; weights.len()];
-                mul_mat.mul_mat(&by_input, &weights, d_in, &mut out);
-                out
-            }
-        };
-        let Some(target) = moments.fitted.target(&weights, &shortfall(&lacks.fitted)) else {
-            return Ok(());
-        };
-        let both = (&*weights, &*target);
-        let held_out = shortfall(&lacks.held_out);
-        let share = best_share(both, &held_out, &moments.held_out, d_in, mul_mat);
-        self.meet(id, both, share, met);
-        Ok(())
-    }
-}
-
-/// Second moments of an input, made once for all matrices that read it.
-struct Moments {
-    fitted: Retarget,
-    /// [d_in, d_in].
-    held_out: Vec<f32>,
-}
-
-/// What is lacking, over the contexts to fit to and the held-out ones.
-enum Lacks {
-    Means(MeanLacks),
-    Samples(SampledLacks),
-}
-
-/// The means of lack x^T, as [`Shortfall::mean`] gives them.
-struct MeanLacks {
-    fitted: Vec<f32>,
-    held_out: Vec<f32>,
-}
-
-/// What the outputs lack on the sampled inputs, [d_out, n].
-struct SampledLacks {
-    fitted: Vec<f32>,
-    held_out: Vec<f32>,
 }

@@ -1,18 +1,15 @@
 //! Text on its way through a small random model, as it was and with other matrices.
 
 use std::path::Path;
-use std::sync::LazyLock;
 
 use calibration::PassageKind;
 use fixtures::{architectures, models};
 use format::{InputId, InputRole, MatrixId, ModelMap, Role};
-use ggml::MulMat;
 use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
+use numerics::TiledMatMul;
 use tempfile::TempDir;
 use whole_model::{Decoded, Stream, TokenWeights, Transformer, TuningError, Watch};
-
-static MUL_MAT: LazyLock<MulMat> = LazyLock::new(|| MulMat::on_rayon(1));
 
 struct Fixture {
     folder: TempDir,
@@ -88,7 +85,7 @@ fn watch(max_moment_dim: usize, tensors: &[MatrixId]) -> Watch<'_> {
         seed: 0,
         damping: 1e-3,
         tensors,
-        mul_mat: &*MUL_MAT,
+        mul_mat: &TiledMatMul,
     }
 }
 

@@ -323,6 +323,22 @@ std::string swap_weights(const graph_view & graph, const std::vector<int> & need
     return "";
 }
 
+// makes the product zeros
+std::string omit(const graph_view & graph, const char * weight) {
+    const int product = graph.product(weight);
+    ggml_tensor * t = product < 0 ? nullptr : graph.node(product);
+    if (!t || t->op != GGML_OP_MUL_MAT || t->src[1]->type != GGML_TYPE_F32) {
+        return format("the product with '%s' cannot be left out", weight);
+    }
+    t->op     = GGML_OP_FILL;
+    t->src[0] = t->src[1];
+    t->src[1] = nullptr;
+    std::fill(std::begin(t->op_params), std::end(t->op_params), 0);
+    ggml_set_name(t, LLAMA_LAYERS_OMITTED);
+    ggml_set_output(t->src[0]); // or the zeros could take its place in memory
+    return "";
+}
+
 void become_input(ggml_tensor * t) {
     t->op       = GGML_OP_NONE;
     t->view_src = nullptr;
@@ -359,6 +375,9 @@ ggml_cgraph * llama_layers_cut::cut(ggml_context * ctx, ggml_cgraph * gf) {
     }
     if (!run->out) { return nullptr; }
     if (error = swap_weights(graph, needed, *run); !error.empty()) { return fail(error); }
+    if (run->omits) {
+        if (error = omit(graph, run->added); !error.empty()) { return fail(error); }
+    }
 
     std::vector<ggml_tensor *> nodes;
     for (const int i : needed) {
@@ -378,7 +397,6 @@ ggml_cgraph * llama_layers_cut::cut(ggml_context * ctx, ggml_cgraph * gf) {
     ggml_cgraph * res = ggml_new_graph_custom(ctx, ggml_graph_size(gf), false);
     for (ggml_tensor * t : inputs) { ggml_build_forward_expand(res, t); }
     for (ggml_tensor * t : nodes)  { ggml_build_forward_expand(res, t); }
-    run->n_nodes = ggml_graph_n_nodes(res);
     return res;
 }
 

@@ -6,6 +6,9 @@
 extern "C" {
 #endif
 
+// name of the node of a product that counts as zero, whose input is its only source
+#define LLAMA_LAYERS_OMITTED "omitted product"
+
 // A place in the graph of a model where one tensor carries on all that was computed before, or that is the input of a product.
 enum llama_layers_place {
     LLAMA_LAYERS_BEFORE = 0, // the state before `layer`; of the number of layers: the one behind the last
@@ -38,11 +41,11 @@ struct llama_layers_run {
     const struct llama_layers_swap * swaps;
     size_t n_swaps;
 
-    // told: nodes computed; the factor with which the product with `added` is added to what is at `to`, 0 where it gets
-    // there in any other way. `added` may be null
+    // told: the factor with which the product with `added` is added to what is at `to`, 0 where it gets there in any other
+    // way. `added` may be null
     const char * added;
+    bool omits; // the product counts as zero and is not computed, see LLAMA_LAYERS_OMITTED
     float gain;
-    int32_t n_nodes;
     char error[256]; // why the part cannot be run, or empty
 };
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
 use format::MatrixId;
-use ggml::MulMat;
 use program::{Selection, files, outputs};
 
 use crate::calibrated::{needs_text_only, open_calibration};
@@ -137,11 +136,10 @@ impl Job {
             .transpose()
     }
 
-    /// Sets the number of threads of rayon, on which products run as well.
-    pub(super) fn use_threads(&self) -> MulMat {
+    /// Sets the number of threads of rayon.
+    pub(super) fn use_threads(&self) {
         // An error means that the pool exists already, as in a test that runs several jobs.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build_global();
-        MulMat::on_rayon(self.n_threads)
     }
 
     /// What takes room beside the source's bytes.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use calibration::Calibration;
 use format::MatrixId;
+use numerics::TiledMatMul;
 use program::table::{bytes, percent, print_line, saved};
 use program::{Interrupt, Reporter, files};
 
@@ -181,7 +182,7 @@ impl<'a> Session<'a> {
             importance: self.importance.as_ref(),
             calibration: self.calibration.as_ref(),
             options: &self.job.options,
-            mul_mat: &self.job.use_threads(),
+            mul_mat: &TiledMatMul,
             reporter: &self.reporter,
             interrupt: &self.interrupt,
         };
@@ -247,7 +248,7 @@ impl<'a> Session<'a> {
         if let Some(warning) = work.warning() {
             self.warn(warning);
         }
-        let mul_mat = job.use_threads();
+        job.use_threads();
         let build = Build {
             source: self.source,
             plan: &self.plan,
@@ -255,7 +256,7 @@ impl<'a> Session<'a> {
             options: &job.options,
             importance: self.importance.as_ref(),
             calibration: self.calibration.as_ref(),
-            mul_mat: &mul_mat,
+            mul_mat: &TiledMatMul,
             reporter: &self.reporter,
             interrupt: &self.interrupt,
         };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use format::{InputId, MatrixId};
-use ggml::MulMat;
 use llama::{Computed, Node, Observer};
+use numerics::TiledMatMul;
 
 use super::{CaptureError, CaptureParams};
 use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
@@ -17,7 +17,6 @@ pub struct Collector<'a> {
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
     kind: PassageKind,
-    mat_mul: MulMat,
     scratch: MomentScratch,
     rows: Vec<f32>,
     /// Names of the inputs of gate and up in this batch, to see that they are the same.
@@ -48,7 +47,6 @@ impl<'a> Collector<'a> {
             sampling,
             n_before: [0; 2],
             kind: PassageKind::Fitted,
-            mat_mul: MulMat::new(params.n_threads),
             scratch: MomentScratch::default(),
             rows: Vec::new(),
             shared: BTreeMap::new(),
@@ -126,7 +124,7 @@ impl<'a> Collector<'a> {
         state.n_in_batch += n;
         let at = (self.kind, first);
         self.flops +=
-            state.data.add(at, &self.rows, &self.sampling, &self.mat_mul, &mut self.scratch);
+            state.data.add(at, &self.rows, &self.sampling, &TiledMatMul, &mut self.scratch);
         Ok(())
     }
 }

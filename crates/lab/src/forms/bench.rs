@@ -181,7 +181,7 @@ impl Bench {
     ) -> Result<RunResult, Error> {
         let coded = self.build(policy)?;
         let threads = self.setup.threads;
-        let cost = cost(&self.setup.model, &coded, &self.trace, usize::from(threads))?;
+        let cost = cost(&self.setup.model, &coded, &self.trace)?;
         let model = load(&coded)?;
         let outcomes = self.pieces.iter().map(|p| measure(&model, p, i32::from(threads)));
         let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;

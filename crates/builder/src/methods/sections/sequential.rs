@@ -5,7 +5,7 @@ use std::path::Path;
 use calibration::Calibration;
 use clap::ValueEnum;
 use format::{InputRole, MatrixId};
-use ggml::MulMat;
+use numerics::TiledMatMul;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
 use whole_model::{Decoded, Outline, Stream, TokenWeights, Transformer, Watch, stream_bytes};
@@ -111,7 +111,6 @@ struct Sequential<'a> {
     source: &'a Source,
     calibration: &'a Calibration,
     stream: Stream<'a>,
-    mul_mat: MulMat,
     /// Whether it was said which targets are made span by span.
     has_told: bool,
     reporter: &'a Reporter,
@@ -130,9 +129,8 @@ impl<'a> Sequential<'a> {
         (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
         let stream = stream(source, calibration, folder).map_err(failed(SEQUENTIAL))?;
-        let mul_mat = MulMat::on_rayon(rayon::current_num_threads());
         let has_told = false;
-        Ok(Self { step, source, calibration, stream, mul_mat, has_told, reporter, interrupt })
+        Ok(Self { step, source, calibration, stream, has_told, reporter, interrupt })
     }
 
     /// Says once that the inputs of one of `tensors` are so long that their targets are made span by span.
@@ -222,7 +220,7 @@ impl Recapture for Sequential<'_> {
             seed: provenance.seed,
             damping: self.step.damping,
             tensors,
-            mul_mat: &self.mul_mat,
+            mul_mat: &TiledMatMul,
         };
         let seen = self.stream.watch(&layers, &watch, &stop).map_err(failed(SEQUENTIAL))?;
         let drift = self.stream.distance().sqrt();
