@@ -228,6 +228,16 @@ impl<'m> Layers<'m> {
         self.compute(&part, &[0], &input, (std::ptr::null_mut(), width)).map(|_| ())
     }
 
+    /// The factor with which the product with [`Part::watched`] is added to the result of `part`, see [`Ran::gain`], where the
+    /// state has `width` values. Nothing is computed.
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] if the part cannot be cut out.
+    pub fn gain(&mut self, part: &Part<'_>, width: usize) -> Result<f32, LlamaError> {
+        let input = vec![0.0; width];
+        Ok(self.compute(part, &[0], &input, (std::ptr::null_mut(), width))?.gain)
+    }
+
     /// Computes `part` for `tokens`.
     ///
     /// # Shapes

@@ -12,6 +12,7 @@ use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
 
 use crate::check::check_tokens;
 use crate::error::{TuningError, stop_if};
+use crate::kept::KeptStates;
 use crate::states::States;
 use crate::weights::TokenWeights;
 
@@ -29,6 +30,8 @@ pub struct Stream<'m> {
     pub(crate) contexts: Vec<Context>,
     pub(crate) source: Side,
     pub(crate) coded: Side,
+    /// The source's states in places where they have been before.
+    kept: Option<KeptStates>,
     /// Whether a matrix was replaced so far.
     pub(crate) differs: bool,
     /// How much the tokens count; all alike if not known.
@@ -61,6 +64,11 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn before(layer: usize) -> Self {
         Self { layer, is_middle: false }
+    }
+
+    /// Its number among all places, in order.
+    fn number(self) -> usize {
+        2 * self.layer + usize::from(self.is_middle)
     }
 
     /// The place as llama.cpp is asked for it; `site`: name of a matrix of the layer's first site.
@@ -144,10 +152,35 @@ impl<'m> Stream<'m> {
             contexts,
             source,
             coded,
+            kept: None,
             differs: false,
             weights: None,
             distance: 0.0,
         })
+    }
+
+    /// Takes the source's states from `kept` where they are known, and keeps the others there.
+    pub fn keep_source(&mut self, kept: KeptStates) {
+        self.kept = Some(kept);
+    }
+
+    /// The source's state of a context in `place`, if it is known.
+    pub(crate) fn known_state(&self, place: Place, number: usize) -> Option<&[f32]> {
+        self.kept.as_ref()?.get(place.number(), number)
+    }
+
+    /// Puts the source's state of a context, which has reached `place`, where it is found again.
+    pub(crate) fn set_source(&mut self, place: Place, number: usize, state: &[f32]) {
+        self.source.states.context_mut(number).copy_from_slice(state);
+        if let Some(kept) = &mut self.kept {
+            kept.put(place.number(), number, state);
+        }
+    }
+
+    /// All contexts of the source have reached `place`.
+    pub(crate) fn reach(&mut self, place: Place) -> Result<(), TuningError> {
+        self.source.at = self.source.at.max(place);
+        Ok(self.kept.as_mut().map_or(Ok(()), |kept| kept.finish(place.number()))?)
     }
 
     /// Makes every token count as `weights` say.
@@ -222,31 +255,47 @@ impl<'m> Stream<'m> {
         stop: &dyn Fn() -> bool,
     ) -> Result<(), TuningError> {
         let site = self.first_matrix(self.layer());
-        for (number, context) in self.contexts.iter().enumerate() {
-            let mut pass = |side: &mut Side, stand_ins: &[StandIn]| -> Result<(), TuningError> {
-                if side.at >= to {
-                    return Ok(());
-                }
-                let part = Part { stand_ins, ..Part::new(side.at.point(&site), to.point(&site)) };
-                let state = side.states.context_mut(number);
+        let is_behind = self.source.at < to;
+        for number in 0..self.contexts.len() {
+            if is_behind {
+                self.source_to(to, number, &site)?;
+            }
+            let context = &self.contexts[number];
+            if self.differs && self.coded.at < to {
+                let part = Part::new(self.coded.at.point(&site), to.point(&site));
+                let part = Part { stand_ins, ..part };
+                let state = self.coded.states.context_mut(number);
                 let before = state.to_vec();
                 self.layers.run(&part, &context.tokens, &before, state)?;
-                Ok(())
-            };
-            pass(&mut self.source, &[])?;
-            if self.differs {
-                pass(&mut self.coded, stand_ins)?;
             } else if self.coded.at < to {
                 let source = self.source.states.context(number);
                 self.coded.states.context_mut(number).copy_from_slice(source);
             }
             stop_if(stop)?;
         }
-        self.source.at = self.source.at.max(to);
+        if is_behind {
+            self.reach(to)?;
+        }
         self.coded.at = self.coded.at.max(to);
         if self.source.at == self.coded.at {
             self.distance = self.measured_distance();
         }
+        Ok(())
+    }
+
+    /// Takes the source's state of a context on to `to`.
+    fn source_to(&mut self, to: Place, number: usize, site: &str) -> Result<(), TuningError> {
+        let state = match self.known_state(to, number) {
+            Some(known) => known.to_vec(),
+            None => {
+                let part = Part::new(self.source.at.point(site), to.point(site));
+                let before = self.source.states.context(number);
+                let mut state = vec![0.0; before.len()];
+                self.layers.run(&part, &self.contexts[number].tokens, before, &mut state)?;
+                state
+            }
+        };
+        self.set_source(to, number, &state);
         Ok(())
     }
 

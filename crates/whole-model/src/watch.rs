@@ -164,7 +164,7 @@ impl Ahead<'_, '_> {
                     is_whole = whole;
                     Ok(view)
                 })?;
-                self.stream.source.at = Place::before(site.input.layer + 1);
+                self.stream.reach(Place::before(site.input.layer + 1))?;
                 if let Some(Lacks::Means(lacks)) = lacks.as_mut().filter(|_| is_whole) {
                     self.take_off(wanted[0], lacks, &input)?;
                 }
@@ -220,29 +220,38 @@ impl Ahead<'_, '_> {
         let first = stream.first_matrix(id.layer);
         let tokens = &stream.contexts[number].tokens;
         let part = Part { watched: Some(&weight), ..Part::new(stream.coded.at.point(&first), to) };
-        let state = stream.source.states.context(number);
-        let mut wanted = vec![0.0; state.len()];
-        let gain = stream.layers.run(&part, tokens, state, &mut wanted)?.gain;
+        let reached = Place::before(id.layer + 1);
+        // What the source's own product gives is not kept: where that is wanted, the source runs.
+        let known = stream.known_state(reached, number).filter(|_| differs).map(<[f32]>::to_vec);
+        let gain = if known.is_some() { stream.layers.gain(&part, stream.n_embd())? } else { 0.0 };
+        let (wanted, gain) = match known {
+            Some(known) if gain != 0.0 => (known, gain),
+            _ => {
+                let state = stream.source.states.context(number);
+                let mut wanted = vec![0.0; state.len()];
+                let gain = stream.layers.run(&part, tokens, state, &mut wanted)?.gain;
+                (wanted, gain)
+            }
+        };
         let mut view = View { input: stream.layers.watched().input.clone(), lack: Vec::new() };
         let is_whole = differs && may_be_whole && gain != 0.0;
         if differs {
-            let mut lack = stream.layers.watched().output.clone();
-            let mut found = vec![0.0; state.len()];
+            let outputs = stream.layers.watched().output.clone();
+            let mut found = vec![0.0; wanted.len()];
             let part = Part { stand_ins: replaced, omits: is_whole, ..part };
             let state = stream.coded.states.context(number);
             stream.layers.run(&part, tokens, state, &mut found)?;
             view.input.clone_from(&stream.layers.watched().input);
-            if gain == 0.0 {
+            view.lack = if gain == 0.0 {
                 // Something stands between the output and the state: the output itself is wanted as it was.
-                let outputs = &stream.layers.watched().output;
-                lack.iter_mut().zip(outputs).for_each(|(lack, y)| *lack -= y);
+                let both = outputs.iter().zip(&stream.layers.watched().output);
+                both.map(|(wanted, found)| wanted - found).collect()
             } else {
                 let both = wanted.iter().zip(&found);
-                lack = both.map(|(wanted, found)| (wanted - found) / gain).collect();
-            }
-            view.lack = lack;
+                both.map(|(wanted, found)| (wanted - found) / gain).collect()
+            };
         }
-        stream.source.states.context_mut(number).copy_from_slice(&wanted);
+        stream.set_source(reached, number, &wanted);
         Ok((view, is_whole))
     }
 

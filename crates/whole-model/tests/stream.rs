@@ -9,7 +9,9 @@ use ggml::gguf::GgufFile;
 use llama::{Backend, Model, ModelParams};
 use numerics::TiledMatMul;
 use tempfile::TempDir;
-use whole_model::{Decoded, Stream, TokenWeights, Transformer, TuningError, Watch};
+use whole_model::{
+    Decoded, KeptShape, KeptStates, Stream, TokenWeights, Transformer, TuningError, Watch,
+};
 
 struct Fixture {
     folder: TempDir,
@@ -141,6 +143,45 @@ fn watching_layer_by_layer_sees_what_watching_at_once_sees() {
     assert_eq!((down.fitted_samples().unwrap().len(), down.holdout.len()), (96, 24));
     let stopped = fixture.stream(2).watch(&none(1), &watch(64, &ALL), &|| true);
     assert!(matches!(stopped, Err(TuningError::Stopped)));
+}
+
+/// With the states of an earlier run at hand the source does not run again: what was changed there is taken for what the
+/// source computes.
+#[test]
+fn kept_states_take_the_place_of_the_source() {
+    let fixture = small();
+    let path = fixture.folder.path().join("kept.states");
+    let (n, go) = (20, || false);
+    let seen = |kept: bool| {
+        let mut stream = fixture.stream(n);
+        if kept {
+            let shape = KeptShape::new(2, n, 24, fixture.model.n_embd());
+            stream.keep_source(KeptStates::open(&path, &[1; 32], shape).unwrap());
+        }
+        let own = fixture.map.matrices().map(|m| m.id).filter(|id| id.layer == 0);
+        let zeros = |id: MatrixId| {
+            let shape = fixture.map.matrix(id).unwrap().shape;
+            (id, vec![0.01; shape.n_weights()])
+        };
+        stream.advance(&own.map(zeros).collect(), &go).unwrap();
+        let seen = stream.watch(&none(1), &watch(256, &ALL), &go).unwrap();
+        (seen.inputs, seen.targets, stream.distance())
+    };
+    let without = seen(false);
+    assert!(!without.1.is_empty());
+    for _ in 0..2 {
+        assert!(seen(true) == without);
+    }
+    // The last quarter of the states, those behind the last layer, doubled.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() - bytes.len() / 5;
+    for value in bytes[at / 4 * 4..].chunks_mut(4) {
+        let doubled = 2.0 * f32::from_le_bytes(value.try_into().unwrap());
+        value.copy_from_slice(&doubled.to_le_bytes());
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let changed = seen(true);
+    assert!(changed.1 != without.1, "the targets follow what is kept");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use builder::flags::DenseChoice;
 use builder::methods::dictionary::GlobalMethod;
 use builder::methods::sections::{
     Budget, FfnTuneStep, ModelSteps, Moments, SectionsMethod, Sensitivity, SensitivityRun,
-    SequentialParams, TuneStep, Weighing, why_not_layers,
+    SequentialParams, TuneStep, Weighing, states_path, why_not_layers,
 };
 use builder::{BuildOptions, CalibrationSource, Error, Job, Method, Shaping, Source};
 use clap::CommandFactory;
@@ -95,8 +95,13 @@ fn calibration(cli: &Cli) -> Option<CalibrationSource> {
 /// What is done with the whole model; `makes_text` if the calibration's text is all that will be made.
 fn steps(cli: &Cli, makes_text: bool) -> Result<ModelSteps, Error> {
     let flags = &cli.sections;
-    let params =
-        |every| SequentialParams { every: usize::from(every), weights: flags.token_weights };
+    let output = cli.files.output.as_deref().filter(|_| flags.keep_states);
+    let states = output.map(states_path).transpose()?;
+    let params = |every| SequentialParams {
+        every: usize::from(every),
+        weights: flags.token_weights,
+        states: states.clone(),
+    };
     let sequential = match flags.sequential {
         Some(0) => None,
         Some(every) => Some(params(every)),
@@ -108,6 +113,12 @@ fn steps(cli: &Cli, makes_text: bool) -> Result<ModelSteps, Error> {
         }
         None => None,
     };
+    if sequential.is_none() && flags.keep_states {
+        return Err(Error::flag(
+            "--keep-states",
+            "is a matter of --sequential: add --sequential 1",
+        ));
+    }
     if sequential.is_none() && flags.token_weights != Weighing::Equal {
         return Err(Error::flag(
             "--token-weights",

@@ -281,6 +281,36 @@ fn another_kind_of_machine_is_told_of_and_recorded() {
     assert!(same.status.success() && !common::stderr(&same).contains("warning"));
 }
 
+/// The next build on the same text gives the bytes that it gives alone.
+#[test]
+fn kept_states_serve_builds_of_other_sizes() {
+    let fixture = fixture();
+    let other = |output: &str, more: &str| {
+        let flags = format!("--sequential 1 {more}");
+        let command = BUILD.replace("--S 2", "--S 3");
+        succeeds(&mut fixture.plain(&format!("{command} -o {output} {flags}")));
+    };
+    other("alone.gguf", "");
+    build(&fixture, "kept.gguf", "--sequential 1 --keep-states");
+    let states = fixture.bytes("kept.states");
+    assert!(states.iter().any(|byte| *byte != 0));
+    other("kept.gguf", "--keep-states --force");
+    assert!(fixture.bytes("kept.gguf") == fixture.bytes("alone.gguf"));
+    assert!(fixture.bytes("kept.states") == states);
+    // Of another text, or no such file at all.
+    let refused = |output: &str, flags: &str, parts: &[&str]| {
+        fails(&mut command(&fixture, output, &format!("{flags} --keep-states --force")), 1, parts);
+    };
+    let another = ["--keep-states", "kept.states", "remove it"];
+    write_calibration(&fixture, "calib.gguf", calibration_of(20));
+    refused("kept.gguf", "--sequential 1", &another);
+    std::fs::write(fixture.path("kept.states"), "mine").unwrap();
+    refused("kept.gguf", "--sequential 1", &another);
+    assert_eq!(fixture.bytes("kept.states"), b"mine");
+    refused("out.gguf", "--sequential 0", &["--keep-states", "--sequential 1"]);
+    refused("out.states", "--sequential 1", &["--keep-states", "-o"]);
+}
+
 #[test]
 fn recapturing_changes_what_later_layers_are_fitted_to() {
     let fixture = fixture();

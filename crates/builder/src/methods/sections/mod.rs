@@ -6,6 +6,7 @@ mod ffn_tuning;
 mod moments;
 mod sensitivity;
 mod sequential;
+mod states;
 mod text;
 mod tuning;
 
@@ -25,6 +26,7 @@ pub use ffn_tuning::FfnTuneStep;
 pub use moments::Moments;
 pub use sensitivity::SensitivityRun;
 pub use sequential::{SequentialParams, Weighing, why_not_layers};
+pub use states::path as states_path;
 pub use tuning::TuneStep;
 
 use crate::{
@@ -47,7 +49,7 @@ pub struct SectionsMethod {
 }
 
 /// What is done with the whole model besides coding tensor by tensor.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ModelSteps {
     /// How to recapture the activations; `None` to fit to the calibration as it is.
     pub sequential: Option<SequentialParams>,
@@ -212,7 +214,7 @@ impl Method for SectionsMethod {
     }
 
     fn sequence(&self) -> Option<Box<dyn Sequence + '_>> {
-        let (params, moments) = self.steps.sequential.zip(self.moments)?;
+        let (params, moments) = self.steps.sequential.clone().zip(self.moments)?;
         Some(Box::new(SequentialStep {
             params,
             max_moment_dim: moments.max_dim,

@@ -1,6 +1,6 @@
 //! `--sequential`: what the next matrices will see, with the model as coded so far.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
 use clap::ValueEnum;
@@ -10,6 +10,7 @@ use program::progress::Eta;
 use program::{Interrupt, Reporter};
 use whole_model::{Decoded, Outline, Stream, TokenWeights, Transformer, Watch, stream_bytes};
 
+use super::states;
 use super::text::{check_layers, check_memory, check_text, contexts, failed, stream, unsigned};
 use crate::{Decoded as DecodedOf, Error, Recapture, Recaptured, Sequence, Source};
 
@@ -38,12 +39,14 @@ impl std::fmt::Display for Weighing {
 }
 
 /// How activations are recaptured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SequentialParams {
     /// Layers between two recaptures.
     pub every: usize,
     /// How much the tokens count.
     pub weights: Weighing,
+    /// Where the source's hidden states are kept for later builds, if they are.
+    pub states: Option<PathBuf>,
 }
 
 /// Why `--sequential` cannot be had for `source`, whose layers llama.cpp cannot run one by one; `None` if it can.
@@ -59,7 +62,7 @@ pub fn why_not_layers(source: &Source) -> Result<Option<String>, Error> {
 }
 
 /// Recapturing with what it takes from the method.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct SequentialStep {
     pub(super) params: SequentialParams,
     /// Inputs up to this length get a moment and a target.
@@ -86,6 +89,9 @@ impl Sequence for SequentialStep {
             let refuse = |error| Error::flag(TOKEN_WEIGHTS, format!("{error}: {way_out}"));
             Outline::of(source.file()).map_err(refuse)?;
         }
+        if let Some(path) = &self.params.states {
+            states::check(path, source, calibration)?;
+        }
         let way_out = format!("give {SEQUENTIAL} 0");
         check_layers((SEQUENTIAL, &way_out), (source, calibration), &map, |_| Ok(()))
     }
@@ -101,7 +107,7 @@ impl Sequence for SequentialStep {
         folder: &Path,
         watch: (&'a Reporter, &'a Interrupt),
     ) -> Result<Box<dyn Recapture + 'a>, Error> {
-        Ok(Box::new(Sequential::new(*self, (source, calibration), folder, watch)?))
+        Ok(Box::new(Sequential::new(self.clone(), (source, calibration), folder, watch)?))
     }
 }
 
@@ -128,7 +134,10 @@ impl<'a> Sequential<'a> {
         folder: &Path,
         (reporter, interrupt): (&'a Reporter, &'a Interrupt),
     ) -> Result<Self, Error> {
-        let stream = stream(source, calibration, folder).map_err(failed(SEQUENTIAL))?;
+        let mut stream = stream(source, calibration, folder).map_err(failed(SEQUENTIAL))?;
+        if let Some(path) = &step.params.states {
+            stream.keep_source(states::open(path, source, calibration)?);
+        }
         let has_told = false;
         Ok(Self { step, source, calibration, stream, has_told, reporter, interrupt })
     }
