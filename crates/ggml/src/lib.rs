@@ -1,4 +1,4 @@
-//! Safe layer over the pinned ggml: GGUF files, element types, dense products.
+//! Safe layer over the pinned ggml: GGUF files, element types, products as llama.cpp runs them.
 //!
 //! Thin on purpose: one method per C function, no policy, no logging. ggml stops the process when it is
 //! handed a wrong type or index; everything is checked before it is called, and comes back as an error.

@@ -1,5 +1,5 @@
 //! What all weight codecs and everything that fits to them share, and what is no code itself: the contract between
-//! codecs and the programs that use them, quality metrics, errors of outputs, sparse (COO) corrections, second
+//! codecs and the programs that use them, dense products, quality metrics, errors of outputs, sparse (COO) corrections, second
 //! moments of inputs and their factors, factorizations.
 //!
 //! Scheme by scheme there is a crate that fills the [`Codec`] trait. The builder, the evaluation and the reports
