@@ -55,8 +55,9 @@ def table(layer: int, fitted: np.ndarray, held_out: np.ndarray) -> list[str]:
     orders = {"as they stand": np.arange(fitted.shape[1]), "together": together(fitted)}
     for name, order in orders.items():
         ordered = held_out[:, order]
-        cell = lambda size: " / ".join(f"{100 * left_out(ordered, size, loss):.0f}" for loss in LOSSES)
-        lines.append(f"| {layer} | {name} | " + " | ".join(map(cell, SIZES)) + " |")
+        shares = [[100 * left_out(ordered, size, loss) for loss in LOSSES] for size in SIZES]
+        cells = [" / ".join(f"{share:.0f}" for share in of_size) for of_size in shares]
+        lines.append(f"| {layer} | {name} | " + " | ".join(cells) + " |")
     return lines
 
 

@@ -290,6 +290,17 @@ fn variants_of_a_few_layers_with_an_importance_matrix() {
     }
     let commands = file(&report, "ffn-Q4_0")["sizes"]["command"].to_string();
     assert!(commands.contains("--imatrix"), "{commands}");
+    // The mean squares of a calibration of the same text do for the FFN what llama-imatrix does.
+    let calib = fixture.path("calib.gguf");
+    let paths = [fixture.path("base.gguf"), text, calib.clone()].map(|p| path(&p));
+    let arguments = ["-m", &paths[0], "-f", &paths[1], "-o", &paths[2], "--ctx", "64", "-t", "1"];
+    let _ = Run::of("statecells-calib", arguments).ok();
+    let run = fixture.run(&format!("--skip speed,qa --calib {} --against IQ4_XS", path(&calib)));
+    assert!(matches!(run.code, Some(0 | 3)), "{}", run.stderr);
+    let report = fixture.report();
+    assert_eq!(file(&report, "ffn-IQ4_XS")["label"], "IQ4_XS FFN, imatrix");
+    assert_eq!(file(&report, "whole-IQ4_XS")["label"], "IQ4_XS file");
+    assert_eq!(file(&report, "ffn-IQ4_XS")["sizes"]["failure"], Value::Null);
 }
 
 #[test]

@@ -50,7 +50,7 @@ fn run(session: &mut Session<'_>, machine: Machine) -> Result<EvaluationReport, 
             coded: true,
         },
     ];
-    let variants = options.variants();
+    let variants = options.variants(session.helps);
     for variant in &variants {
         let identity = session.variant_identity(*variant)?;
         subjects.push(Subject { key: variant.key(), path: None, identity, coded: false });
@@ -112,7 +112,8 @@ impl Session<'_> {
     /// Hash of everything that a requantized file follows from.
     fn variant_identity(&self, variant: Variant) -> Result<String, Error> {
         let rules = variant.rules(self.variant_source())?;
-        let imatrix = self.imatrix_sha256.as_deref().unwrap_or_default();
+        let imatrix = self.imatrix.as_ref().filter(|_| variant.has_imatrix);
+        let imatrix = imatrix.map_or("", |(_, sha256)| sha256);
         let program = self.program_sha256("llama-quantize")?;
         let parts =
             [&*self.base_sha256, &program, variant.mix.name(), &variant.key(), &rules, imatrix];
@@ -222,7 +223,8 @@ impl Session<'_> {
         let unfinished = output.with_extension("gguf.tmp");
         let rules = output.with_extension("rules");
         fs::write(&rules, variant.rules(self.variant_source())?).map_err(io(&rules, "write"))?;
-        let further = (self.options.imatrix.as_deref(), self.options.n_threads);
+        let imatrix = self.imatrix.as_ref().map(|(path, _)| path.as_path());
+        let further = (imatrix, self.options.n_threads);
         let arguments = variant.arguments(&self.options.base, &unfinished, &rules, further);
         let (name, key) = (
             format!("sizes-{}", subject.key),

@@ -6,6 +6,7 @@ use ggml::Type;
 use ggml::quant_mix::QuantMix;
 use inspect::KvTypes;
 
+use crate::importance::Helps;
 use crate::qa::Pack;
 use crate::variants::{Extent, Variant};
 
@@ -30,7 +31,7 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Mixtures to compare with. The FFN of Q5_K_M is always among them: the rules need it.
     pub against: Vec<QuantMix>,
-    /// Importance matrix for the requantized files.
+    /// Importance matrix for the requantized files; a calibration with activations stands in for the FFN.
     pub imatrix: Option<PathBuf>,
     /// Prompts.
     pub pack: Pack,
@@ -99,25 +100,28 @@ impl Options {
         !self.skip.contains(&part)
     }
 
-    /// The forms of the base to compare with, each once: Q5_K_M first.
+    /// The forms of the base to compare with, each once: Q5_K_M first. `helps` says where there is importance; what cannot be
+    /// made without it is left out where there is none.
     #[must_use]
-    pub fn variants(&self) -> Vec<Variant> {
+    pub fn variants(&self, helps: Helps) -> Vec<Variant> {
         let mut mixes = vec![QuantMix::Q5_K_M];
         for mix in &self.against {
             if !mixes.contains(mix) {
                 mixes.push(*mix);
             }
         }
-        let mut all: Vec<Variant> =
-            mixes.into_iter().map(|mix| self.variant(mix, Extent::Ffn)).collect();
+        let form = |extent| move |mix| Variant { mix, extent, has_imatrix: helps.with(extent) };
+        let mut all: Vec<Variant> = mixes.into_iter().map(form(Extent::Ffn)).collect();
         if self.wants(Part::Whole) {
-            all.extend(self.against.iter().map(|mix| self.variant(*mix, Extent::Whole)));
+            all.extend(self.against.iter().copied().map(form(Extent::Whole)));
         }
+        all.retain(|variant| variant.has_imatrix || !variant.mix.needs_imatrix());
         all
     }
 
-    fn variant(&self, mix: QuantMix, extent: Extent) -> Variant {
-        Variant { mix, extent, has_imatrix: self.imatrix.is_some() }
+    /// How many there are.
+    pub(crate) fn n_variants(&self, helps: Helps) -> usize {
+        self.variants(helps).len()
     }
 
     /// Flags for the KV cache of llama.cpp's programs; quantized values need flash attention.

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use format::MatrixId;
 use ggml::gguf::GgufFile;
-use ggml::imatrix::Imatrix;
 use inspect::Inspection;
 use program::Interrupt;
 
 use crate::cache::{Cache, Key};
 use crate::error::io;
+use crate::importance::{self, Helps};
 use crate::inputs::{self, OverlapReport};
 use crate::measured::Measured;
 use crate::options::{Options, Part};
@@ -35,7 +35,9 @@ pub struct Session<'a> {
     pub(crate) base_sha256: String,
     pub(crate) coded_sha256: String,
     pub(crate) text_sha256: String,
-    pub(crate) imatrix_sha256: Option<String>,
+    /// Importance for requantized files: which it helps, the file, and its SHA-256.
+    pub(crate) helps: Helps,
+    pub(crate) imatrix: Option<(PathBuf, String)>,
     /// FFN matrices that the compressed file codes.
     pub(crate) coded_matrices: BTreeSet<MatrixId>,
     pub(crate) chunks: usize,
@@ -78,7 +80,7 @@ impl<'a> Session<'a> {
         check_programs(&programs, options, &coded_flags, asks)?;
         inputs::check_vocabularies(&base, &coded)?;
         let coded_matrices = coded.schemes().into_keys().collect();
-        check_imatrix(options, &base, &coded_matrices)?;
+        let helps = importance::check(options, &base, &coded_matrices)?;
         let vocabulary = inputs::vocabulary(&options.base)?;
         let tokens = inputs::tokens(&vocabulary, &options.text)?;
         let chunks = inputs::chunks(&options.text, tokens.len(), options.n_ctx, options.chunks)?;
@@ -93,8 +95,8 @@ impl<'a> Session<'a> {
         let n_vocab = vocabulary.n_vocab();
         let logits =
             if no_logits.is_some() { 0 } else { logits_bytes(n_vocab, options.n_ctx, chunks) };
-        check_room(cache.folder(), logits, &base_inspection, options)?;
-        let (n_steps, units) = plan(options, chunks, no_logits.is_none());
+        check_room(cache.folder(), logits, &base_inspection, (options, helps))?;
+        let (n_steps, units) = plan((options, helps), chunks, no_logits.is_none());
         Ok(Self {
             options,
             interrupt,
@@ -102,7 +104,8 @@ impl<'a> Session<'a> {
             base_sha256: inputs::sha256_of_model(&base)?,
             coded_sha256: inputs::sha256_of_model(&coded)?,
             text_sha256: inputs::sha256(&options.text)?,
-            imatrix_sha256: options.imatrix.as_deref().map(inputs::sha256).transpose()?,
+            imatrix: importance::file(helps, options, &coded_matrices, cache.folder())?,
+            helps,
             coded_matrices,
             base,
             coded,
@@ -259,32 +262,6 @@ fn check_coding(base: &GgufFile, coded: &GgufFile) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that there is an importance matrix for all that needs one, and that it is one of `base`.
-fn check_imatrix(
-    options: &Options,
-    base: &GgufFile,
-    coded: &BTreeSet<MatrixId>,
-) -> Result<(), Error> {
-    let Some(path) = &options.imatrix else {
-        return match options.against.iter().find(|mix| mix.needs_imatrix()) {
-            None => Ok(()),
-            Some(mix) => {
-                let reason = format!(
-                    "llama-quantize makes {mix} with an importance matrix only: make one with llama-imatrix and give it \
-                     with --imatrix"
-                );
-                Err(program::Error::Flag { flag: "--against", reason }.into())
-            }
-        };
-    };
-    let imatrix = Imatrix::open(path)?;
-    for id in coded {
-        let name = id.weight();
-        imatrix.importance(&name, base.require_tensor(&name)?.dims()[0])?;
-    }
-    Ok(())
-}
-
 fn overlap(
     options: &Options,
     coded: &GgufFile,
@@ -319,9 +296,9 @@ fn check_room(
     folder: &Path,
     logits: u64,
     base: &Inspection,
-    options: &Options,
+    (options, helps): (&Options, Helps),
 ) -> Result<(), Error> {
-    let variants = options.variants().len() as u64;
+    let variants = options.n_variants(helps) as u64;
     let needed_bytes = logits + variants * base.file_bytes.saturating_mul(13) / 10 + MARGIN_BYTES;
     let stat =
         rustix::fs::statvfs(folder).map_err(|e| io(folder, "look for free space")(e.into()))?;
@@ -355,8 +332,8 @@ pub(crate) fn qa_units(options: &Options) -> u64 {
 }
 
 /// Number of steps and units of the whole plan, with or without what needs logits for the next token.
-fn plan(options: &Options, chunks: usize, has_logits: bool) -> (usize, u64) {
-    let n_variants = options.variants().len();
+fn plan((options, helps): (&Options, Helps), chunks: usize, has_logits: bool) -> (usize, u64) {
+    let n_variants = options.n_variants(helps);
     let runs = if has_logits { 3 + n_variants } else { 0 };
     let mut units = runs as u64 * text_units(options, chunks) + n_variants as u64 * QUANTIZE_UNITS;
     let mut steps = runs + n_variants;

@@ -70,7 +70,7 @@ impl Stream<'_> {
         watch: &Watch<'_>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Seen, TuningError> {
-        let kept = if layers.len() > 1 { Some(self.keep()?) } else { None };
+        let mark = if layers.len() > 1 { Some(self.mark()?) } else { None };
         let mut ahead = Ahead { stream: self, watch, stop, seen: Seen::default() };
         for (n, decoded) in layers.iter().enumerate() {
             let met = ahead.observe(decoded.clone())?;
@@ -79,8 +79,8 @@ impl Stream<'_> {
             }
         }
         let Ahead { seen, .. } = ahead;
-        if let Some(kept) = kept {
-            self.restore(kept);
+        if let Some(mark) = mark {
+            self.return_to(mark);
         }
         Ok(seen)
     }

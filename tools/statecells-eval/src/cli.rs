@@ -67,7 +67,7 @@ pub struct Cli {
     against: Vec<QuantMix>,
 
     /// Importance matrix by llama-imatrix, for the requantized files: of the tokens that --sc was fitted to, for a fair
-    /// comparison. IQ2 types and IQ3_XXS need one
+    /// comparison. IQ2 types and IQ3_XXS need one [default: the mean squares in --calib, if it holds activations]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     imatrix: Option<PathBuf>,
 
@@ -124,7 +124,8 @@ pub struct Cli {
     #[arg(long)]
     keep_variants: bool,
 
-    /// Calibration that --sc was made with, to compare the texts [default: the fingerprint in --sc]
+    /// Calibration that --sc was made with, to compare the texts [default: the fingerprint in --sc], and as importance of the
+    /// FFN where it holds activations and there is no --imatrix
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     calib: Option<PathBuf>,
 
