@@ -104,7 +104,6 @@ impl DecodeRun {
                 }
             },
         });
-        drop(stage);
         reporter.finish();
         if let Some(failure) = failure {
             return Err(failure);
