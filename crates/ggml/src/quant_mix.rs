@@ -129,7 +129,10 @@ impl QuantMix {
     /// Whether llama-quantize refuses to make it without an importance matrix.
     #[must_use]
     pub fn needs_imatrix(self) -> bool {
-        self == Self::Q2_K_S || self == Self::IQ3_XS || self.base().needs_importance()
+        // More than ggml does: `tensor_requires_imatrix` in `llama-quant.cpp`.
+        let needs =
+            [Type::IQ2_XXS, Type::IQ2_XS, Type::IQ2_S, Type::IQ3_XXS].contains(&self.base());
+        needs || matches!(self, Self::Q2_K_S | Self::IQ3_XS)
     }
 
     /// The type that `matrix` gets.
@@ -274,6 +277,14 @@ mod tests {
             assert_eq!(mix.name().to_lowercase().parse(), Ok(mix));
         }
         assert!("Q9".parse::<QuantMix>().unwrap_err().contains("Q5_K_M"));
+    }
+
+    #[test]
+    fn the_smallest_mixtures_need_an_importance_matrix() {
+        use QuantMix::{IQ2_M, IQ2_S, IQ2_XS, IQ2_XXS, IQ3_XS, IQ3_XXS, Q2_K_S};
+        let needs = QuantMix::ALL.into_iter().filter(|mix| mix.needs_imatrix());
+        let expected = [Q2_K_S, IQ2_XXS, IQ2_XS, IQ2_S, IQ2_M, IQ3_XXS, IQ3_XS];
+        assert_eq!(needs.collect::<Vec<_>>(), expected);
     }
 
     #[test]
