@@ -1,5 +1,6 @@
 //! The dense file that a coded one stands for.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use format::{Family, MatrixId, MatrixShape};
@@ -9,18 +10,17 @@ use inspect::{Inspection, KvTypes};
 use program::files::Unfinished;
 use program::{Reporter, Selection, outputs};
 
+use crate::Error;
 use crate::assemble::Blocks;
 use crate::error::watch;
-use crate::{Error, methods};
+use crate::job::use_threads;
+use crate::methods::{Decode, decoder};
 
 /// The flag that asks for it.
 const FLAG: &str = "--decode";
 
 /// The flag that names the type of the decoded matrices.
 const TYPE: &str = "--decode-type";
-
-/// What all keys of coded files begin with.
-const KEYS: [&str; 2] = ["statecells.", "seeddelta."];
 
 /// Largest number of half precision.
 const F16_MAX: f32 = 65504.0;
@@ -47,15 +47,15 @@ enum Piece<'a> {
     /// A tensor of the coded file as it is.
     Copy(&'a TensorInfo),
     /// A matrix decoded.
-    Decoded(Coded),
+    Decoded(MatrixId, Coded),
 }
 
-/// A coded matrix.
-#[derive(Clone)]
+/// What is known of a coded matrix.
+#[derive(Clone, Copy)]
 struct Coded {
-    id: MatrixId,
     shape: MatrixShape,
-    scheme: String,
+    family: &'static Family,
+    decode: Decode,
 }
 
 /// A checked coded file and the layout of the dense one.
@@ -82,8 +82,7 @@ impl DecodeRun {
     pub fn run(&self) -> Result<(), Error> {
         let file = GgufFile::open_whole(&self.input)?;
         let Layout { writer, pieces } = self.layout(&file)?;
-        // An error means that the pool exists already.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build_global();
+        use_threads(self.n_threads);
         let interrupt = watch(self.tool, "stopping", &self.input)?;
         let reporter = Reporter::new();
         let mut unfinished = Unfinished::create(&self.output)?;
@@ -96,7 +95,7 @@ impl DecodeRun {
                 file.release(info);
                 result
             }
-            Piece::Decoded(coded) => match self.decoded(&file, coded) {
+            Piece::Decoded(id, coded) => match self.decoded(&file, *id, *coded) {
                 Ok(bytes) => out.write_all(&bytes),
                 Err(error) => {
                     failure = Some(error);
@@ -119,10 +118,7 @@ impl DecodeRun {
         let read: Vec<_> = file.paths().map(|path| ("-i", path)).collect();
         outputs::check_distinct(&read, &[(FLAG, &self.output)])?;
         outputs::check_output(&self.output)?;
-        if !self.replaces && self.output.symlink_metadata().is_ok() {
-            let reason = format!("{} already exists: --force replaces it", self.output.display());
-            return Err(Error::flag(FLAG, reason));
-        }
+        outputs::check_absent(FLAG, &self.output, self.replaces)?;
         let coded = self.coded(file)?;
         let mut layout = Layout { writer: GgufWriter::new(), pieces: Vec::new() };
         layout
@@ -134,26 +130,23 @@ impl DecodeRun {
     }
 
     /// The coded matrices, each checked as far as its shape and type go.
-    fn coded(&self, file: &GgufFile) -> Result<Vec<Coded>, Error> {
+    fn coded(&self, file: &GgufFile) -> Result<BTreeMap<MatrixId, Coded>, Error> {
         let model = |reason: String| Error::Model { path: self.input.clone(), reason };
         let (all, kv) = (Selection::default(), KvTypes::default());
         let inspection = Inspection::new(&self.input, &all, None, kv).map_err(Error::Inspect)?;
-        let mut coded = Vec::new();
+        let mut coded = BTreeMap::new();
         for tensor in &inspection.tensors {
             let Some(scheme) = &tensor.scheme else { continue };
             let id = tensor.tensor();
-            if !methods::can_decode(scheme) {
-                let reason = match Family::of(scheme) {
-                    Some(family) => format!(
-                        "{id} has the scheme {scheme}: decode the file with {}-build",
-                        family.flag
-                    ),
-                    None => format!(
-                        "{id} has the scheme {scheme}, which is unknown: made by a newer version"
-                    ),
-                };
-                return Err(model(reason));
-            }
+            let family = Family::of(scheme).ok_or_else(|| {
+                model(format!(
+                    "{id} has the scheme {scheme}, which is unknown: made by a newer version"
+                ))
+            })?;
+            let decode = decoder(family).ok_or_else(|| {
+                let flag = family.flag;
+                model(format!("{id} has the scheme {scheme}: decode the file with {flag}-build"))
+            })?;
             let shape = tensor.shape().filter(|s| self.fits_memory(*s)).ok_or_else(|| {
                 model(format!("{id}: its metadata tell no shape that its codes could have"))
             })?;
@@ -166,10 +159,10 @@ impl DecodeRun {
                 );
                 return Err(Error::flag(TYPE, reason));
             }
-            coded.push(Coded { id, shape, scheme: scheme.clone() });
+            coded.insert(id, Coded { shape, family, decode });
         }
         let is_no_matrix =
-            |name: &String| !coded.iter().any(|coded: &Coded| coded.id.stem() == *name);
+            |name: &String| MatrixId::of_stem(name).is_none_or(|id| !coded.contains_key(&id));
         if let Some(name) = file.coded_tensors().into_iter().find(is_no_matrix) {
             return Err(model(format!(
                 "{name} is marked as coded, and is no FFN matrix of the model"
@@ -188,10 +181,10 @@ impl DecodeRun {
     }
 
     /// The bytes of a decoded matrix.
-    fn decoded(&self, file: &GgufFile, coded: &Coded) -> Result<Vec<u8>, Error> {
-        let Coded { id, shape, scheme } = coded;
+    fn decoded(&self, file: &GgufFile, id: MatrixId, coded: Coded) -> Result<Vec<u8>, Error> {
+        let Coded { shape, decode, .. } = coded;
         let codec = |cause| Error::Codec { tensor: id.weight(), cause };
-        let weights = methods::decode(scheme, &file.sidecars(*id), *shape).map_err(codec)?;
+        let weights = decode(&file.sidecars(id), shape).map_err(codec)?;
         if self.ty == Type::F16 && weights.iter().any(|w| w.abs() > F16_MAX) {
             let reason = format!("{id} has weights beyond its range: use {TYPE} f32");
             return Err(Error::flag(TYPE, reason));
@@ -203,23 +196,30 @@ impl DecodeRun {
 
 impl<'a> Layout<'a> {
     /// All tensors of `file`, with the dense matrix in the place of the first tensor of each coded one.
-    fn lay_out(&mut self, file: &'a GgufFile, coded: &[Coded], ty: Type) -> Result<(), WriteError> {
-        self.writer.copy_metadata_from(file, |key| !KEYS.iter().any(|k| key.starts_with(k)));
-        let mut left: Vec<&Coded> = coded.iter().collect();
+    fn lay_out(
+        &mut self,
+        file: &'a GgufFile,
+        coded: &BTreeMap<MatrixId, Coded>,
+        ty: Type,
+    ) -> Result<(), WriteError> {
+        let is_of = |flag: &str, key: &str| key.split_once('.').is_some_and(|(of, _)| of == flag);
+        let is_dense = |key: &str| !format::flags().iter().any(|flag| is_of(flag, key));
+        self.writer.copy_metadata_from(file, is_dense);
+        let mut left = coded.clone();
         for info in file.tensors() {
-            let belongs = |coded: &&Coded| {
-                let parts = Family::of(&coded.scheme).map_or(&[][..], |family| family.sidecars);
-                let names = std::iter::once(&"weight").chain(parts);
-                names.into_iter().any(|part| coded.id.with_suffix(part) == info.name())
-            };
-            if !coded.iter().any(|c| belongs(&c)) {
+            let owner = MatrixId::parse(info.name()).filter(|(id, part)| {
+                let is_part = |c: &Coded| *part == "weight" || c.family.sidecars.contains(part);
+                coded.get(id).is_some_and(is_part)
+            });
+            let Some((id, _)) = owner else {
                 self.writer.add_tensor(info.name(), info.ty(), info.dims())?;
                 self.pieces.push(Piece::Copy(info));
-            } else if let Some(at) = left.iter().position(belongs) {
-                let coded = left.remove(at);
+                continue;
+            };
+            if let Some(coded) = left.remove(&id) {
                 let dims = [coded.shape.d_in, coded.shape.d_out];
-                self.writer.add_tensor(&coded.id.weight(), ty, &dims)?;
-                self.pieces.push(Piece::Decoded(coded.clone()));
+                self.writer.add_tensor(&id.weight(), ty, &dims)?;
+                self.pieces.push(Piece::Decoded(id, coded));
             }
         }
         Ok(())

@@ -10,9 +10,9 @@ use std::time::Instant;
 use dictionary::{GlobalCodec, GlobalParams};
 use format::{MatrixShape, n_bytes};
 use numerics::metrics::Metrics;
-use numerics::{Codec, EncodeContext};
+use numerics::{Codec, EncodeContext, TiledMatMul};
 
-use numerics::testing::{Lanes, floats};
+use numerics::testing::floats;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -47,7 +47,7 @@ fn main() -> Result<(), Failure> {
     let weights = floats(&std::fs::read(file).map_err(|e| format!("{file}: {e}"))?);
     let (params, seed) = parse(rest)?;
     let codec = GlobalCodec::new(params);
-    let context = EncodeContext { mul_mat: &Lanes, importance: None, seed, progress: &() };
+    let context = EncodeContext { mul_mat: &TiledMatMul, importance: None, seed, progress: &() };
     let bytes = n_bytes(&codec.sidecars(shape)?).ok_or("size overflows")?;
     let start = Instant::now();
     let sidecars = codec.encode(&weights, shape, &context)?;

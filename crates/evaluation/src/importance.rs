@@ -1,7 +1,6 @@
 //! Importance for requantized files: a file by llama-imatrix, or the mean squares that a calibration holds.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
@@ -11,7 +10,6 @@ use ggml::gguf::{Array, GgufFile, GgufWriter, Value, WriteError};
 use ggml::imatrix::Imatrix;
 use program::files::Unfinished;
 
-use crate::error::io;
 use crate::options::Options;
 use crate::variants::Extent;
 use crate::{Error, inputs};
@@ -127,6 +125,5 @@ fn write(path: &Path, calibration: &Calibration, coded: &BTreeSet<MatrixId>) -> 
     let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
     let written = writer.write(unfinished.file(), |i, out| out.write_all(&bytes(&values[i])));
     written.map_err(refuse)?;
-    unfinished.file().flush().map_err(io(path, "write"))?;
     Ok(unfinished.publish()?)
 }

@@ -119,11 +119,6 @@ impl Options {
         all
     }
 
-    /// How many there are.
-    pub(crate) fn n_variants(&self, helps: Helps) -> usize {
-        self.variants(helps).len()
-    }
-
     /// Flags for the KV cache of llama.cpp's programs; quantized values need flash attention.
     pub(crate) fn cache_flags(&self) -> Vec<String> {
         if self.kv == KvTypes::default() {

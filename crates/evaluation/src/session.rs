@@ -95,8 +95,9 @@ impl<'a> Session<'a> {
         let n_vocab = vocabulary.n_vocab();
         let logits =
             if no_logits.is_some() { 0 } else { logits_bytes(n_vocab, options.n_ctx, chunks) };
-        check_room(cache.folder(), logits, &base_inspection, (options, helps))?;
-        let (n_steps, units) = plan((options, helps), chunks, no_logits.is_none());
+        let n_variants = options.variants(helps).len();
+        check_room(cache.folder(), logits, &base_inspection, n_variants)?;
+        let (n_steps, units) = plan(options, n_variants, chunks, no_logits.is_none());
         Ok(Self {
             options,
             interrupt,
@@ -296,9 +297,9 @@ fn check_room(
     folder: &Path,
     logits: u64,
     base: &Inspection,
-    (options, helps): (&Options, Helps),
+    n_variants: usize,
 ) -> Result<(), Error> {
-    let variants = options.n_variants(helps) as u64;
+    let variants = n_variants as u64;
     let needed_bytes = logits + variants * base.file_bytes.saturating_mul(13) / 10 + MARGIN_BYTES;
     let stat =
         rustix::fs::statvfs(folder).map_err(|e| io(folder, "look for free space")(e.into()))?;
@@ -332,8 +333,7 @@ pub(crate) fn qa_units(options: &Options) -> u64 {
 }
 
 /// Number of steps and units of the whole plan, with or without what needs logits for the next token.
-fn plan((options, helps): (&Options, Helps), chunks: usize, has_logits: bool) -> (usize, u64) {
-    let n_variants = options.n_variants(helps);
+fn plan(options: &Options, n_variants: usize, chunks: usize, has_logits: bool) -> (usize, u64) {
     let runs = if has_logits { 3 + n_variants } else { 0 };
     let mut units = runs as u64 * text_units(options, chunks) + n_variants as u64 * QUANTIZE_UNITS;
     let mut steps = runs + n_variants;

@@ -1,7 +1,5 @@
 //! What the tests and examples of this crate and of the codecs share.
 
-use rayon::prelude::*;
-
 use format::{MatrixShape, Sidecar};
 
 use crate::{EncodeContext, MatMul, ReferenceMatMul};
@@ -94,26 +92,6 @@ pub fn assert_finite(sidecars: &[Sidecar]) {
         if let Some(values) = sidecar.to_floats() {
             assert!(values.iter().all(|v| v.is_finite()), "{}", sidecar.spec.suffix);
         }
-    }
-}
-
-/// Dot products over rayon's threads, in eight chains each.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Lanes;
-
-impl MatMul for Lanes {
-    fn mul_mat(&self, a: &[f32], b: &[f32], k: usize, out: &mut [f32]) {
-        out.par_chunks_mut(a.len() / k).zip(b.par_chunks(k)).for_each(|(out, b)| {
-            for (out, a) in out.iter_mut().zip(a.chunks(k)) {
-                let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-                let mut sums = [0.0f32; 8];
-                for (a, b) in a.iter().zip(b) {
-                    (0..8).for_each(|i| sums[i] += a[i] * b[i]);
-                }
-                let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-                *out = sums.iter().sum::<f32>() + rest;
-            }
-        });
     }
 }
 

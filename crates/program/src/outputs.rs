@@ -69,6 +69,18 @@ fn is_mount_point(path: &Path) -> bool {
     }
 }
 
+/// Checks that nothing stands in the place of `output`, which is written because of `flag`, unless it may be replaced.
+///
+/// # Errors
+/// [`Error::Flag`] if something does.
+pub fn check_absent(flag: &'static str, output: &Path, replaces: bool) -> Result<(), Error> {
+    if replaces || output.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    let reason = format!("{} already exists: --force replaces it", output.display());
+    Err(Error::Flag { flag, reason })
+}
+
 /// Checks that the file system of `output` takes a file of about `output_bytes` and has room for `needed_bytes`, that
 /// file among them.
 ///

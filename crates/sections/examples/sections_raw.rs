@@ -13,10 +13,10 @@ use std::time::Instant;
 use format::{MatrixShape, n_bytes};
 use numerics::Moment;
 use numerics::metrics::Metrics;
-use numerics::{Codec, EncodeContext, MatMul};
+use numerics::{Codec, EncodeContext, MatMul, TiledMatMul};
 use sections::{Metric, SectionsCodec, SectionsParams};
 
-use numerics::testing::{Lanes, floats};
+use numerics::testing::floats;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -28,7 +28,7 @@ fn read_floats(file: &str) -> Result<Vec<f32>, Failure> {
 fn functional(w: &[f32], approx: &[f32], h: &[f32], d_in: usize) -> f64 {
     let energy = |rows: &[f32]| {
         let mut product = vec![0.0; rows.len()];
-        Lanes.mul_mat(h, rows, d_in, &mut product);
+        TiledMatMul.mul_mat(h, rows, d_in, &mut product);
         product.iter().zip(rows).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
     };
     let error: Vec<f32> = w.iter().zip(approx).map(|(w, a)| w - a).collect();
@@ -66,7 +66,7 @@ fn main() -> Result<(), Failure> {
         let metric = Metric::full(moment, 0.0, codec.params.damping, shape)?;
         codec = codec.with_metric(Arc::new(metric));
     }
-    let context = EncodeContext { mul_mat: &Lanes, importance: None, seed, progress: &() };
+    let context = EncodeContext { mul_mat: &TiledMatMul, importance: None, seed, progress: &() };
     let bytes = n_bytes(&codec.sidecars(shape)?).ok_or("size overflows")?;
     let start = Instant::now();
     let sidecars = codec.encode(&weights, shape, &context)?;

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use memmap2::MmapMut;
 
+use crate::states::fill;
+
 /// First bytes of such a file: name and version.
 const MAGIC: &[u8; 8] = b"SCSTATE1";
 
@@ -113,15 +115,14 @@ fn flag(place: usize) -> usize {
     MAGIC.len() + size_of::<Identity>() + place
 }
 
-/// A file of empty places: each page has its room on the disk, because one that finds none once it is mapped would end the
-/// program.
+/// A file of empty places.
 fn make(path: &Path, identity: &Identity, n_bytes: u64) -> io::Result<File> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     let mut part = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
     part.write_all(MAGIC)?;
     part.write_all(identity)?;
     let left = n_bytes - (MAGIC.len() + identity.len()) as u64;
-    io::copy(&mut io::repeat(0).take(left), part.as_file_mut())?;
+    fill(part.as_file_mut(), left)?;
     part.as_file().sync_all()?;
     Ok(part.persist_noclobber(path)?)
 }

@@ -1,5 +1,6 @@
 //! The hidden states of all contexts in one place of a model, in a file instead of in memory.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -24,8 +25,7 @@ impl States {
         let bytes = n_contexts.checked_mul(n).and_then(|n| n.checked_mul(size_of::<f32>()));
         let bytes = bytes.filter(|n| *n > 0).ok_or_else(too_large)?;
         let mut file = tempfile::tempfile_in(folder)?;
-        // A page that finds no room on the disk once it is mapped would end the program.
-        io::copy(&mut io::repeat(0).take(bytes as u64), &mut file)?;
+        fill(&mut file, bytes as u64)?;
         // SAFETY: the file has no name and its only descriptor stays here, so nobody else changes or shortens it.
         let map = unsafe { MmapMut::map_mut(&file)? };
         Ok(Self { map, n })
@@ -53,6 +53,12 @@ impl States {
         let bytes = self.n * size_of::<f32>();
         index * bytes..(index + 1) * bytes
     }
+}
+
+/// Appends `n` bytes to a file that will be mapped, each with its room on the disk: a page that found none then would end
+/// the program.
+pub(crate) fn fill(file: &mut File, n: u64) -> io::Result<()> {
+    io::copy(&mut io::repeat(0).take(n), file).map(drop)
 }
 
 #[cfg(test)]

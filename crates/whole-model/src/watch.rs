@@ -233,24 +233,23 @@ impl Ahead<'_, '_> {
                 (wanted, gain)
             }
         };
-        let mut view = View { input: stream.layers.watched().input.clone(), lack: Vec::new() };
-        let is_whole = differs && may_be_whole && gain != 0.0;
-        if differs {
-            let outputs = stream.layers.watched().output.clone();
-            let mut found = vec![0.0; wanted.len()];
-            let part = Part { stand_ins: replaced, omits: is_whole, ..part };
-            let state = stream.coded.states.context(number);
-            stream.layers.run(&part, tokens, state, &mut found)?;
-            view.input.clone_from(&stream.layers.watched().input);
-            view.lack = if gain == 0.0 {
-                // Something stands between the output and the state: the output itself is wanted as it was.
-                let both = outputs.iter().zip(&stream.layers.watched().output);
-                both.map(|(wanted, found)| wanted - found).collect()
-            } else {
-                let both = wanted.iter().zip(&found);
-                both.map(|(wanted, found)| (wanted - found) / gain).collect()
-            };
+        if !differs {
+            let input = stream.layers.watched().input.clone();
+            stream.set_source(reached, number, &wanted);
+            return Ok((View { input, lack: Vec::new() }, false));
         }
+        // Where something stands between the output and the state, the output itself is wanted as it was.
+        let outputs = (gain == 0.0).then(|| stream.layers.watched().output.clone());
+        let is_whole = may_be_whole && gain != 0.0;
+        let mut found = vec![0.0; wanted.len()];
+        let part = Part { stand_ins: replaced, omits: is_whole, ..part };
+        stream.layers.run(&part, tokens, stream.coded.states.context(number), &mut found)?;
+        let seen = stream.layers.watched();
+        let lack = match outputs {
+            Some(outputs) => outputs.iter().zip(&seen.output).map(|(y, found)| y - found).collect(),
+            None => wanted.iter().zip(&found).map(|(y, found)| (y - found) / gain).collect(),
+        };
+        let view = View { input: seen.input.clone(), lack };
         stream.set_source(reached, number, &wanted);
         Ok((view, is_whole))
     }

@@ -159,11 +159,11 @@ fn kept_states_take_the_place_of_the_source() {
             stream.keep_source(KeptStates::open(&path, &[1; 32], shape).unwrap());
         }
         let own = fixture.map.matrices().map(|m| m.id).filter(|id| id.layer == 0);
-        let zeros = |id: MatrixId| {
+        let even = |id: MatrixId| {
             let shape = fixture.map.matrix(id).unwrap().shape;
             (id, vec![0.01; shape.n_weights()])
         };
-        stream.advance(&own.map(zeros).collect(), &go).unwrap();
+        stream.advance(&own.map(even).collect(), &go).unwrap();
         let seen = stream.watch(&none(1), &watch(256, &ALL), &go).unwrap();
         (seen.inputs, seen.targets, stream.distance())
     };
@@ -172,7 +172,7 @@ fn kept_states_take_the_place_of_the_source() {
     for _ in 0..2 {
         assert!(seen(true) == without);
     }
-    // The last quarter of the states, those behind the last layer, doubled.
+    // The last of the five places, the one behind the last layer, doubled.
     let mut bytes = std::fs::read(&path).unwrap();
     let at = bytes.len() - bytes.len() / 5;
     for value in bytes[at / 4 * 4..].chunks_mut(4) {

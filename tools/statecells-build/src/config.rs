@@ -113,17 +113,12 @@ fn steps(cli: &Cli, makes_text: bool) -> Result<ModelSteps, Error> {
         }
         None => None,
     };
-    if sequential.is_none() && flags.keep_states {
-        return Err(Error::flag(
-            "--keep-states",
-            "is a matter of --sequential: add --sequential 1",
-        ));
-    }
-    if sequential.is_none() && flags.token_weights != Weighing::Equal {
-        return Err(Error::flag(
-            "--token-weights",
-            "is a matter of --sequential: add --sequential 1",
-        ));
+    let parts = [
+        ("--keep-states", flags.keep_states),
+        ("--token-weights", flags.token_weights != Weighing::Equal),
+    ];
+    if let Some((flag, _)) = parts.iter().find(|(_, given)| *given && sequential.is_none()) {
+        return Err(Error::flag(flag, "is a matter of --sequential: add --sequential 1"));
     }
     let (tune_ffn, tune) = (tune_ffn_step(flags), tune_step(flags, cli.seed));
     Ok(ModelSteps { sequential, tune_ffn, tune })

@@ -136,12 +136,6 @@ impl Job {
             .transpose()
     }
 
-    /// Sets the number of threads of rayon.
-    pub(super) fn use_threads(&self) {
-        // An error means that the pool exists already, as in a test that runs several jobs.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(self.n_threads).build_global();
-    }
-
     /// What takes room beside the source's bytes.
     pub(super) fn room(&self) -> prepare::Room {
         let n_checkpoints = 1 + self.method.tunings().len() as u64;

@@ -12,6 +12,7 @@ use program::{Interrupt, Reporter, files};
 
 use super::request::{CALIB, Job, hash};
 use super::start::Start;
+use super::use_threads;
 use crate::calibrated::{needs_text_only, open_calibration, read_importance};
 use crate::error::io;
 use crate::report::{BuildReport, FileReport, SCHEMA_VERSION};
@@ -129,7 +130,7 @@ impl<'a> Session<'a> {
         };
         let Some((_, record)) = &mut self.goal else { return Ok(()) };
         let path = making.path().expect("a build keeps its calibration").to_owned();
-        self.job.use_threads();
+        use_threads(self.job.n_threads);
         let watch = (&self.reporter, &self.interrupt);
         let text_only = needs_text_only(&*self.job.method);
         making.make(self.source, &record.input_sha256, text_only, watch)?;
@@ -248,7 +249,7 @@ impl<'a> Session<'a> {
         if let Some(warning) = work.warning() {
             self.warn(warning);
         }
-        job.use_threads();
+        use_threads(job.n_threads);
         let build = Build {
             source: self.source,
             plan: &self.plan,

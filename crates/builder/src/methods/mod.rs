@@ -11,7 +11,7 @@ pub mod sections;
 pub mod seeddelta;
 
 /// What makes a dense matrix, [d_in, d_out], of its sidecars.
-type Decode = fn(&[Sidecar], MatrixShape) -> Result<Vec<f32>, CodecError>;
+pub(crate) type Decode = fn(&[Sidecar], MatrixShape) -> Result<Vec<f32>, CodecError>;
 
 /// How each family that this program offers is decoded, whatever the parameters of its codec were.
 const DECODERS: &[(&Family, Decode)] = &[
@@ -29,28 +29,7 @@ const DECODERS: &[(&Family, Decode)] = &[
     }),
 ];
 
-fn decoder(scheme: &str) -> Option<Decode> {
-    let family = Family::of(scheme)?;
+/// How matrices of `family` are decoded; `None` if this program does not have its codec.
+pub(crate) fn decoder(family: &Family) -> Option<Decode> {
     DECODERS.iter().find(|(known, _)| *known == family).map(|(_, decode)| *decode)
-}
-
-/// Whether this program has the codec of `scheme`.
-#[must_use]
-pub(crate) fn can_decode(scheme: &str) -> bool {
-    decoder(scheme).is_some()
-}
-
-/// The matrix that `sidecars` of `scheme`, which must be one of [`can_decode`], stand for, [d_in, d_out].
-///
-/// # Errors
-/// [`CodecError`] if they stand for none.
-///
-/// # Panics
-/// If there is no codec for it.
-pub(crate) fn decode(
-    scheme: &str,
-    sidecars: &[Sidecar],
-    shape: MatrixShape,
-) -> Result<Vec<f32>, CodecError> {
-    decoder(scheme).expect("the scheme was checked")(sidecars, shape)
 }

@@ -68,10 +68,7 @@ impl SensitivityRun {
         let read = read.map(|(flag, path)| (flag, path.as_path()));
         outputs::check_distinct(&read, &[("-o", output)])?;
         outputs::check_output(output)?;
-        if !self.replaces && output.symlink_metadata().is_ok() {
-            let reason = format!("{} already exists: --force replaces it", output.display());
-            return Err(Error::flag(FLAG, reason));
-        }
+        outputs::check_absent(FLAG, output, self.replaces)?;
         // A coded model, its checkpoints and the dense model's predictions stand beside the result meanwhile.
         let needed = source.n_bytes().saturating_mul(2);
         outputs::check_space(output, source.n_bytes(), needed)?;
