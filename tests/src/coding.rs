@@ -81,7 +81,7 @@ impl Coding {
     }
 
     fn by(method: Method) -> Self {
-        Self { method, layers: vec![0, 1], targets: Role::ALL.to_vec(), keep_dense: false }
+        Self { method, layers: vec![0, 1], targets: Role::PLAIN.to_vec(), keep_dense: false }
     }
 
     /// One coding for every kind of file: each global scheme with each type of atoms, sections with and

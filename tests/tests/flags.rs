@@ -34,7 +34,7 @@ impl Files {
         let base = ModelFile::read(&path);
         let with_gaps = |mut file: ModelFile| {
             for (layer, gap) in GAPS.into_iter().enumerate() {
-                for role in Role::ALL {
+                for role in Role::PLAIN {
                     file.set(&keys::tensor_gap(MatrixId { layer, role }), gap);
                 }
             }

@@ -82,7 +82,7 @@ fn coded(folder: &Path, n_layers: usize) -> (String, u64) {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let mut n_bytes = 0;
     for layer in 0..n_layers {
-        for role in Role::ALL {
+        for role in Role::PLAIN {
             let tensor = MatrixId { layer, role };
             let shape = match role {
                 Role::Down => MatrixShape::new(n_ff, n_embd),

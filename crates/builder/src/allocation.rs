@@ -80,7 +80,8 @@ impl Survey<'_> {
             seed: item.seed,
             progress: &Steps(&silent),
         };
-        look(&Encoding { item, weights: &weights, calibrated, context: &context }).map_err(error)
+        let (source, context) = (self.source, &context);
+        look(&Encoding { item, weights: &weights, source, calibrated, context }).map_err(error)
     }
 }
 

@@ -163,6 +163,9 @@ impl<'a> Assembly<'a> {
             writer.set(&keys::tensor_gap(item.tensor), result.gap)?;
             let bpw = bits_per_weight(item.coded_bytes, n_weights) as f32;
             writer.set(&keys::tensor_bpw(item.tensor), bpw)?;
+            // No dimension of a file that is read is beyond that.
+            let dims: Vec<u32> = item.matrix.dims().into_iter().map(|d| d as u32).collect();
+            writer.set(&keys::tensor_shape(item.tensor), dims)?;
         }
         let record = serde_json::to_string(&self.record).expect("a record is plain data");
         writer.set(keys::RECORD, record)

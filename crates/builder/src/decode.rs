@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use format::{Family, MatrixId, MatrixShape};
+use format::{Family, Matrix, MatrixId, MatrixShape};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, TensorInfo, WriteError};
 use inspect::{Inspection, KvTypes};
@@ -53,7 +53,7 @@ enum Piece<'a> {
 /// What is known of a coded matrix.
 #[derive(Clone, Copy)]
 struct Coded {
-    shape: MatrixShape,
+    matrix: Matrix,
     family: &'static Family,
     decode: Decode,
 }
@@ -147,9 +147,11 @@ impl DecodeRun {
                 let flag = family.flag;
                 model(format!("{id} has the scheme {scheme}: decode the file with {flag}-build"))
             })?;
-            let shape = tensor.shape().filter(|s| self.fits_memory(*s)).ok_or_else(|| {
+            let fits = |matrix: &Matrix| self.fits_memory(matrix.stacked());
+            let matrix = tensor.matrix().filter(fits).ok_or_else(|| {
                 model(format!("{id}: its metadata tell no shape that its codes could have"))
             })?;
+            let shape = matrix.shape;
             if self.ty.row_bytes(shape.d_in).is_none() {
                 let reason = format!(
                     "{id} has rows of {}, {} takes multiples of {}: use {TYPE} q8_0 or f16",
@@ -159,7 +161,7 @@ impl DecodeRun {
                 );
                 return Err(Error::flag(TYPE, reason));
             }
-            coded.insert(id, Coded { shape, family, decode });
+            coded.insert(id, Coded { matrix, family, decode });
         }
         let is_no_matrix =
             |name: &String| MatrixId::of_stem(name).is_none_or(|id| !coded.contains_key(&id));
@@ -182,7 +184,8 @@ impl DecodeRun {
 
     /// The bytes of a decoded matrix.
     fn decoded(&self, file: &GgufFile, id: MatrixId, coded: Coded) -> Result<Vec<u8>, Error> {
-        let Coded { shape, decode, .. } = coded;
+        let Coded { matrix, decode, .. } = coded;
+        let shape = matrix.stacked();
         let codec = |cause| Error::Codec { tensor: id.weight(), cause };
         let weights = decode(&file.sidecars(id), shape).map_err(codec)?;
         if self.ty == Type::F16 && weights.iter().any(|w| w.abs() > F16_MAX) {
@@ -217,8 +220,7 @@ impl<'a> Layout<'a> {
                 continue;
             };
             if let Some(coded) = left.remove(&id) {
-                let dims = [coded.shape.d_in, coded.shape.d_out];
-                self.writer.add_tensor(&id.weight(), ty, &dims)?;
+                self.writer.add_tensor(&id.weight(), ty, &coded.matrix.dims())?;
                 self.pieces.push(Piece::Decoded(id, coded));
             }
         }

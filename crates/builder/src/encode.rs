@@ -102,7 +102,8 @@ impl TensorEncoder<'_> {
         let calibrated = inputs.map(|i| i.input(item.tensor.input())).transpose()?;
         let calibrated = calibrated.as_deref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
-        let encoding = Encoding { item, weights: &weights, calibrated, context: &context };
+        let (source, context) = (self.source, &context);
+        let encoding = Encoding { item, weights: &weights, source, calibrated, context };
         let Encoded { sidecars, shrink } = make(&encoding).map_err(codec_error)?;
         assert!(
             sidecars.iter().map(|s| &s.spec).eq(&item.sidecars),

@@ -39,7 +39,8 @@ pub fn read_importance(
     let imatrix = Imatrix::open(path)?;
     let read = |&tensor: &MatrixId| {
         let weight = tensor.weight();
-        let mean_squares = imatrix.importance(&weight, source.shape(tensor).d_in)?;
+        let matrix = source.matrix(tensor);
+        let mean_squares = imatrix.importance(&weight, matrix.shape.d_in, matrix.n_experts)?;
         let importance = Importance::new(&weight, &mean_squares, shaping)
             .map_err(|reason| Error::ImatrixUse { path: path.to_owned(), reason })?;
         Ok((tensor, importance))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::{CalibratedInput, Calibration};
-use format::{CodecError, MatrixId, MatrixShape, Sidecar};
+use format::{CodecError, Matrix, MatrixId, MatrixShape, Sidecar};
 use ggml::gguf::Value;
 use inspect::Settings;
 use numerics::{Codec, EncodeContext};
@@ -20,6 +20,8 @@ pub struct Encoding<'a> {
     pub item: &'a PlanItem,
     /// The weights, [d_in, d_out].
     pub weights: &'a [f32],
+    /// The model, for what matrices have in common.
+    pub source: &'a Source,
     /// Its inputs on real text, if there is a calibration. The hold-out must not be fitted to; single
     /// parameters may be chosen by it.
     pub calibrated: Option<&'a CalibratedInput>,
@@ -44,8 +46,13 @@ pub trait Method: Sync {
     /// Name of the scheme that was asked for, recorded in the file.
     fn scheme(&self) -> &'static str;
 
-    /// The codec for `tensor`, with the parameters for its role.
-    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec>;
+    /// The codec for `matrix`, with the parameters for its role. Matrices of experts come only where [`Self::codes_experts`].
+    fn codec(&self, matrix: &Matrix) -> Box<dyn Codec>;
+
+    /// Whether matrices of experts can be coded.
+    fn codes_experts(&self) -> bool {
+        false
+    }
 
     /// Parameters for a matrix of `shape`, by the names that reports use (`M`, `k`).
     fn settings(&self, tensor: MatrixId, shape: MatrixShape) -> Settings;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use format::{InputId, MatrixId, MatrixShape, Role, SidecarSpec};
+use format::{InputId, Matrix, MatrixId, MatrixShape, Role, SidecarSpec};
 use ggml::Type;
 use inspect::{Settings, settings_text};
 use numerics::Codec;
 use program::table::{Align, Table, bits_per_weight, bytes, percent, saved};
 
-use crate::{Error, Method, Source, seed::tensor_seed};
+use crate::{Error, Method, Source, seed::input_seed, seed::tensor_seed};
 
 /// Everything selected, by layer and role.
 pub struct Plan {
@@ -20,8 +20,10 @@ pub struct Plan {
 pub struct PlanItem {
     /// Which.
     pub tensor: MatrixId,
-    /// Its shape.
+    /// Its shape; of experts that of all rows.
     pub shape: MatrixShape,
+    /// The matrix, or those of all experts.
+    pub matrix: Matrix,
     /// Type in the source.
     pub source_type: Type,
     /// Bytes in the source.
@@ -38,6 +40,8 @@ pub struct PlanItem {
     pub settings: Settings,
     /// Seed of everything random.
     pub seed: u64,
+    /// Seed of what all matrices have in common that read its input.
+    pub input_seed: u64,
     /// The codec.
     pub codec: Box<dyn Codec>,
 }
@@ -177,8 +181,16 @@ impl PlanItem {
         method: &dyn Method,
         seed: u64,
     ) -> Result<Self, Error> {
-        let (info, shape) = (source.info(tensor), source.shape(tensor));
-        let codec = method.codec(tensor);
+        let (info, matrix) = (source.info(tensor), source.matrix(tensor));
+        let shape = matrix.stacked();
+        if matrix.n_experts.is_some() && !method.codes_experts() {
+            let reason = format!(
+                "{tensor} has experts, which the scheme {} cannot code: use --scheme sections, or --targets without them",
+                method.scheme()
+            );
+            return Err(Error::Model { path: source.file().path().to_owned(), reason });
+        }
+        let codec = method.codec(matrix);
         let error = |cause| Error::Codec { tensor: tensor.weight(), cause };
         let sidecars = codec.sidecars(shape).map_err(error)?;
         let too_large = || Error::Model {
@@ -191,6 +203,7 @@ impl PlanItem {
         Ok(Self {
             tensor,
             shape,
+            matrix: *matrix,
             source_type: info.ty(),
             source_bytes: info.n_bytes() as u64,
             q5_k_m_type,
@@ -199,6 +212,7 @@ impl PlanItem {
             coded_bytes,
             settings: method.settings(tensor, shape),
             seed: tensor_seed(seed, tensor),
+            input_seed: input_seed(seed, tensor.input()),
             codec,
         })
     }
@@ -212,7 +226,7 @@ impl PlanItem {
     fn cells(&self) -> Vec<String> {
         vec![
             self.tensor.to_string(),
-            self.shape.to_string(),
+            self.matrix.to_string(),
             settings_text(&self.settings),
             format!("{:.2}", self.bits_per_weight()),
             bytes(self.coded_bytes),

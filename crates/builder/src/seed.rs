@@ -1,6 +1,6 @@
 //! Seeds of single tensors.
 
-use format::MatrixId;
+use format::{InputId, MatrixId};
 use sha2::{Digest, Sha256};
 
 /// Seed for everything random about `tensor`.
@@ -9,8 +9,17 @@ use sha2::{Digest, Sha256};
 /// others are built with it, before it or in another run.
 #[must_use]
 pub fn tensor_seed(seed: u64, tensor: MatrixId) -> u64 {
-    let hash =
-        Sha256::new().chain_update(seed.to_le_bytes()).chain_update(tensor.stem()).finalize();
+    named_seed(seed, &tensor.stem())
+}
+
+/// Seed for everything random that the matrices which read `input` have in common.
+#[must_use]
+pub fn input_seed(seed: u64, input: InputId) -> u64 {
+    named_seed(seed, &format!("{}.input", input.stem()))
+}
+
+fn named_seed(seed: u64, name: &str) -> u64 {
+    let hash = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
     u64::from_le_bytes(hash[..8].try_into().expect("a SHA-256 has 32 bytes"))
 }
 
@@ -31,7 +40,7 @@ mod tests {
                 })
             })
             .collect();
-        assert_eq!(seeds.len(), 2 * 3 * 40);
+        assert_eq!(seeds.len(), 2 * Role::ALL.len() * 40);
     }
 
     #[test]

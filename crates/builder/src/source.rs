@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use format::{MatrixId, MatrixShape, ModelMap};
+use format::{Branch, ExpertStack, Matrix, MatrixId, MatrixShape, ModelMap};
 use ggml::Type;
 use ggml::gguf::{GgufError, GgufFile, TensorInfo};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
@@ -102,7 +102,8 @@ impl Source {
         self.file.tensor(&tensor.weight()).expect("the map has weights of the file")
     }
 
-    /// The weights of `tensor`, which must be one of [`Self::matrices`], [d_in, d_out]. Their pages are given back.
+    /// The weights of `tensor`, which must be one of [`Self::matrices`], [d_in, d_out]; of experts all rows. Their pages are
+    /// given back.
     ///
     /// # Errors
     /// [`Error::Inspect`] if they cannot be read, [`Error::Codec`] with the position of one that is not finite.
@@ -118,13 +119,39 @@ impl Source {
         Ok(weights)
     }
 
-    /// Shape of `tensor`, which must be one of [`Self::matrices`].
+    /// `rows` of the weights of `tensor`, which must be one of [`Self::matrices`], one after the other.
+    ///
+    /// # Errors
+    /// As [`Self::weights`], but nothing is checked.
+    ///
+    /// # Panics
+    /// If it is not, or has no such rows.
+    pub fn rows(&self, tensor: MatrixId, rows: &[usize]) -> Result<Vec<f32>, Error> {
+        let info = self.info(tensor);
+        let mut weights = Vec::new();
+        for row in rows {
+            weights.extend(self.file.rows_to_f32(info, *row..row + 1)?);
+        }
+        self.file.release(info);
+        Ok(weights)
+    }
+
+    /// The matrix called `tensor`, which must be one of [`Self::matrices`].
+    ///
+    /// # Panics
+    /// If it is not.
+    #[must_use]
+    pub fn matrix(&self, tensor: MatrixId) -> &Matrix {
+        self.map.matrix(tensor).expect("a matrix of the model")
+    }
+
+    /// Shape of `tensor`, which must be one of [`Self::matrices`]; of experts that of all rows.
     ///
     /// # Panics
     /// If it is not.
     #[must_use]
     pub fn shape(&self, tensor: MatrixId) -> MatrixShape {
-        self.map.matrix(tensor).expect("a matrix of the model").shape
+        self.matrix(tensor).stacked()
     }
 
     /// Type that llama-quantize's Q5_K_M gives `tensor`, which must be one of [`Self::matrices`].
@@ -214,28 +241,20 @@ fn check_kind(file: &GgufFile) -> Result<(), String> {
         ));
     }
     format::check_architecture(&architecture).map_err(|e| e.to_string())?;
-    check_no_experts(file, &architecture)
-}
-
-fn check_no_experts(file: &GgufFile, architecture: &str) -> Result<(), String> {
-    let experts = |what: String| {
-        Err(format!("is a mixture of experts ({what}): only models with a plain FFN can be coded"))
-    };
-    if let Some(tensor) = file.tensors().iter().find(|t| is_expert(t.name())) {
-        return experts(format!("tensor {}", tensor.name()));
-    }
-    let key = format!("{architecture}.expert_count");
-    match number(file, &key) {
-        Some(n) if n > 0 => experts(format!("{key} = {n}")),
-        _ => Ok(()),
+    match file.tensors().iter().find(|tensor| is_single_expert(tensor.name())) {
+        Some(tensor) => Err(format!(
+            "has a tensor for every expert ({}), as old files do: convert the model anew, so that the experts of a layer \
+             are in one",
+            tensor.name()
+        )),
+        None => Ok(()),
     }
 }
 
-/// `ffn_up_exps` and its kin, and `ffn_up.3.weight` of old files.
-fn is_expert(name: &str) -> bool {
-    let old_style = MatrixId::parse(name)
-        .is_some_and(|(_, suffix)| suffix.starts_with(|c: char| c.is_ascii_digit()));
-    old_style || name.split('.').any(|part| part.starts_with("ffn_") && part.ends_with("exps"))
+/// `ffn_up.3.weight` of old files.
+fn is_single_expert(name: &str) -> bool {
+    MatrixId::parse(name)
+        .is_some_and(|(_, suffix)| suffix.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 /// A coded tensor, or a sidecar that no scheme belongs to: it would get the name of one that is to be written.
@@ -247,15 +266,18 @@ fn coded_tensor(file: &GgufFile) -> Option<String> {
     file.coded_tensors().into_iter().next().or_else(stray)
 }
 
-fn number(file: &GgufFile, key: &str) -> Option<u64> {
-    file.value(key)?.as_u64()
-}
-
 /// The dense weights that may be coded; the error names the tensor that does not fit.
 fn map(file: &GgufFile, architecture: &str) -> Result<ModelMap, String> {
     let is_weight = |info: &&TensorInfo| MatrixId::of_weight(info.name()).is_some();
     file.tensors().iter().filter(is_weight).try_for_each(check_weight)?;
     let map = ModelMap::of(file.tensors().iter().map(|info| (info.name(), info.dims())));
+    let key = format!("{architecture}.expert_count");
+    let stated = file.value(&key).and_then(|value| value.as_u64()).unwrap_or(0);
+    if stated > 0 && !map.matrices().any(|matrix| matrix.n_experts.is_some()) {
+        return Err(format!(
+            "is a mixture of experts ({key} = {stated}) without any: give a complete model"
+        ));
+    }
     if map.sites().is_empty() {
         return Err(unfit::without_ffn(file, architecture));
     }
@@ -267,11 +289,18 @@ fn map(file: &GgufFile, architecture: &str) -> Result<ModelMap, String> {
 
 fn check_weight(info: &TensorInfo) -> Result<(), String> {
     let name = info.name();
-    let shape = info.matrix_shape().ok_or_else(|| {
-        format!("{name} has the dimensions {:?}: only matrices can be coded", info.dims())
+    let matrix = MatrixId::of_weight(name).and_then(|id| Matrix::of_dims(id, info.dims()));
+    let has_experts = |matrix: &Matrix| matrix.id.role.branch() == Branch::Experts;
+    let matrix = matrix.filter(|m| has_experts(m) == m.n_experts.is_some()).ok_or_else(|| {
+        let dims = info.dims();
+        format!("{name} has the dimensions {dims:?}: only matrices can be coded, those of experts in one tensor of three")
     })?;
-    if shape.d_in == 0 || shape.d_out == 0 {
-        return Err(format!("{name} is empty ({shape})"));
+    if info.dims().contains(&0) {
+        return Err(format!("{name} is empty ({})", matrix.shape));
+    }
+    if let Some(n_experts) = matrix.n_experts {
+        let stack = ExpertStack { each: matrix.shape, n_experts };
+        stack.check().map_err(|reason| format!("{name}: {reason}"))?;
     }
     if !info.ty().has_to_float() {
         return Err(format!("{name} is of type {}, which holds no weights", info.ty()));

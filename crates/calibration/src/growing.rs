@@ -71,28 +71,29 @@ impl GrowingInput {
     /// Adds the tokens of `kind` from number `first` on; the floating point operations that it took.
     ///
     /// # Shapes
-    /// `rows`: [d, n], one row per token.
+    /// `rows`: [d, per_token, n]; of the rows of a token, a sample is one, in turn.
     ///
     /// # Panics
-    /// If `rows` does not hold whole rows.
+    /// If `rows` does not hold whole rows, or `per_token` is 0.
     pub fn add(
         &mut self,
         (kind, first): (PassageKind, u64),
-        rows: &[f32],
+        (rows, per_token): (&[f32], usize),
         sampling: &Sampling,
         mat_mul: &dyn MatMul,
         scratch: &mut MomentScratch,
     ) -> f64 {
         let d = self.d();
-        let n = (rows.len() / d) as u64;
+        let n_rows = (rows.len() / d) as u64;
         let (moment, samples) = self.parts(kind);
         let mut flops = 0.0;
         if let Some(moment) = moment {
             moment.add(rows, mat_mul, scratch);
-            flops = SecondMoment::flops(d, n);
+            flops = SecondMoment::flops(d, n_rows);
         }
         if let Some(samples) = samples {
-            for row in sampling.among(kind, first, n) {
+            for token in sampling.among(kind, first, n_rows / per_token as u64) {
+                let row = token * per_token + (first as usize + token) % per_token;
                 samples.push(&rows[row * d..(row + 1) * d]);
             }
         }

@@ -115,7 +115,7 @@ impl Calibration {
         let holdout = self.samples(input, HOLDOUT, HOLDOUT_SCALE)?.ok_or("no hold-out")?;
         let d = holdout.d();
         let (model, width) = (&self.provenance.model, input.role.width());
-        let expected = width.pick(model.n_embd, model.n_ff) as usize;
+        let expected = width.pick(model.n_embd as usize, model.n_ff as usize);
         // Layers may have FFNs of different widths, the widest of which is recorded.
         if d > expected || width == Width::Embedding && d != expected {
             return Err(format!("{input}: inputs of {d} values do not fit the model's {expected}"));

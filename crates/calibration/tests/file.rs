@@ -137,7 +137,7 @@ fn another_models_file_is_refused() {
 /// Opens and reads everything; the first error.
 fn read_all(path: &Path, bytes: &[u8]) -> Result<(), CalibrationError> {
     let calibration = open(path, bytes)?;
-    Role::ALL.into_iter().try_for_each(|t| calibration.input(tensor(1, t).input()).map(drop))
+    Role::PLAIN.into_iter().try_for_each(|t| calibration.input(tensor(1, t).input()).map(drop))
 }
 
 #[test]

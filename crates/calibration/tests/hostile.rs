@@ -10,7 +10,7 @@ use format::{MatrixId, Role};
 
 fn read(path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let file = Calibration::open(path)?;
-    for role in Role::ALL {
+    for role in Role::PLAIN {
         file.input(MatrixId { layer: 0, role }.input())?;
     }
     Ok(())

@@ -46,7 +46,8 @@ pub(crate) fn check(
         let imatrix = Imatrix::open(path)?;
         for id in coded {
             let name = id.weight();
-            imatrix.importance(&name, base.require_tensor(&name)?.dims()[0])?;
+            let dims = base.require_tensor(&name)?.dims();
+            imatrix.importance(&name, dims[0], dims.get(2).copied())?;
         }
         return Ok(Helps::All);
     }

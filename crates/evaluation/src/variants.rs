@@ -147,11 +147,8 @@ impl Variant {
         let Source { base, n_layers, coded } = source;
         let architecture = base.architecture()?;
         let map = ModelMap::of(base.tensors().iter().map(|info| (info.name(), info.dims())));
-        let typed = |&Matrix { id, shape, n_experts }: &Matrix| {
+        let typed = |&Matrix { id, shape, .. }: &Matrix| {
             let name = id.weight();
-            if n_experts.is_some() {
-                return Err(Error::input(base.path(), format!("{name} is no matrix")));
-            }
             let ffn = FfnMatrix {
                 role: id.role,
                 layer: id.layer,
@@ -161,10 +158,10 @@ impl Variant {
                 has_imatrix: self.has_imatrix,
             };
             let (expected, wanted) = (self.mix.ffn_type(&ffn), self.mix.ffn_wanted(&ffn));
-            Ok((name, FfnType { id, expected, wanted }))
+            (name, FfnType { id, expected, wanted })
         };
         let changes = |m: &&Matrix| self.extent == Extent::Whole || coded.contains(&m.id);
-        map.matrices().filter(changes).map(typed).collect()
+        Ok(map.matrices().filter(changes).map(typed).collect())
     }
 }
 

@@ -3,10 +3,15 @@
 //! A coded weight has no bytes that ggml could multiply with. So the table holds those weights only whose product llama.cpp
 //! computes by `build_lora_mm`, where the hook is.
 
-use crate::MatrixId;
+use crate::{Branch, MatrixId};
 
-/// A coded weight is a matrix `[d_in, d_out]`.
-const N_DIMS: usize = 2;
+/// Dimensions of a weight of a branch: `[d_in, d_out]`, or one such matrix for each expert.
+fn n_dims_of(branch: Branch) -> usize {
+    match branch {
+        Branch::Plain | Branch::SharedExpert => 2,
+        Branch::Experts => 3,
+    }
+}
 
 /// Architectures (`general.architecture`) of the pinned llama.cpp that do something else with their FFN weights than
 /// to hand them to `build_lora_mm`, and what. To be checked again at every raise of the pin.
@@ -21,11 +26,11 @@ const PAST_THE_HOOK: [(&str, &str); 3] = [
 #[non_exhaustive]
 pub enum Uncodable {
     /// The weight plays another part in the model.
-    #[error("only ffn_gate, ffn_up and ffn_down of a layer can be coded")]
+    #[error("only ffn_gate, ffn_up and ffn_down of a layer and of its experts can be coded")]
     Role,
-    /// The weight is no matrix.
-    #[error("a weight of {0} dimensions cannot be coded, only matrices can")]
-    Dimensions(usize),
+    /// The weight is no matrix, or those of experts are no matrices.
+    #[error("a weight of {0} dimensions cannot be coded here, only one of {1}")]
+    Dimensions(usize, usize),
     /// The architecture's FFN does not pass through the hook.
     #[error("the architecture '{name}' cannot be coded: {why}")]
     Architecture {
@@ -53,8 +58,9 @@ pub fn check_architecture(architecture: &str) -> Result<(), Uncodable> {
 /// [`Uncodable`].
 pub fn codable(architecture: &str, name: &str, n_dims: usize) -> Result<MatrixId, Uncodable> {
     let Some((tensor, "weight")) = MatrixId::parse(name) else { return Err(Uncodable::Role) };
-    if n_dims != N_DIMS {
-        return Err(Uncodable::Dimensions(n_dims));
+    let expected = n_dims_of(tensor.role.branch());
+    if n_dims != expected {
+        return Err(Uncodable::Dimensions(n_dims, expected));
     }
     check_architecture(architecture)?;
     Ok(tensor)
@@ -70,7 +76,8 @@ mod tests {
         for role in Role::ALL {
             let tensor = MatrixId { layer: 3, role };
             for architecture in ["llama", "deepseek", "jamba", "of-tomorrow"] {
-                assert_eq!(codable(architecture, &tensor.weight(), 2), Ok(tensor));
+                let n_dims = n_dims_of(role.branch());
+                assert_eq!(codable(architecture, &tensor.weight(), n_dims), Ok(tensor));
             }
         }
     }
@@ -82,8 +89,7 @@ mod tests {
             "blk.0.ffn_up.bias",
             "blk.0.attn_q.weight",
             "blk.0.ffn_gate_inp.weight",
-            "blk.0.ffn_up_exps.weight",
-            "blk.0.ffn_up_shexp.weight",
+            "blk.0.ffn_up_chexps.weight",
             "blk.0.ffn_up.3.weight",
             "enc.blk.0.ffn_up.weight",
             "output.weight",
@@ -97,8 +103,13 @@ mod tests {
     #[test]
     fn only_matrices_may() {
         for n in [0, 1, 3, 4] {
-            assert_eq!(codable("llama", "blk.0.ffn_up.weight", n), Err(Uncodable::Dimensions(n)));
+            let found = codable("llama", "blk.0.ffn_up.weight", n);
+            assert_eq!(found, Err(Uncodable::Dimensions(n, 2)));
         }
+        let experts = |n| codable("llama", "blk.0.ffn_up_exps.weight", n);
+        assert_eq!((experts(2), experts(4)), {
+            (Err(Uncodable::Dimensions(2, 3)), Err(Uncodable::Dimensions(4, 3)))
+        });
     }
 
     #[test]

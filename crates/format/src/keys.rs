@@ -53,6 +53,13 @@ pub fn tensor_bpw(tensor: MatrixId) -> String {
     format!("statecells.{tensor}.bpw")
 }
 
+/// ARRAY of UINT32 `statecells.<tensor>.shape`: inputs, outputs and, of experts, their number. Files of earlier versions have
+/// none, but their matrices are those of plain FFNs, whose shape the model's own metadata tell.
+#[must_use]
+pub fn tensor_shape(tensor: MatrixId) -> String {
+    format!("statecells.{tensor}.shape")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,9 +27,9 @@ pub use family::{GLOBAL, SECTIONS, SEEDDELTA};
 pub use map::{Matrix, ModelMap, Site};
 pub use named::named;
 pub use names::{InputId, MatrixId};
-pub use role::{InputRole, Role, Width};
+pub use role::{Branch, InputRole, Role, Width};
 pub use scheme::Scheme;
-pub use shape::MatrixShape;
+pub use shape::{ExpertStack, ExpertsError, MatrixShape};
 pub use sidecar::{
     ElementType, Sidecar, SidecarSpec, checked_sidecar, f16_clamped, find_sidecar, finite_values,
     n_bytes,

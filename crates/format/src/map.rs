@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{InputId, MatrixId, MatrixShape, Role};
+use crate::{ExpertStack, InputId, MatrixId, MatrixShape, Role};
 
 /// A matrix of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,24 @@ pub struct Matrix {
 }
 
 impl Matrix {
+    /// Its shape; with experts that of the rows of all of them, which are coded as one matrix.
+    ///
+    /// # Panics
+    /// If that overflows; shapes from files are checked first.
+    #[must_use]
+    pub fn stacked(&self) -> MatrixShape {
+        match self.n_experts {
+            Some(n_experts) => ExpertStack { each: self.shape, n_experts }.stacked(),
+            None => self.shape,
+        }
+    }
+
+    /// Dimensions of its tensor, innermost first.
+    #[must_use]
+    pub fn dims(&self) -> Vec<usize> {
+        [self.shape.d_in, self.shape.d_out].into_iter().chain(self.n_experts).collect()
+    }
+
     /// The matrix called `id` in a tensor of these dimensions, innermost first; `None` for more than three.
     #[must_use]
     pub fn of_dims(id: MatrixId, dims: &[usize]) -> Option<Self> {
@@ -27,6 +45,15 @@ impl Matrix {
             _ => return None,
         };
         Some(Self { id, shape: MatrixShape::new(d_in, d_out), n_experts })
+    }
+}
+
+impl std::fmt::Display for Matrix {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.n_experts {
+            Some(n_experts) => ExpertStack { each: self.shape, n_experts }.fmt(f),
+            None => self.shape.fmt(f),
+        }
     }
 }
 
@@ -117,13 +144,15 @@ impl ModelMap {
         self.sites[site].matrices.iter().find(|matrix| matrix.id == id)
     }
 
-    /// The first matrix that a layer of the model lacks although every layer with a matrix has one of this role.
+    /// The first matrix that a layer of the model lacks although every layer with a matrix of the same branch has one of this
+    /// role.
     #[must_use]
     pub fn missing(&self) -> Option<MatrixId> {
-        let layers = self.sites.iter().map(|site| site.input.layer);
-        let needed =
-            layers.flat_map(|layer| Role::required().map(move |role| MatrixId { layer, role }));
-        needed.into_iter().find(|id| self.matrix(*id).is_none())
+        let branches = self.matrices().map(|matrix| (matrix.id.layer, matrix.id.role.branch()));
+        let mut needed = branches.flat_map(|(layer, branch)| {
+            Role::required(branch).map(move |role| MatrixId { layer, role })
+        });
+        needed.find(|id| self.matrix(*id).is_none())
     }
 }
 

@@ -21,8 +21,7 @@ pub struct MatrixId {
 impl MatrixId {
     /// The matrix that `name` (`blk.3.ffn_up.weight`, `blk.3.ffn_up.codes`) belongs to, and its suffix.
     ///
-    /// `None` for every other tensor, including biases of other parts, MoE experts (`ffn_up_exps`,
-    /// `ffn_up_shexp`) and layers that no model has, so that a layer's number can be counted with.
+    /// `None` for every other tensor, including biases of other parts and layers that no model has, so that a layer's number can be counted with.
     #[must_use]
     pub fn parse(name: &str) -> Option<(Self, &str)> {
         let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
@@ -126,8 +125,7 @@ mod tests {
         for name in [
             "output.weight",
             "blk.1.attn_q.weight",
-            "blk.1.ffn_up_exps.weight",
-            "blk.1.ffn_up_shexp.weight",
+            "blk.1.ffn_up_chexps.weight",
             "blk.1.ffn_norm.weight",
             "blk.01.ffn_up.weight",
             "blk.+1.ffn_up.weight",

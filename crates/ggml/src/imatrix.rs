@@ -135,21 +135,34 @@ impl Imatrix {
         }
     }
 
-    /// Mean square E[x_i^2] of every input of `weight` (`blk.0.ffn_up.weight`), which has `n_in` inputs.
+    /// Mean square E[x_i^2] of every input of `weight` (`blk.0.ffn_up.weight`), which has `n_in` inputs; of the `n_experts`
+    /// matrices of a weight of three dimensions over all that any of them has seen.
     ///
     /// # Errors
     /// [`ImatrixError::Missing`], [`ImatrixError::Shape`], [`ImatrixError::Count`] or
     /// [`ImatrixError::Value`].
-    pub fn importance(&self, weight: &str, n_in: usize) -> Result<Vec<f32>, ImatrixError> {
+    pub fn importance(
+        &self,
+        weight: &str,
+        n_in: usize,
+        n_experts: Option<usize>,
+    ) -> Result<Vec<f32>, ImatrixError> {
+        let n_matrices = n_experts.unwrap_or(1);
         let (sums, count) = match &self.file {
             Format::Gguf(file) => {
-                let entry = |part: &str, n| self.entry(file, weight, part, n);
-                (entry("in_sum2", n_in)?, entry("counts", 1)?[0])
+                let entry = |part: &str, n| self.entry(file, weight, part, (n, n_matrices));
+                (entry("in_sum2", n_in)?, entry("counts", 1)?.iter().sum())
             }
+            // What is stored is in proportion to the mean squares, whatever an expert has seen.
             Format::Legacy(map, index) => {
-                self.legacy_entry(index.entry(map, weight), weight, n_in)?
+                let found = index.entry(map, weight);
+                let (sums, count) = self.legacy_entry(found, weight, (n_in, n_matrices))?;
+                (sums, count * n_matrices as f32)
             }
         };
+        let mut all = sums.chunks_exact(n_in);
+        let mut sums = all.next().map(<[f32]>::to_vec).unwrap_or_default();
+        all.for_each(|of_one| sums.iter_mut().zip(of_one).for_each(|(sum, v)| *sum += v));
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
         if !(count.is_finite() && count > 0.0) {
             return Err(ImatrixError::Count { path, weight, count });
@@ -160,19 +173,23 @@ impl Imatrix {
         }
     }
 
-    /// The `n` values of the tensor `<weight>.<part>`, of one matrix: experts have one entry each.
+    /// The values of the tensor `<weight>.<part>`, `n` of each of `n_matrices`.
     fn entry(
         &self,
         file: &GgufFile,
         weight: &str,
         part: &str,
-        n: usize,
+        (n, n_matrices): (usize, usize),
     ) -> Result<Vec<f32>, ImatrixError> {
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
         let Some(tensor) = file.tensor(&format!("{weight}.{part}")) else {
             return Err(ImatrixError::Missing { path, weight });
         };
-        if tensor.dims() != [n] || tensor.ty() != Type::F32 {
+        let fits = match tensor.dims() {
+            [len] => *len == n && n_matrices == 1,
+            dims => *dims == [n, n_matrices],
+        };
+        if !fits || tensor.ty() != Type::F32 {
             return Err(ImatrixError::Shape {
                 path,
                 weight,
@@ -183,17 +200,17 @@ impl Imatrix {
         Ok(file.to_f32(tensor)?)
     }
 
-    /// `found` if it is of one matrix with `n_in` inputs.
+    /// `found` if it is of `n_matrices` matrices with `n_in` inputs.
     fn legacy_entry(
         &self,
         found: Option<(Vec<f32>, f32)>,
         weight: &str,
-        n_in: usize,
+        (n_in, n_matrices): (usize, usize),
     ) -> Result<(Vec<f32>, f32), ImatrixError> {
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
         match found {
             None => Err(ImatrixError::Missing { path, weight }),
-            Some((values, _)) if values.len() != n_in => {
+            Some((values, _)) if Some(values.len()) != n_in.checked_mul(n_matrices) => {
                 let dims = vec![values.len()];
                 Err(ImatrixError::Shape { path, weight, dims, n_in })
             }
@@ -243,28 +260,47 @@ mod tests {
     #[test]
     fn importance_is_the_mean_square() {
         let (_dir, imatrix) = imatrix(&[8.0, 0.0, 2.0], &[4.0]);
-        assert_eq!(imatrix.importance("w", 3).unwrap(), [2.0, 0.0, 0.5]);
+        assert_eq!(imatrix.importance("w", 3, None).unwrap(), [2.0, 0.0, 0.5]);
         assert_eq!(imatrix.datasets(), ["text"]);
     }
 
     #[test]
     fn entries_of_other_models_are_refused() {
         let (_dir, one) = imatrix(&[1.0; 3], &[4.0]);
-        assert!(matches!(one.importance("v", 3), Err(ImatrixError::Missing { .. })));
-        assert!(matches!(one.importance("w", 4), Err(ImatrixError::Shape { .. })));
+        assert!(matches!(one.importance("v", 3, None), Err(ImatrixError::Missing { .. })));
+        assert!(matches!(one.importance("w", 4, None), Err(ImatrixError::Shape { .. })));
         let (_dir, experts) = imatrix(&[1.0; 3], &[4.0, 4.0]);
-        assert!(matches!(experts.importance("w", 3), Err(ImatrixError::Shape { .. })));
+        assert!(matches!(experts.importance("w", 3, None), Err(ImatrixError::Shape { .. })));
+        assert!(matches!(experts.importance("w", 3, Some(2)), Err(ImatrixError::Shape { .. })));
+    }
+
+    /// An expert that no token went to counts for nothing.
+    #[test]
+    fn experts_count_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("imatrix.gguf");
+        let mut writer = GgufWriter::new();
+        writer.set("imatrix.chunk_count", 3u32).unwrap();
+        writer.add_tensor("w.in_sum2", Type::F32, &[2, 3]).unwrap();
+        writer.add_tensor("w.counts", Type::F32, &[1, 3]).unwrap();
+        let data = [vec![8.0f32, 0.0, 0.0, 0.0, 4.0, 6.0], vec![4.0, 0.0, 2.0]];
+        let bytes = data.map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        writer.write(File::create(&path).unwrap(), |i, out| out.write_all(&bytes[i])).unwrap();
+        let imatrix = Imatrix::open(&path).unwrap();
+        assert_eq!(imatrix.importance("w", 2, Some(3)).unwrap(), [2.0, 1.0]);
+        assert!(matches!(imatrix.importance("w", 2, None), Err(ImatrixError::Shape { .. })));
+        assert!(matches!(imatrix.importance("w", 2, Some(2)), Err(ImatrixError::Shape { .. })));
     }
 
     #[test]
     fn damaged_entries_are_refused() {
         for count in [0.0, -1.0, f32::NAN, f32::INFINITY] {
             let (_dir, imatrix) = imatrix(&[1.0; 3], &[count]);
-            assert!(matches!(imatrix.importance("w", 3), Err(ImatrixError::Count { .. })));
+            assert!(matches!(imatrix.importance("w", 3, None), Err(ImatrixError::Count { .. })));
         }
         for sum in [-1.0, f32::NAN, f32::INFINITY] {
             let (_dir, imatrix) = imatrix(&[1.0, sum], &[4.0]);
-            let error = imatrix.importance("w", 2).unwrap_err();
+            let error = imatrix.importance("w", 2, None).unwrap_err();
             assert!(matches!(error, ImatrixError::Value { index: 1, .. }), "{error}");
         }
     }
@@ -285,13 +321,13 @@ mod tests {
             Imatrix::open(&path).unwrap()
         };
         let old = write(5, &[10.0, 0.0, 2.5]);
-        assert_eq!(old.importance("w", 3).unwrap(), [2.0, 0.0, 0.5]);
+        assert_eq!(old.importance("w", 3, None).unwrap(), [2.0, 0.0, 0.5]);
         assert_eq!((old.datasets(), old.path()), (vec!["text".to_owned()], path.as_path()));
-        assert!(matches!(old.importance("v", 3), Err(ImatrixError::Missing { .. })));
-        assert!(matches!(old.importance("w", 4), Err(ImatrixError::Shape { .. })));
-        let negative = write(-1, &[1.0]).importance("w", 1);
+        assert!(matches!(old.importance("v", 3, None), Err(ImatrixError::Missing { .. })));
+        assert!(matches!(old.importance("w", 4, None), Err(ImatrixError::Shape { .. })));
+        let negative = write(-1, &[1.0]).importance("w", 1, None);
         assert!(matches!(negative, Err(ImatrixError::Count { .. })));
-        let nan = write(1, &[1.0, f32::NAN]).importance("w", 2);
+        let nan = write(1, &[1.0, f32::NAN]).importance("w", 2, None);
         assert!(matches!(nan, Err(ImatrixError::Value { index: 1, .. })));
     }
 

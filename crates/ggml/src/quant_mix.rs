@@ -146,13 +146,12 @@ impl QuantMix {
     pub fn ffn_wanted(self, matrix: &FfnMatrix<'_>) -> Type {
         let FfnMatrix { layer, n_layer, .. } = *matrix;
         match matrix.role {
-            Role::Down => self.down_type(matrix),
-            Role::Gate | Role::Up
-                if self == Self::IQ3_XS && layer >= n_layer / 8 && layer < 7 * n_layer / 8 =>
-            {
+            // llama-quantize goes by what the name begins with, experts or not.
+            Role::Down | Role::DownExps | Role::DownShexp => self.down_type(matrix),
+            _ if self == Self::IQ3_XS && layer >= n_layer / 8 && layer < 7 * n_layer / 8 => {
                 Type::IQ3_XXS
             }
-            Role::Gate | Role::Up => self.base(),
+            _ => self.base(),
         }
     }
 

@@ -19,7 +19,7 @@ fn bad_files_are_refused_in_one_line_and_with_little_memory() {
     let imatrix = |path: &std::path::Path| {
         let file = Imatrix::open(path)?;
         for (role, n) in weights {
-            file.importance(&format!("blk.0.ffn_{role}.weight"), n)?;
+            file.importance(&format!("blk.0.ffn_{role}.weight"), n, None)?;
         }
         Ok(())
     };

@@ -83,7 +83,7 @@ fn write_ffn_model(path: &Path, architecture: &str, n_layer: u32, (n_embd, n_ff)
     }
     let mut sizes = Vec::new();
     for layer in 0..n_layer as usize {
-        for role in Role::ALL {
+        for role in Role::PLAIN {
             let dims = if role == Role::Down { [n_ff, n_embd] } else { [n_embd, n_ff] };
             writer.add_tensor(&MatrixId { layer, role }.weight(), Type::F16, &dims).unwrap();
             sizes.push(2 * dims[0] * dims[1]);
@@ -102,7 +102,7 @@ fn write_imatrix(path: &Path, n_layer: u32, (n_embd, n_ff): (usize, usize)) {
     writer.set("imatrix.chunk_size", 1u32).unwrap();
     let mut sizes = Vec::new();
     for layer in 0..n_layer as usize {
-        for role in Role::ALL {
+        for role in Role::PLAIN {
             let d_in = if role == Role::Down { n_ff } else { n_embd };
             let name = MatrixId { layer, role }.weight();
             writer.add_tensor(&format!("{name}.in_sum2"), Type::F32, &[d_in, 1]).unwrap();

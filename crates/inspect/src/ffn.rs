@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use format::coo::Layout;
 use format::seeddelta::{BASE_BLOCK, BASE_CIRC, BASE_DIAG, BASE_SCALE, BASE_U, BASE_V, ROW_SCALE};
-use format::{MatrixId, MatrixShape, ModelMap, keys};
-use ggml::gguf::{GgufFile, TensorInfo};
+use format::{Matrix, MatrixId, MatrixShape, ModelMap, Width, keys};
+use ggml::gguf::{Array, GgufFile, TensorInfo, Value};
 use ggml::quant_mix::{FfnMatrix, QuantMix};
 use program::table::bits_per_weight;
 use schemars::JsonSchema;
@@ -27,7 +27,7 @@ pub struct FfnReport {
     pub name: String,
     /// Layer, from 0.
     pub layer: usize,
-    /// `gate`, `up` or `down`.
+    /// `gate`, `up`, `down`, or the same of experts (`gate_exps`) or of a shared expert (`gate_shexp`).
     #[serde(rename = "target")]
     pub role: String,
     /// Scheme, as `statecells.<tensor>.scheme` names it; `null` if the matrix is dense only.
@@ -38,6 +38,9 @@ pub struct FfnReport {
     pub d_in: Option<usize>,
     /// Number of outputs, the number of rows; `null` as for `d_in`.
     pub d_out: Option<usize>,
+    /// Number of experts that have such a matrix each; `null` for one matrix.
+    #[serde(default)]
+    pub n_experts: Option<usize>,
     /// Parameters of the scheme that dimensions tell of: `M` and `k`, or `S`, or the parts of a base and `K`.
     pub settings: Settings,
     /// Bits per weight of everything that the file holds for it; `null` without a shape.
@@ -71,10 +74,17 @@ impl FfnReport {
         self.shape().map_or(0, |s| s.n_weights() as u64)
     }
 
-    /// Shape, where it is known.
+    /// The matrix, or those of all experts, where the shape is known.
+    #[must_use]
+    pub fn matrix(&self) -> Option<Matrix> {
+        let shape = MatrixShape::new(self.d_in?, self.d_out?);
+        Some(Matrix { id: self.tensor(), shape, n_experts: self.n_experts })
+    }
+
+    /// Shape, where it is known; of experts that of all rows.
     #[must_use]
     pub fn shape(&self) -> Option<MatrixShape> {
-        Some(MatrixShape::new(self.d_in?, self.d_out?))
+        self.matrix().map(|matrix| matrix.stacked())
     }
 }
 
@@ -123,7 +133,8 @@ fn report(
     let sidecars: u64 =
         parts.iter().filter(|(p, _)| is_sidecar(p)).map(|(_, i)| i.n_bytes() as u64).sum();
     let bytes = sidecars + dense.map_or(0, |d| d.n_bytes() as u64);
-    let shape = shape(hparams, tensor, parts).filter(|s| s.checked_n_weights() > Some(0));
+    let matrix = matrix(hparams, tensor, parts).filter(|m| n_weights(m) > Some(0));
+    let shape = matrix.map(|m| m.stacked());
     let q5_k_m = shape.map(|shape| FfnMatrix {
         role: tensor.role,
         layer: tensor.layer,
@@ -138,8 +149,9 @@ fn report(
         role: tensor.role.to_string(),
         scheme,
         dense_type: dense.map(|d| d.ty().to_string()),
-        d_in: shape.map(|s| s.d_in),
-        d_out: shape.map(|s| s.d_out),
+        d_in: matrix.map(|m| m.shape.d_in),
+        d_out: matrix.map(|m| m.shape.d_out),
+        n_experts: matrix.and_then(|m| m.n_experts),
         settings: settings(parts),
         bits_per_weight: shape.map(|s| bits_per_weight(bytes, s.n_weights() as u64)),
         gap: hparams.file.f32(&keys::tensor_gap(tensor)).ok().flatten(),
@@ -150,29 +162,40 @@ fn report(
     }
 }
 
-/// The shape from the dense weight, else from a global dictionary and its codes, else, where the sidecars
-/// are padded, from the metadata.
-fn shape(
+/// Number of weights, if it is one.
+fn n_weights(matrix: &Matrix) -> Option<usize> {
+    matrix.shape.checked_n_weights()?.checked_mul(matrix.n_experts.unwrap_or(1))
+}
+
+/// The matrix, its shape from the dense weight, else from its own key; in files of earlier versions from a global dictionary
+/// and its codes or, where the sidecars are padded, from the model's metadata.
+fn matrix(
     hparams: &Hparams<'_>,
     tensor: MatrixId,
     parts: &BTreeMap<&str, &TensorInfo>,
-) -> Option<MatrixShape> {
+) -> Option<Matrix> {
+    let plain = |shape| Matrix { id: tensor, shape, n_experts: None };
     if let Some(dense) = parts.get("weight") {
-        return dense.matrix_shape();
+        return Matrix::of_dims(tensor, dense.dims());
+    }
+    if let Some(Value::Array(Array::U32(dims))) = hparams.file.value(&keys::tensor_shape(tensor)) {
+        let dims: Vec<usize> = dims.into_iter().map(|d| d as usize).collect();
+        return Matrix::of_dims(tensor, &dims);
     }
     if let Some((d_in, _, _, d_out)) = global_dims(parts) {
-        return Some(MatrixShape::new(d_in, d_out));
+        return Some(plain(MatrixShape::new(d_in, d_out)));
     }
-    let n_embd = hparams.number("embedding_length", tensor.layer);
-    let n_ff = hparams.number("feed_forward_length", tensor.layer);
-    let role = tensor.role;
-    let (d_in, d_out) = (role.d_in().pick(n_embd, n_ff), role.d_out().pick(n_embd, n_ff));
+    let number = |width: Width| match width {
+        Width::Embedding => hparams.number("embedding_length", tensor.layer),
+        _ => hparams.number("feed_forward_length", tensor.layer),
+    };
+    let (d_in, d_out) = (number(tensor.role.d_in()), number(tensor.role.d_out()));
     let rows = parts.get(ROW_SCALE).map(|r| r.n_elements());
     // GGUF drops a last dimension of 1.
     let columns = |part: &str| parts.get(part)?.matrix_shape().map(|s| s.d_out);
     let rows = rows.or_else(|| columns(DELTA_IDX).or_else(|| columns(BASE_U)));
     let d_in = parts.get(BASE_V).and_then(|v| v.dims().first().copied()).or(d_in);
-    Some(MatrixShape::new(d_in?, rows.or(d_out)?))
+    Some(plain(MatrixShape::new(d_in?, rows.or(d_out)?)))
 }
 
 /// `d_in`, M, k and `d_out` of a global dictionary.

@@ -66,7 +66,7 @@ fn table(file: &Inspection) -> Table {
             t.name.clone(),
             scheme(t),
             t.dense_type.clone().unwrap_or_else(|| "-".to_owned()),
-            t.shape().map_or_else(|| "?".to_owned(), |s| s.to_string()),
+            t.matrix().map_or_else(|| "?".to_owned(), |m| m.to_string()),
             settings_text(&t.settings),
             bits(t),
             gap(t),

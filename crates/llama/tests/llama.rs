@@ -141,7 +141,7 @@ fn importance_is_the_mean_square_of_what_observers_see() {
     let (_, input, _) = &context.observer().seen[0];
 
     let n_in = model.n_embd();
-    let importance = Imatrix::open(&imatrix_path).unwrap().importance(GATE, n_in).unwrap();
+    let importance = Imatrix::open(&imatrix_path).unwrap().importance(GATE, n_in, None).unwrap();
     for (i, real) in importance.iter().enumerate() {
         let sum: f32 = input.iter().skip(i).step_by(n_in).map(|x| x * x).sum();
         let ours = sum / N as f32;

@@ -27,7 +27,18 @@ pub(crate) struct Fit<'a> {
     pub(crate) weights: &'a [f32],
     pub(crate) shape: MatrixShape,
     pub(crate) metric: &'a Metric,
+    /// Is learned here where there is none.
+    pub(crate) dictionary: Option<&'a Dictionary>,
     pub(crate) context: &'a EncodeContext<'a>,
+}
+
+/// Atoms that several matrices have in common, as they are in the file.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dictionary {
+    /// Rounded to half precision.
+    atoms: Atoms,
+    /// What row scales have been divided by.
+    gain: f32,
 }
 
 /// A complete code, before it is rounded to the file's types.
@@ -41,11 +52,26 @@ struct Solution {
 
 impl Fit<'_> {
     pub(crate) fn run(&self) -> Result<Vec<Sidecar>, CodecError> {
+        if let Some(dictionary) = self.dictionary {
+            return self.run_with(dictionary.atoms.clone());
+        }
+        self.run_with(self.learned())
+    }
+
+    /// The dictionary that the weights get.
+    pub(crate) fn dictionary(&self) -> Result<Dictionary, CodecError> {
+        let (solution, _) = self.solve(self.learned())?;
+        let gain = balance(&solution.scales);
+        let round = |atom: &[f32; BLOCK]| atom.map(|a| f16_clamped(a * gain).to_f32());
+        Ok(Dictionary { atoms: solution.atoms.iter().map(round).collect(), gain })
+    }
+
+    fn learned(&self) -> Atoms {
         let progress = self.context.progress;
         progress.stage("learn", 1);
         let atoms = self.learn();
         progress.advance(1);
-        self.run_with(atoms)
+        atoms
     }
 
     /// A dictionary for the weights, whatever the metric.
@@ -57,13 +83,27 @@ impl Fit<'_> {
 
     /// Codes with a dictionary that [`Self::learn`] made, for these weights or for ones like them.
     pub(crate) fn run_with(&self, atoms: Atoms) -> Result<Vec<Sidecar>, CodecError> {
-        let scales = self.row_norms(&Coo::empty(self.shape));
+        let (solution, outliers) = self.solve(atoms)?;
+        self.finish(&solution, outliers)
+    }
+
+    fn solve(&self, atoms: Atoms) -> Result<(Solution, Coo), CodecError> {
+        let scales = self.first_scales(&Coo::empty(self.shape));
         let outliers = self.choose_outliers(&atoms, &scales)?;
-        let scales = if outliers.is_empty() { scales } else { self.row_norms(&outliers) };
+        let scales = if outliers.is_empty() { scales } else { self.first_scales(&outliers) };
         let problem =
             Problem::new(self.weights, self.shape, self.metric, &outliers, self.context.mul_mat);
         let solution = self.alternate(&problem, atoms, scales);
-        self.finish(&solution, outliers)
+        Ok((solution, outliers))
+    }
+
+    /// Row scales to begin with.
+    fn first_scales(&self, outliers: &Coo) -> Vec<f32> {
+        let mut scales = self.row_norms(outliers);
+        if let Some(dictionary) = self.dictionary {
+            scales.iter_mut().for_each(|scale| *scale /= dictionary.gain);
+        }
+        scales
     }
 
     /// Root mean square of every row without its outliers.
@@ -121,7 +161,7 @@ impl Fit<'_> {
         Coo::largest(&residual, self.shape, n, Some(&self.metric.diagonal))
     }
 
-    /// Searches winners and refits scales and atoms in turn; the cheapest solution of all rounds.
+    /// Searches winners and refits scales and, unless they are given, atoms in turn; the cheapest solution of all rounds.
     fn alternate(&self, problem: &Problem, mut atoms: Atoms, mut scales: Vec<f32>) -> Solution {
         let progress = self.context.progress;
         let n_blocks = self.metric.n_blocks as u64;
@@ -144,9 +184,11 @@ impl Fit<'_> {
             }
             let Some(best) = &best else { break };
             if round < self.params.rounds {
-                let mul_mat = self.context.mul_mat;
-                let refit = Refit::new(problem, &best.winners, &best.scales, mul_mat);
-                atoms = refit.solve(&best.atoms);
+                if self.dictionary.is_none() {
+                    let mul_mat = self.context.mul_mat;
+                    let refit = Refit::new(problem, &best.winners, &best.scales, mul_mat);
+                    atoms = refit.solve(&best.atoms);
+                }
                 scales.copy_from_slice(&best.scales);
             }
         }
@@ -166,7 +208,7 @@ impl Fit<'_> {
 
     /// Rounds to the file's types; outliers make up for what that leaves.
     fn finish(&self, solution: &Solution, mut outliers: Coo) -> Result<Vec<Sidecar>, CodecError> {
-        let gain = balance(&solution.scales);
+        let gain = self.dictionary.map_or_else(|| balance(&solution.scales), |_| 1.0);
         let round = |v: f32| f16_clamped(v);
         let atoms: Vec<f16> = solution.atoms.iter().flatten().map(|a| round(a * gain)).collect();
         let scales: Vec<f16> = solution.scales.iter().map(|s| round(s / gain)).collect();

@@ -15,6 +15,7 @@ mod allocate;
 mod beam;
 mod cache;
 mod encode;
+mod experts;
 mod gradient;
 mod learn;
 mod metric;
@@ -31,6 +32,8 @@ use numerics::{Codec, EncodeContext, check_finite};
 
 pub use allocate::{Choice, SHARED_SECTIONS, allocate, errors_by_sections};
 pub use cache::{InputKey, InputMetrics, MetricCache};
+pub use encode::Dictionary;
+pub use experts::{DICTIONARY_ROWS, ExpertsCodec, spread};
 pub use gradient::PartsGradient;
 pub use metric::Metric;
 pub use params::SectionsParams;
@@ -43,19 +46,63 @@ pub struct SectionsCodec {
     /// What to learn and how to search.
     pub params: SectionsParams,
     metric: Option<Arc<Metric>>,
+    dictionary: Option<Arc<Dictionary>>,
 }
 
 impl SectionsCodec {
     /// Codec for inputs that are white or have the importance of the [`EncodeContext`].
     #[must_use]
     pub fn new(params: SectionsParams) -> Self {
-        Self { params, metric: None }
+        Self { params, metric: None, dictionary: None }
     }
 
     /// Codec for inputs with `metric`, which then takes the place of the context's importance.
     #[must_use]
     pub fn with_metric(self, metric: Arc<Metric>) -> Self {
         Self { metric: Some(metric), ..self }
+    }
+
+    /// Codec with a dictionary that is learned already, and stays as it is: several matrices may have the same.
+    #[must_use]
+    pub fn with_dictionary(self, dictionary: Arc<Dictionary>) -> Self {
+        Self { dictionary: Some(dictionary), ..self }
+    }
+
+    /// The dictionary that fits best to `rows`, [d_in, n]: some of each matrix that is to have it.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    pub fn learn(
+        &self,
+        rows: &[f32],
+        shape: MatrixShape,
+        context: &EncodeContext<'_>,
+    ) -> Result<Dictionary, CodecError> {
+        let metric = self.checked(rows, shape, context)?;
+        self.fit(rows, shape, &metric, context).dictionary()
+    }
+
+    fn checked(
+        &self,
+        weights: &[f32],
+        shape: MatrixShape,
+        context: &EncodeContext<'_>,
+    ) -> Result<Arc<Metric>, CodecError> {
+        self.params.check(shape)?;
+        assert_eq!(weights.len(), shape.n_weights(), "weights do not fill {shape}");
+        check_finite(weights, shape)?;
+        self.metric(shape, context.importance)
+    }
+
+    fn fit<'a>(
+        &'a self,
+        weights: &'a [f32],
+        shape: MatrixShape,
+        metric: &'a Metric,
+        context: &'a EncodeContext<'a>,
+    ) -> encode::Fit<'a> {
+        let dictionary = self.dictionary.as_deref();
+        encode::Fit { params: &self.params, weights, shape, metric, dictionary, context }
     }
 
     fn metric(
@@ -86,11 +133,8 @@ impl Codec for SectionsCodec {
         shape: MatrixShape,
         context: &EncodeContext<'_>,
     ) -> Result<Vec<Sidecar>, CodecError> {
-        self.params.check(shape)?;
-        assert_eq!(weights.len(), shape.n_weights(), "weights do not fill {shape}");
-        check_finite(weights, shape)?;
-        let metric = self.metric(shape, context.importance)?;
-        encode::Fit { params: &self.params, weights, shape, metric: &metric, context }.run()
+        let metric = self.checked(weights, shape, context)?;
+        self.fit(weights, shape, &metric, context).run()
     }
 
     fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError> {

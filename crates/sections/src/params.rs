@@ -78,6 +78,15 @@ impl SectionsParams {
         entries_for_share(shape, self.outlier_share)
     }
 
+    pub(crate) fn without_outliers(&self, shape: MatrixShape) -> Vec<SidecarSpec> {
+        let layout = SectionsLayout { shape, sections: self.sections };
+        vec![
+            SidecarSpec::new(DICT, ElementType::F16, &[BLOCK, ATOMS, self.sections]),
+            layout.codes(),
+            SidecarSpec::new(ROW_SCALE, ElementType::F16, &[shape.d_out]),
+        ]
+    }
+
     /// Sidecar tensors for a matrix of `shape`, in file order.
     ///
     /// # Errors
@@ -85,12 +94,7 @@ impl SectionsParams {
     /// large for outlier positions.
     pub fn sidecars(&self, shape: MatrixShape) -> Result<Vec<SidecarSpec>, CodecError> {
         self.check(shape)?;
-        let layout = SectionsLayout { shape, sections: self.sections };
-        let mut specs = vec![
-            SidecarSpec::new(DICT, ElementType::F16, &[BLOCK, ATOMS, self.sections]),
-            layout.codes(),
-            SidecarSpec::new(ROW_SCALE, ElementType::F16, &[shape.d_out]),
-        ];
+        let mut specs = self.without_outliers(shape);
         specs.extend(CooLayout::Flat.specs(shape, self.n_outliers(shape))?);
         Ok(specs)
     }

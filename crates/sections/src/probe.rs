@@ -122,7 +122,7 @@ impl Probe {
 
     fn fit<'a>(&'a self, metric: &'a Metric, context: &'a EncodeContext<'a>) -> encode::Fit<'a> {
         let (params, weights) = (&self.codec.params, self.rows.as_slice());
-        encode::Fit { params, weights, shape: self.shape, metric, context }
+        encode::Fit { params, weights, shape: self.shape, metric, dictionary: None, context }
     }
 }
 

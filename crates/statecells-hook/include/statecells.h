@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    5
+#define STATECELLS_ABI_VERSION    6
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -92,6 +92,46 @@ typedef struct statecells_finding {
  * the rows of y that this thread wrote. 1 and `finding` if a value is not finite, else 0. */
 int32_t statecells_check(const statecells_matrix * matrix, const float * x, const float * y, int64_t n_tokens,
                          int32_t ith, int32_t nth, statecells_finding * finding);
+
+/* The matrices of all experts of a layer, [d_in, d_out, n_experts], checked and ready to run. As statecells_matrix. */
+typedef struct statecells_experts statecells_experts;
+
+/* Which experts multiply which inputs. */
+typedef struct statecells_routed {
+    const float   * x;          /* [d_in, n_columns], contiguous */
+    const int32_t * ids;        /* [n_used, n_tokens]: the experts of every token */
+    int64_t         n_columns;  /* n_tokens: the experts of a token read one column; n_used * n_tokens: each has its own */
+    int64_t         n_used;
+    int64_t         n_tokens;
+    int64_t         ids_stride; /* elements from the ids of one token to those of the next */
+} statecells_routed;
+
+/* As statecells_plan_matrix; of the plan, a token is a column of x, and project is 0. */
+int32_t statecells_plan_experts(const char * scheme, int64_t d_in, int64_t d_out, int64_t n_experts,
+                                const statecells_tensor * tensors, size_t n_tensors,
+                                statecells_plan * plan, char * error, size_t error_size);
+
+/* As statecells_matrix_new. */
+statecells_experts * statecells_experts_new(const char * scheme, int64_t d_in, int64_t d_out, int64_t n_experts,
+                                            const statecells_tensor * tensors, size_t n_tensors,
+                                            char * error, size_t error_size);
+
+/* Accepts null. */
+void statecells_experts_free(statecells_experts * experts);
+
+/* 1 if what `a` prepares of an input does for `b` as well: their dictionaries are the same. */
+int32_t statecells_prepares_like(const statecells_experts * a, const statecells_experts * b);
+
+/* As statecells_prepare and statecells_apply; prepared: [prepared_ne0, n_columns], y: [d_out, n_used, n_tokens] F32. An id
+ * that is no expert's makes both fail; y is then left alone. */
+int32_t statecells_prepare_experts(const statecells_experts * experts, const statecells_routed * routed,
+                                   void * prepared, size_t prepared_bytes, int32_t ith, int32_t nth);
+int32_t statecells_apply_experts(const statecells_experts * experts, const statecells_routed * routed,
+                                 const void * prepared, size_t prepared_bytes, float * y, int32_t ith, int32_t nth);
+
+/* As statecells_check, after statecells_apply_experts; the finding's token is the model's, not the column. */
+int32_t statecells_check_experts(const statecells_experts * experts, const statecells_routed * routed, const float * y,
+                                 int32_t ith, int32_t nth, statecells_finding * finding);
 
 #ifdef __cplusplus
 }

@@ -17,7 +17,7 @@ use crate::product::Call;
 use crate::schemes;
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 5;
+const ABI_VERSION: i32 = 6;
 
 /// `STATECELLS_ABI_VERSION` of this library.
 #[unsafe(no_mangle)]
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn statecells_plan_matrix(
 ///
 /// # Safety
 /// `error` is null or has room for `size` bytes.
-unsafe fn status(result: Result<(), HookError>, error: *mut c_char, size: usize) -> i32 {
+pub(crate) unsafe fn status(result: Result<(), HookError>, error: *mut c_char, size: usize) -> i32 {
     match result {
         Ok(()) => 0,
         Err(e) => {
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn statecells_check(
 }
 
 /// Runs `body`; a panic becomes an error instead of unwinding into C++.
-fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookError> {
+pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookError> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(HookError::Panic))
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
-use format::MatrixShape;
+use format::{ExpertStack, MatrixShape};
 
 use crate::buffer::bytes_of;
 use crate::c_types::StatecellsTensor;
@@ -19,6 +19,25 @@ pub(crate) unsafe fn text<'a>(text: *const c_char) -> Option<&'a str> {
     unsafe { CStr::from_ptr(text) }.to_str().ok()
 }
 
+/// The shape of a matrix.
+fn shape(d_in: i64, d_out: i64) -> Result<MatrixShape, HookError> {
+    let size = |n: i64| usize::try_from(n).ok().filter(|&n| n > 0);
+    let (Some(d_in), Some(d_out)) = (size(d_in), size(d_out)) else {
+        return Err(HookError::Call("matrix without inputs or outputs"));
+    };
+    let shape = MatrixShape::new(d_in, d_out);
+    shape.checked_n_weights().ok_or(HookError::Call("matrix too large"))?;
+    Ok(shape)
+}
+
+/// The shapes of experts' matrices.
+pub(crate) fn stack(d_in: i64, d_out: i64, n_experts: i64) -> Result<ExpertStack, HookError> {
+    let each = shape(d_in, d_out)?;
+    let stack = ExpertStack { each, n_experts: usize::try_from(n_experts).unwrap_or(0) };
+    stack.check().map_err(HookError::Experts)?;
+    Ok(stack)
+}
+
 /// # Safety
 /// As [`crate::statecells_matrix_new`].
 pub(crate) unsafe fn arguments<'a>(
@@ -28,14 +47,20 @@ pub(crate) unsafe fn arguments<'a>(
     tensors: *const StatecellsTensor,
     n_tensors: usize,
 ) -> Result<(&'a str, MatrixShape, Sidecars), HookError> {
+    // SAFETY: the caller's promises.
+    let (scheme, sidecars) = unsafe { described(scheme, tensors, n_tensors)? };
+    Ok((scheme, shape(d_in, d_out)?, sidecars))
+}
+
+/// # Safety
+/// As [`crate::statecells_matrix_new`].
+pub(crate) unsafe fn described<'a>(
+    scheme: *const c_char,
+    tensors: *const StatecellsTensor,
+    n_tensors: usize,
+) -> Result<(&'a str, Sidecars), HookError> {
     // SAFETY: the caller promises a C string.
     let scheme = unsafe { text(scheme) }.ok_or(HookError::Call("scheme is not text"))?;
-    let size = |n: i64| usize::try_from(n).ok().filter(|&n| n > 0);
-    let (Some(d_in), Some(d_out)) = (size(d_in), size(d_out)) else {
-        return Err(HookError::Call("matrix without inputs or outputs"));
-    };
-    let shape = MatrixShape::new(d_in, d_out);
-    shape.checked_n_weights().ok_or(HookError::Call("matrix too large"))?;
     // SAFETY: the caller promises `n_tensors` descriptions.
     let raw = unsafe { bytes_of(tensors, n_tensors)? };
     let views: Result<Vec<_>, _> = raw
@@ -48,7 +73,7 @@ pub(crate) unsafe fn arguments<'a>(
             }
         })
         .collect();
-    Ok((scheme, shape, Sidecars::new(views?)))
+    Ok((scheme, Sidecars::new(views?)))
 }
 
 /// # Safety

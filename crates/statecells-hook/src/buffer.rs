@@ -63,6 +63,14 @@ impl<T: Copy> SharedOutput<T> {
         self.data
     }
 
+    /// Where elements `range` begin, for kernels that share them among threads themselves.
+    pub fn start_of(&self, range: std::ops::Range<usize>) -> Result<*mut T, HookError> {
+        if range.start > range.end || range.end > self.n {
+            return Err(HookError::Call("buffer too small"));
+        }
+        Ok(self.data.wrapping_add(range.start))
+    }
+
     /// Elements `range` for writing.
     ///
     /// # Safety

@@ -22,6 +22,24 @@ pub struct StatecellsTensor {
     pub n_bytes: usize,
 }
 
+/// `statecells_routed` of the header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct StatecellsRouted {
+    /// [d_in, n_columns].
+    pub x: *const f32,
+    /// [n_used, n_tokens], `ids_stride` apart.
+    pub ids: *const i32,
+    /// As many as tokens, or as slots.
+    pub n_columns: i64,
+    /// Experts per token.
+    pub n_used: i64,
+    /// Tokens.
+    pub n_tokens: i64,
+    /// From the ids of one token to those of the next.
+    pub ids_stride: i64,
+}
+
 /// `statecells_plan` of the header.
 #[repr(C)]
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Why the hook refuses something.
 
-use format::{CodecError, Uncodable};
+use format::{CodecError, ExpertsError, Uncodable};
 use statecells_kernels::KernelError;
 
 /// Why the hook refuses a matrix or a call; one line, without the tensor's name, which the host adds.
@@ -24,6 +24,12 @@ pub enum HookError {
     /// The model has no place for a coded weight there.
     #[error("{0}")]
     Uncodable(#[from] Uncodable),
+    /// The model has experts of a shape that cannot be coded.
+    #[error("{0}")]
+    Experts(ExpertsError),
+    /// The scheme has no products with experts.
+    #[error("scheme '{0}' cannot code experts: the file is damaged or was made by another version")]
+    NoExperts(&'static str),
     /// An environment variable asks for what this machine has not.
     #[error("{0}")]
     Environment(String),

@@ -3,18 +3,21 @@
 //! Every function checks its pointers, catches panics and turns errors into a status with one line of
 //! text. Behind the border everything is safe Rust on checked slices.
 //!
-//! From the outside in, each knowing only those behind it: `abi` (with `names`, `arguments`, `c_types`), `matrix`, `schemes`
-//! (the table: one file per family), `check`, `product`, `sidecars`, `buffer`, `error`.
+//! From the outside in, each knowing only those behind it: `abi`, `abi_experts` (with `names`, `arguments`, `c_types`),
+//! `matrix`, `experts`, `schemes` (the table: one file per family), `routed`, `check`, `product`, `sidecars`, `buffer`, `error`.
 
 mod abi;
+mod abi_experts;
 mod arguments;
 mod buffer;
 mod c_types;
 mod check;
 mod error;
+mod experts;
 mod matrix;
 mod names;
 mod product;
+mod routed;
 mod schemes;
 mod sidecars;
 
@@ -23,5 +26,11 @@ pub use abi::{
     statecells_kernels, statecells_matrix_free, statecells_matrix_new, statecells_may_code,
     statecells_plan_matrix, statecells_prepare, statecells_suffixes, statecells_version,
 };
-pub use c_types::{StatecellsFinding, StatecellsPlan, StatecellsTensor};
+pub use abi_experts::{
+    statecells_apply_experts, statecells_check_experts, statecells_experts_free,
+    statecells_experts_new, statecells_plan_experts, statecells_prepare_experts,
+    statecells_prepares_like,
+};
+pub use c_types::{StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor};
+pub use experts::Experts;
 pub use matrix::Matrix;

@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use format::{ElementType, MatrixShape};
-use statecells_kernels::Scratch;
+use statecells_kernels::{Part, Scratch};
 
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
+use crate::routed::{Routed, Share};
 
 /// The graph nodes of a product, see `statecells_plan` in the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,32 @@ pub trait Product: std::fmt::Debug + Send + Sync {
         call: Call,
         out: &SharedOutput<f32>,
     ) -> Result<(), HookError>;
+}
+
+/// Matrices of experts of some scheme, checked and immutable. Any number of threads may use them at once.
+pub trait ExpertProduct: std::fmt::Debug + Send + Sync {
+    /// This thread's share of what all experts need of the inputs.
+    fn prepare(
+        &self,
+        routed: &Routed<'_>,
+        part: Part,
+        out: &SharedOutput<u8>,
+    ) -> Result<(), HookError>;
+
+    /// This thread's share of the product.
+    ///
+    /// # Shapes
+    /// `prepared`: as the plan says, `out`: [d_out, n_used, n_tokens].
+    fn apply(
+        &self,
+        routed: &Routed<'_>,
+        prepared: &[u8],
+        share: Share<'_>,
+        out: &SharedOutput<f32>,
+    ) -> Result<(), HookError>;
+
+    /// The bytes that decide, besides the input, what is prepared.
+    fn dictionary(&self) -> &[u8];
 }
 
 thread_local! {

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::view::check_extent;
-use crate::{KernelError, Part};
+use crate::{KernelError, Part, ROW_TILE};
 
 /// The rows of a result `y`: [n_rows, n_tokens] that one thread of a product writes.
 ///
@@ -15,6 +15,8 @@ use crate::{KernelError, Part};
 pub struct Output<'a> {
     data: *mut f32,
     n_rows: usize,
+    /// Row that `data` begins with.
+    first_row: usize,
     n_tokens: usize,
     stride: usize,
     part: Part,
@@ -76,7 +78,51 @@ impl<'a> Output<'a> {
         part: Part,
     ) -> Result<Self, KernelError> {
         check_extent("y", usize::MAX, n_rows, n_tokens, stride)?;
-        Ok(Self { data, n_rows, n_tokens, stride, part, borrowed: PhantomData })
+        Ok(Self { data, n_rows, first_row: 0, n_tokens, stride, part, borrowed: PhantomData })
+    }
+
+    /// Rows `rows`, whole tiles, of a result of `n_rows`, where there is memory for no others: those of one expert among the
+    /// matrices of all. Token `t` is `data[t * rows.len()..][..rows.len()]`.
+    ///
+    /// # Errors
+    /// [`KernelError`] if the rows are no tiles of the result or `data` is too short.
+    pub fn window(
+        data: &'a mut [f32],
+        rows: Range<usize>,
+        n_rows: usize,
+        n_tokens: usize,
+    ) -> Result<Self, KernelError> {
+        check_extent("y", data.len(), rows.len(), n_tokens, rows.len())?;
+        let (stride, part) = (rows.len(), Part::of_tiles(tiles_of(&rows, n_rows)?));
+        // SAFETY: the extent was checked just above, and `data` is borrowed mutably for 'a.
+        unsafe { Self::window_from_raw(data.as_mut_ptr(), rows, n_rows, n_tokens, stride, part) }
+    }
+
+    /// As [`Self::window`], but for the rows of `part` among `rows`, for a thread of a foreign pool.
+    ///
+    /// # Safety
+    /// For 'a, `data[t * stride + r - rows.start]` is valid for reads and writes for all `t < n_tokens` and `r` in `rows`, and
+    /// nobody else touches those of `part`.
+    ///
+    /// # Errors
+    /// [`KernelError::Dimension`] if the rows are no tiles of the result, `part` has others, or tokens overlap.
+    pub unsafe fn window_from_raw(
+        data: *mut f32,
+        rows: Range<usize>,
+        n_rows: usize,
+        n_tokens: usize,
+        stride: usize,
+        part: Part,
+    ) -> Result<Self, KernelError> {
+        check_extent("y", usize::MAX, rows.len(), n_tokens, stride)?;
+        tiles_of(&rows, n_rows)?;
+        let own = part.rows(n_rows);
+        if own.start < rows.start || own.end > rows.end {
+            let reason = "a thread's rows are not among those of the window";
+            return Err(KernelError::Dimension { what: "rows", value: own.start, reason });
+        }
+        let first_row = rows.start;
+        Ok(Self { data, n_rows, first_row, n_tokens, stride, part, borrowed: PhantomData })
     }
 
     /// Number of rows of the whole result.
@@ -111,10 +157,10 @@ impl<'a> Output<'a> {
         assert!(token < self.n_tokens, "token {token} of {}", self.n_tokens);
         assert!(rows.start >= own.start && rows.end <= own.end && rows.start <= rows.end);
         // SAFETY: the element range lies in this part's rows of an existing token (asserted), which
-        // are valid, and ours alone, by the promise of `from_raw`. The offset cannot overflow: the
-        // extent was checked on construction.
+        // are valid, and ours alone, by the promise of `from_raw` or `window_from_raw`, which have checked that none of them
+        // is before `first_row`. The offset cannot overflow: the extent was checked on construction.
         unsafe {
-            let first = self.data.add(token * self.stride + rows.start);
+            let first = self.data.add(token * self.stride + (rows.start - self.first_row));
             std::slice::from_raw_parts_mut(first, rows.len())
         }
     }
@@ -132,9 +178,38 @@ impl<'a> Output<'a> {
     }
 }
 
+/// The tiles that `rows` are among `n_rows`.
+fn tiles_of(rows: &Range<usize>, n_rows: usize) -> Result<Range<usize>, KernelError> {
+    let ends = |row: usize| row.is_multiple_of(ROW_TILE) || row == n_rows;
+    if rows.start > rows.end || rows.end > n_rows || !ends(rows.start) || !ends(rows.end) {
+        let reason = "the window's rows are no tiles of the result";
+        return Err(KernelError::Dimension { what: "rows", value: rows.start, reason });
+    }
+    Ok(rows.start.div_ceil(ROW_TILE)..rows.end.div_ceil(ROW_TILE))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_holds_its_rows_alone() {
+        let mut y = vec![0.0; 2 * 36];
+        let mut window = Output::window(&mut y, 64..100, 100, 2).unwrap();
+        assert_eq!((window.rows(), window.tiles(), window.n_rows()), (64..100, 2..4, 100));
+        window.token_rows(1, 64..65)[0] = 1.0;
+        window.token_rows(1, 99..100)[0] = 2.0;
+        assert_eq!((y[36], y[71]), (1.0, 2.0));
+        for (rows, n_tokens) in [(64..96, 3), (65..96, 1), (64..95, 1), (96..128, 1)] {
+            assert!(Output::window(&mut y, rows, 100, n_tokens).is_err());
+        }
+        let y = y.as_mut_ptr();
+        let of = |tiles| {
+            // SAFETY: one token of 32 rows fits, and nothing is written.
+            unsafe { Output::window_from_raw(y, 64..96, 128, 1, 32, Part::of_tiles(tiles)) }
+        };
+        assert!(of(2..3).is_ok() && of(1..3).is_err() && of(2..4).is_err());
+    }
 
     #[test]
     fn rejects_a_short_buffer_and_overlapping_tokens() {

@@ -8,16 +8,21 @@ use crate::KernelError;
 /// every result column, so threads do not fight for cache lines.
 pub const ROW_TILE: usize = format::sections::TILE_ROWS;
 
-/// Thread `ith` of `nth`.
+/// The share of one thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    ith: usize,
-    nth: usize,
+pub struct Part(Share);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// Thread `ith` of `nth`, alike among each other.
+    Even { ith: usize, nth: usize },
+    /// What the caller has given it.
+    Given { start: usize, end: usize },
 }
 
 impl Part {
     /// All the work in one thread.
-    pub const WHOLE: Self = Self { ith: 0, nth: 1 };
+    pub const WHOLE: Self = Self(Share::Even { ith: 0, nth: 1 });
 
     /// Thread `ith` of `nth`.
     ///
@@ -25,18 +30,29 @@ impl Part {
     /// [`KernelError::Dimension`] unless `ith < nth`.
     pub fn new(ith: usize, nth: usize) -> Result<Self, KernelError> {
         if ith < nth {
-            Ok(Self { ith, nth })
+            Ok(Self(Share::Even { ith, nth }))
         } else {
             Err(KernelError::Dimension { what: "ith", value: ith, reason: "must be below nth" })
         }
     }
 
-    /// The part of `0..n` that falls to this thread: contiguous, disjoint and together all of `0..n`.
+    /// These tiles of [`ROW_TILE`] rows, where the caller shares the work out.
+    #[must_use]
+    pub fn of_tiles(tiles: Range<usize>) -> Self {
+        Self(Share::Given { start: tiles.start, end: tiles.end.max(tiles.start) })
+    }
+
+    /// The part of `0..n` that falls to this thread: contiguous; those of a team are disjoint and together all of `0..n`.
     pub(crate) fn of(self, n: usize) -> Range<usize> {
-        // Sizes differ by at most one, and no product `n * ith` can overflow.
-        let (each, more) = (n / self.nth, n % self.nth);
-        let begin = each * self.ith + more.min(self.ith);
-        begin..begin + each + usize::from(self.ith < more)
+        match self.0 {
+            Share::Given { start, end } => start.min(n)..end.min(n),
+            Share::Even { ith, nth } => {
+                // Sizes differ by at most one, and no product `n * ith` can overflow.
+                let (each, more) = (n / nth, n % nth);
+                let begin = each * ith + more.min(ith);
+                begin..begin + each + usize::from(ith < more)
+            }
+        }
     }
 
     /// The tiles of [`ROW_TILE`] rows that fall to this thread; the last tile may be cut.
@@ -70,6 +86,13 @@ mod tests {
                 assert_eq!(next, n);
             }
         }
+    }
+
+    #[test]
+    fn given_tiles_stay_and_end_where_the_rows_do() {
+        let rows = |tiles| Part::of_tiles(tiles).rows(100);
+        assert_eq!((rows(0..2), rows(3..4), rows(3..9)), (0..64, 96..100, 96..100));
+        assert!(rows(7..9).is_empty());
     }
 
     #[test]

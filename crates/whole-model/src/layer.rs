@@ -130,6 +130,7 @@ impl FfnWeights {
             Role::Gate => self.gate.as_ref().map(|gate| &gate.weight),
             Role::Up => Some(&self.up.weight),
             Role::Down => Some(&self.down.weight),
+            _ => None,
         }
     }
 

@@ -87,12 +87,12 @@ pub(crate) fn of_layer(config: &Config, layer: usize, n_ff: usize, is_fused: boo
     } else {
         own.iter().for_each(|(name, n)| product(name, n_embd, *n));
     }
-    let roles = Role::ALL.into_iter().filter(|r| !family.has_gate_in_up || *r != Role::Gate);
+    let roles = Role::PLAIN.into_iter().filter(|r| !family.has_gate_in_up || *r != Role::Gate);
     for role in roles {
         let dims = match role {
             Role::Down => [n_ff, n_embd],
             Role::Up if family.has_gate_in_up => [n_embd, 2 * n_ff],
-            Role::Up | Role::Gate => [n_embd, n_ff],
+            _ => [n_embd, n_ff],
         };
         let name = MatrixId { layer, role }.weight();
         parts.push(Part { role: Some(role), ..part(name, &dims, true) });

@@ -279,7 +279,7 @@ impl Ahead<'_, '_> {
             }
             let kind = self.stream.contexts[number].kind;
             let first = &mut n_before[kind as usize];
-            growing.add((kind, *first), &input, &sampling, watch.mul_mat, &mut scratch);
+            growing.add((kind, *first), (&input, 1), &sampling, watch.mul_mat, &mut scratch);
             let n = input.len() / d_in;
             if d_in <= watch.max_moment_dim {
                 if !lack.is_empty() {

@@ -24,12 +24,19 @@ struct statecells_deleter {
     void operator()(statecells_matrix * m) { statecells_matrix_free(m); }
 };
 
+struct statecells_experts_deleter {
+    void operator()(statecells_experts * e) { statecells_experts_free(e); }
+};
+
+// a coded matrix, or those of all experts of a layer
 struct llama_statecells_matrix {
     std::string scheme;
     ggml_tensor * handle = nullptr; // stands for the dense weight: its name and shape, no data
     std::vector<std::pair<const char *, ggml_tensor *>> sidecars;
     std::unique_ptr<statecells_matrix, statecells_deleter> matrix; // null until the data is loaded
+    std::unique_ptr<statecells_experts, statecells_experts_deleter> experts; // in its place where there are three dimensions
     statecells_plan plan = {};
+    bool is_experts = false;
     int layer = -1;
 
     // --statecells-check
@@ -76,9 +83,19 @@ struct llama_statecells_product {
 
     void look(const float * x, const float * y, int64_t n, int ith, int nth) {
         statecells_finding found = {};
-        if (statecells_check(m.matrix.get(), x, y, n, ith, nth, &found) == 0) {
-            return;
+        if (statecells_check(m.matrix.get(), x, y, n, ith, nth, &found) != 0) {
+            keep(found, n);
         }
+    }
+
+    void look(const statecells_routed & routed, const float * y, int ith, int nth) {
+        statecells_finding found = {};
+        if (statecells_check_experts(m.experts.get(), &routed, y, ith, nth, &found) != 0) {
+            keep(found, routed.n_tokens);
+        }
+    }
+
+    void keep(const statecells_finding & found, int64_t n) {
         std::lock_guard<std::mutex> lock(mutex);
         const bool first = finding.place == 0 || std::make_pair(found.place, found.token) < std::make_pair(finding.place, finding.token);
         if (first) {
@@ -89,8 +106,17 @@ struct llama_statecells_product {
     }
 };
 
+// What experts have prepared of an input, for others with the same dictionary.
+struct llama_statecells_prepared {
+    const ggml_tensor * x;
+    const ggml_tensor * ids;
+    const llama_statecells_matrix * m;
+    ggml_tensor * node;
+};
+
 struct llama_statecells_graph {
     std::vector<std::unique_ptr<llama_statecells_product>> products;
+    llama_statecells_prepared prepared = {}; // the last
     std::atomic<bool> told = false; // one of them has failed or found something
 };
 
@@ -180,11 +206,15 @@ bool llama_statecells_create_tensor(
     m->scheme  = scheme;
     m->layer   = tn.bid;
     m->checked = flag_is_on(ml, "statecells.check");
+    m->is_experts = ne.size() > 2;
     auto * cpu = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     const buft_list_t plain = { { cpu, ggml_backend_cpu_buffer_type() } }; // no repacking, no device memory
     for (const char * const * suffix = statecells_suffixes(); *suffix; suffix++) {
         const LLM_TN_IMPL tn_sidecar(ml.get_arch(), tn.tensor, *suffix, tn.bid, tn.xid);
         const ggml_tensor * meta = ml.get_tensor_meta(tn_sidecar.str().c_str());
+        if (meta && meta->ne[3] != 1) { // the loader tries a product with experts
+            throw std::runtime_error(format("tensor '%s': sidecar '%s' has four dimensions: the file is damaged", name.c_str(), *suffix));
+        }
         if (meta && ggml_nelements(meta) == 0) { // ggml divides by dimensions
             throw std::runtime_error(format("tensor '%s': sidecar '%s' is empty: the file is damaged", name.c_str(), *suffix));
         }
@@ -206,15 +236,22 @@ bool llama_statecells_create_tensor(
         return false;
     }
     const auto tensors = describe(*m);
-    if (statecells_plan_matrix(scheme.c_str(), ne[0], ne[1], tensors.data(), tensors.size(), &m->plan, error.text, sizeof(error.text)) != 0) {
+    const int32_t refused = m->is_experts ?
+        statecells_plan_experts(scheme.c_str(), ne[0], ne[1], ne[2], tensors.data(), tensors.size(), &m->plan, error.text, sizeof(error.text)) :
+        statecells_plan_matrix(scheme.c_str(), ne[0], ne[1], tensors.data(), tensors.size(), &m->plan, error.text, sizeof(error.text));
+    if (refused != 0) {
         throw std::runtime_error(format("tensor '%s': %s", name.c_str(), error.text));
     }
     if (dense && m->checked) {
-        m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne[1] }, 0);
+        if (m->is_experts) {
+            m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne[1], ne[2] }, 0);
+        } else {
+            m->dense = ml.create_tensor(hparams, &plain, &plain, &plain, &plain, tn, { ne[0], ne[1] }, 0);
+        }
     } else if (dense) {
         leave_out(ml, dense);
     }
-    m->handle = ggml_new_tensor_2d(sc->ctx.get(), GGML_TYPE_I8, ne[0], ne[1]);
+    m->handle = ggml_new_tensor(sc->ctx.get(), GGML_TYPE_I8, (int) ne.size(), ne.data());
     m->handle->extra = m.get();
     ggml_set_name(m->handle, name.c_str());
     sc->matrices.push_back(std::move(m));
@@ -230,7 +267,7 @@ void llama_statecells_check_names(const llama_statecells_ptr & sc, const llama_m
         }
         const std::string name = stem + ".weight";
         statecells_error error;
-        statecells_may_code(ml.get_arch_name().c_str(), name.c_str(), 2, error.text, sizeof(error.text));
+        statecells_may_code(ml.get_arch_name().c_str(), name.c_str(), stem.find("_exps") == std::string::npos ? 2 : 3, error.text, sizeof(error.text));
         throw std::runtime_error(format("tensor '%s': %s", stem.c_str(), error.text[0] ? error.text :
                 "the model has no such weight, or the file no scheme for it"));
     };
@@ -276,9 +313,13 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
         m->handle->buffer = m->sidecars[0].second->buffer;
         const auto tensors = describe(*m);
         statecells_error error;
-        m->matrix.reset(statecells_matrix_new(m->scheme.c_str(), m->handle->ne[0], m->handle->ne[1], tensors.data(), tensors.size(),
-                error.text, sizeof(error.text)));
-        if (!m->matrix) {
+        const int64_t * ne = m->handle->ne;
+        if (m->is_experts) {
+            m->experts.reset(statecells_experts_new(m->scheme.c_str(), ne[0], ne[1], ne[2], tensors.data(), tensors.size(), error.text, sizeof(error.text)));
+        } else {
+            m->matrix.reset(statecells_matrix_new(m->scheme.c_str(), ne[0], ne[1], tensors.data(), tensors.size(), error.text, sizeof(error.text)));
+        }
+        if (!m->matrix && !m->experts) {
             throw std::runtime_error(format("tensor '%s': %s", m->handle->name, error.text));
         }
     }
@@ -333,6 +374,58 @@ ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml
     }
     ggml_tensor * args[] = { x, prepared, m.sidecars[0].second };
     return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], x->ne[2], x->ne[3], args, 3, statecells_op_apply, GGML_N_TASKS_MAX, product);
+}
+
+// inputs and ids of a node whose first two sources they are
+static statecells_routed routed_of(const ggml_tensor * node) {
+    const ggml_tensor * x   = node->src[0];
+    const ggml_tensor * ids = node->src[1];
+    return { (const float *) x->data, (const int32_t *) ids->data, x->ne[1] * x->ne[2], ids->ne[0], ids->ne[1], (int64_t) (ids->nb[1] / sizeof(int32_t)) };
+}
+
+static void statecells_op_prepare_experts(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    auto * p = (llama_statecells_product *) userdata;
+    const auto routed = routed_of(dst);
+    if (statecells_prepare_experts(p->m.experts.get(), &routed, dst->data, ggml_nbytes(dst), ith, nth) != 0) {
+        p->fail();
+    }
+}
+
+static void statecells_op_apply_experts(ggml_tensor * dst, int ith, int nth, void * userdata) {
+    auto * p = (llama_statecells_product *) userdata;
+    const auto routed = routed_of(dst);
+    const ggml_tensor * prepared = dst->src[2];
+    if (statecells_apply_experts(p->m.experts.get(), &routed, prepared->data, ggml_nbytes(prepared), (float *) dst->data, ith, nth) != 0) {
+        p->fail();
+    } else if (p->m.checked) {
+        p->look(routed, (const float *) dst->data, ith, nth);
+    }
+}
+
+ggml_tensor * llama_statecells_mul_mat_id(
+        ggml_context * ctx, ggml_tensor * w, ggml_tensor * x, ggml_tensor * ids, llama_statecells_graph_ptr & graph) {
+    if (w->type != GGML_TYPE_I8 || w->extra == nullptr) {
+        return nullptr;
+    }
+    auto & m = *(llama_statecells_matrix *) w->extra;
+    if (m.runs_dense) {
+        return ggml_mul_mat_id(ctx, m.dense, x, ids);
+    }
+    if (!graph) {
+        graph = std::make_shared<llama_statecells_graph>();
+    }
+    graph->products.push_back(std::make_unique<llama_statecells_product>(m, graph->told));
+    auto * product = graph->products.back().get();
+    auto & last = graph->prepared;
+    if (last.x != x || last.ids != ids || !statecells_prepares_like(last.m->experts.get(), m.experts.get())) {
+        ggml_tensor * plain = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
+        ggml_tensor * args[] = { plain, ids, m.sidecars[0].second };
+        ggml_tensor * node = ggml_custom_4d(ctx, (ggml_type) m.plan.prepared_type, m.plan.prepared_ne0, plain->ne[1] * plain->ne[2], 1, 1,
+                args, 3, statecells_op_prepare_experts, GGML_N_TASKS_MAX, product);
+        last = { x, ids, &m, node };
+    }
+    ggml_tensor * args[] = { last.node->src[0], ids, last.node, m.sidecars[0].second };
+    return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], ids->ne[0], ids->ne[1], 1, args, 4, statecells_op_apply_experts, GGML_N_TASKS_MAX, product);
 }
 
 std::string llama_statecells_graph_error(const llama_statecells_ptr & sc, ggml_cgraph * gf) {

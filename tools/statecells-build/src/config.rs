@@ -243,9 +243,11 @@ fn scheme(flags: &SchemeFlags) -> Scheme {
 fn params(flags: &SchemeFlags, dict: &Dict) -> BTreeMap<Role, GlobalParams> {
     let of_target = |role| {
         let (m, k) = match role {
-            Role::Gate => (dict.dict_m_gate, dict.dict_k_gate),
-            Role::Up => (dict.dict_m_up, dict.dict_k_up),
-            Role::Down => (dict.dict_m_down, dict.dict_k_down),
+            Role::Gate | Role::GateExps | Role::GateShexp => (dict.dict_m_gate, dict.dict_k_gate),
+            Role::Up | Role::UpExps | Role::UpShexp | Role::GateUpExps => {
+                (dict.dict_m_up, dict.dict_k_up)
+            }
+            Role::Down | Role::DownExps | Role::DownShexp => (dict.dict_m_down, dict.dict_k_down),
         };
         let params = GlobalParams {
             scheme: scheme(flags),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dictionary::{GlobalCodec, GlobalParams, complete_row_scale};
-use format::{CodecError, MatrixId, MatrixShape, Role, Scheme, Sidecar, SidecarSpec, keys};
+use format::{CodecError, Matrix, MatrixId, MatrixShape, Role, Scheme, Sidecar, SidecarSpec, keys};
 use ggml::gguf::Value;
 use inspect::Settings;
 use numerics::{Codec, EncodeContext};
@@ -43,8 +43,8 @@ impl Method for GlobalMethod {
         self.scheme.as_str()
     }
 
-    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
-        Box::new(GlobalCodec::new(self.params(tensor).clone()))
+    fn codec(&self, matrix: &Matrix) -> Box<dyn Codec> {
+        Box::new(GlobalCodec::new(self.params(matrix.id).clone()))
     }
 
     fn smaller(&self, _items: &[&PlanItem]) -> String {

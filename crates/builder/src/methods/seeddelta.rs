@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use format::seeddelta::{BaseType, PartSpec};
-use format::{MatrixId, MatrixShape, Role};
+use format::{Matrix, MatrixId, MatrixShape, Role};
 use inspect::Settings;
 use numerics::Codec;
 use program::LayerList;
@@ -100,8 +100,8 @@ impl Method for SeedDeltaMethod {
         format::seeddelta::SCHEME
     }
 
-    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
-        Box::new(self.parameters(tensor))
+    fn codec(&self, matrix: &Matrix) -> Box<dyn Codec> {
+        Box::new(self.parameters(matrix.id))
     }
 
     fn smaller(&self, _items: &[&PlanItem]) -> String {

@@ -19,8 +19,8 @@ pub struct Collector<'a> {
     kind: PassageKind,
     scratch: MomentScratch,
     rows: Vec<f32>,
-    /// Names of the inputs of gate and up in this batch, to see that they are the same.
-    shared: BTreeMap<InputId, String>,
+    /// The first matrix that read each input in this batch, and the input's name: the others must read the same.
+    shared: BTreeMap<InputId, (MatrixId, String)>,
     stop: &'a (dyn Fn() -> bool + Sync),
     pub(super) error: Option<CaptureError>,
     pub(super) spent: Duration,
@@ -85,22 +85,26 @@ impl<'a> Collector<'a> {
 
     /// The FFN weight that `node` multiplies, if it is one whose input is wanted.
     fn weight(&self, node: Node<'_>) -> Option<MatrixId> {
-        if node.op() != "MUL_MAT" {
+        if !["MUL_MAT", "MUL_MAT_ID"].contains(&node.op()) {
             return None;
         }
         let tensor = MatrixId::of_weight(node.source(0)?.name())?;
         self.inputs.contains_key(&tensor.input()).then_some(tensor)
     }
 
-    /// Whether the matrices of a site have had the same input so far in this batch.
-    fn check_shared(&mut self, tensor: MatrixId, node: Node<'_>) {
+    /// Whether `tensor` is the first matrix of its site in this batch. All of them must have the same input.
+    fn is_first(&mut self, tensor: MatrixId, node: Node<'_>) -> bool {
         let name = node.source(1).map_or("", Node::name);
-        let first = self.shared.entry(tensor.input()).or_insert_with(|| name.to_owned());
-        if *first != name {
+        let new = || (tensor, name.to_owned());
+        let (matrix, first) = self.shared.entry(tensor.input()).or_insert_with(new);
+        if *matrix == tensor {
+            name.clone_into(first); // of the next part of the batch
+        } else if *first != name {
             let reason = format!("its matrices have different inputs ({first} and {name})");
             let input = tensor.input().stem();
             self.error.get_or_insert(CaptureError::Graph { input, reason });
         }
+        *matrix == tensor
     }
 
     fn add(&mut self, node: Computed<'_>) -> Result<(), CaptureError> {
@@ -119,12 +123,22 @@ impl<'a> Collector<'a> {
         if !self.rows.iter().all(|v| v.is_finite()) {
             return Err(CaptureError::NonFinite { input: input.stem() });
         }
-        let n = self.rows.len() / d;
+        // Each of the experts in use may have an input of its own.
+        let per_token = match (node.op(), node.source(1)) {
+            ("MUL_MAT_ID", Some(x)) => x.dims()[1].max(1),
+            _ => 1,
+        };
+        let n = self.rows.len() / d / per_token;
         let first = self.n_before[self.kind as usize] + state.n_in_batch as u64;
         state.n_in_batch += n;
         let at = (self.kind, first);
-        self.flops +=
-            state.data.add(at, &self.rows, &self.sampling, &TiledMatMul, &mut self.scratch);
+        self.flops += state.data.add(
+            at,
+            (&self.rows, per_token),
+            &self.sampling,
+            &TiledMatMul,
+            &mut self.scratch,
+        );
         Ok(())
     }
 }
@@ -132,11 +146,8 @@ impl<'a> Collector<'a> {
 impl Observer for Collector<'_> {
     fn wants(&mut self, node: Node<'_>) -> bool {
         match self.weight(node) {
-            // Matrices that read one input have one observation, at the last of them.
-            Some(tensor) => {
-                self.check_shared(tensor, node);
-                tensor.role.input().readers().last() == Some(tensor.role)
-            }
+            // Matrices that read one input have one observation.
+            Some(tensor) => self.is_first(tensor, node),
             None => false,
         }
     }

@@ -87,7 +87,7 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace) -> Result<Cost, Error> {
     for (&layer, inputs) in &trace.inputs {
         let tensor = |role| MatrixId { layer, role };
         let (mut changed, mut sizes) = (BTreeMap::new(), BTreeMap::new());
-        for role in Role::ALL {
+        for role in Role::PLAIN {
             if let Some((weights, bytes)) = decoded(&dense, &coded, tensor(role))? {
                 changed.insert(role, weights);
                 sizes.insert(role, bytes);
@@ -107,7 +107,7 @@ pub fn cost(dense: &Path, coded: &Path, trace: &Trace) -> Result<Cost, Error> {
             let (exact, x) = match role {
                 Role::Gate => (&original.gate, inputs),
                 Role::Up => (&original.up, inputs),
-                Role::Down => (&original.down, &hidden),
+                _ => (&original.down, &hidden),
             };
             let info = dense.require_tensor(&tensor(role).weight())?;
             let (gap, cosine) = compare(exact, approx, x, info.dims()[0]);

@@ -27,7 +27,7 @@ pub(crate) const LAST: Role = Role::Down;
 impl Policy {
     /// Codes gate and up of `layer`, and `ffn_down` if asked for.
     pub fn code(&mut self, layer: usize, entry: &Entry, down: bool) {
-        for role in Role::ALL.into_iter().filter(|&t| down || t != LAST) {
+        for role in Role::PLAIN.into_iter().filter(|&t| down || t != LAST) {
             self.tensors.insert(MatrixId { layer, role }.to_string(), entry.clone());
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use format::{MatrixId, Role, Width};
+use format::{Branch, MatrixId, Role, Width};
 use ggml::Type;
 use llama::{Computed, Context, ContextParams, Model, Node, Observer, Outputs};
 
@@ -35,7 +35,7 @@ impl Watcher {
             return None;
         }
         let tensor = MatrixId::of_weight(node.source(0)?.name())?;
-        let first = Role::required().find(|role| role.d_in() == Width::Embedding);
+        let first = Role::required(Branch::Plain).find(|role| role.d_in() == Width::Embedding);
         (first == Some(tensor.role)).then_some(tensor.layer)
     }
 }

@@ -4,10 +4,10 @@ mod global;
 mod sections;
 mod seeddelta;
 
-use format::{Family, MatrixShape};
+use format::{ExpertStack, Family, MatrixShape};
 
 use crate::error::HookError;
-use crate::product::{Plan, Product};
+use crate::product::{ExpertProduct, Plan, Product};
 use crate::sidecars::Sidecars;
 
 /// A checked matrix, or why there is none.
@@ -22,11 +22,15 @@ trait Coded: Product + Sized + 'static {
     fn new(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Self, HookError>;
 }
 
+/// Matrices of experts, or why there are none. The shape is that of all rows of all experts.
+type OpenedExperts = Result<Box<dyn ExpertProduct>, HookError>;
+
 /// What runs the schemes of a family: the functions of a [`Coded`].
 struct Entry {
     family: &'static Family,
     plan: fn(&str, MatrixShape, &Sidecars) -> Result<Plan, HookError>,
     open: fn(&str, MatrixShape, &Sidecars) -> Opened,
+    experts: Option<fn(&str, MatrixShape, &Sidecars) -> OpenedExperts>,
 }
 
 impl Entry {
@@ -34,14 +38,21 @@ impl Entry {
         let open = |scheme: &str, shape: MatrixShape, sidecars: &Sidecars| -> Opened {
             Ok(Box::new(M::new(scheme, shape, sidecars)?))
         };
-        Self { family, plan: M::plan, open }
+        Self { family, plan: M::plan, open, experts: None }
+    }
+
+    const fn with_experts<M: Coded + ExpertProduct>(family: &'static Family) -> Self {
+        let open = |scheme: &str, shape: MatrixShape, sidecars: &Sidecars| -> OpenedExperts {
+            Ok(Box::new(M::new(scheme, shape, sidecars)?))
+        };
+        Self { experts: Some(open), ..Self::of::<M>(family) }
     }
 }
 
 /// One line for each of [`format::FAMILIES`].
 static SCHEMES: [Entry; 3] = [
     Entry::of::<global::GlobalMatrix>(&format::GLOBAL),
-    Entry::of::<sections::SectionsMatrix>(&format::SECTIONS),
+    Entry::with_experts::<sections::SectionsMatrix>(&format::SECTIONS),
     Entry::of::<seeddelta::SeedDeltaMatrix>(&format::SEEDDELTA),
 ];
 
@@ -53,6 +64,25 @@ pub fn plan(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Result<Pla
 /// A matrix of `scheme`, everything checked, data included.
 pub fn open(scheme: &str, shape: MatrixShape, sidecars: &Sidecars) -> Opened {
     (find(scheme)?.open)(scheme, shape, sidecars)
+}
+
+/// The plan for experts whose matrices are coded by `scheme`, from types and shapes alone; of the tokens and columns of the
+/// plan, each is one of x.
+pub fn plan_experts(
+    scheme: &str,
+    stack: ExpertStack,
+    sidecars: &Sidecars,
+) -> Result<Plan, HookError> {
+    let entry = find(scheme)?;
+    entry.experts.ok_or(HookError::NoExperts(entry.family.schemes[0]))?;
+    (entry.plan)(scheme, stack.stacked(), sidecars)
+}
+
+/// The matrices of experts, everything checked, data included.
+pub fn open_experts(scheme: &str, stack: ExpertStack, sidecars: &Sidecars) -> OpenedExperts {
+    let entry = find(scheme)?;
+    let open = entry.experts.ok_or(HookError::NoExperts(entry.family.schemes[0]))?;
+    open(scheme, stack.stacked(), sidecars)
 }
 
 fn find(scheme: &str) -> Result<&'static Entry, HookError> {

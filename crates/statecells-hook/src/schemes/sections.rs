@@ -1,6 +1,8 @@
 //! Matrices coded in sections: tables of projections first, then look-ups; or for large batches inputs rounded to
 //! bytes first, then products with decoded rows.
 
+use std::ops::Range;
+
 use format::coo::Layout as CooLayout;
 use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
 use format::{ElementType, MatrixShape};
@@ -8,11 +10,12 @@ use statecells_kernels::sections::{
     Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
     TableEntry, TableLayout, TableOutput, Tables,
 };
-use statecells_kernels::{Columns, Dispatch, Output, Part, Route, SparseMatrix};
+use statecells_kernels::{Columns, Dispatch, Output, Part, ROW_TILE, Route, SparseMatrix};
 
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
-use crate::product::{Call, Plan, Product, with_scratch};
+use crate::product::{Call, ExpertProduct, Plan, Product, with_scratch};
+use crate::routed::{Routed, Share};
 use crate::schemes::Coded;
 use crate::sidecars::Sidecars;
 
@@ -27,6 +30,8 @@ const GROUP_BLOCKS: usize = 8;
 #[derive(Debug)]
 pub struct SectionsMatrix {
     dispatch: Dispatch,
+    /// The dictionary as it lies in the file.
+    dictionary: &'static [u8],
     tables: TableBuilder,
     inputs: InputLayout,
     decoder: Decoder,
@@ -62,7 +67,7 @@ impl Coded for SectionsMatrix {
         let rows = SectionMatrix::new(size, codes, sidecars.need(ROW_SCALE)?.f16()?, outliers)?;
         let (inputs, decoder) = (InputLayout::new(size)?, Decoder::new(size.n_sections, atoms)?);
         let dispatch = Dispatch::from_env().map_err(|e| HookError::Environment(e.to_string()))?;
-        Ok(Self { dispatch, tables, inputs, decoder, rows })
+        Ok(Self { dispatch, dictionary: dict.raw()?, tables, inputs, decoder, rows })
     }
 }
 
@@ -136,6 +141,141 @@ impl Product for SectionsMatrix {
                 Ok(self.rows.decoded_product(isa, &self.decoder, inputs, x, &mut y, scratch)?)
             }
         })
+    }
+}
+
+/// Tokens of one expert that are decoded together: what they read and write stays in the caches.
+const BATCH: usize = 256;
+
+impl SectionsMatrix {
+    /// How an expert with so many slots is computed.
+    fn expert_route(&self, n_slots: usize) -> Route {
+        self.dispatch.route(self.rows.shape().n_sections, n_slots)
+    }
+
+    /// The columns of x that an expert looks up in tables.
+    fn looked_up(&self, routed: &Routed<'_>, n_experts: usize) -> Vec<bool> {
+        let mut needed = vec![false; routed.n_columns()];
+        for expert in 0..n_experts {
+            let slots = routed.slots(expert);
+            if self.expert_route(slots.len()) == Route::Lookup {
+                slots.iter().for_each(|slot| needed[routed.column_of(*slot)] = true);
+            }
+        }
+        needed
+    }
+
+    /// Rows `tiles` of one expert, whose tiles of all rows are `own`, for one slot, from the tables of its column.
+    fn look_up(
+        &self,
+        (column, table): (&[f32], &[u8]),
+        (own, tiles): (&Range<usize>, &Range<usize>),
+        y: *mut f32,
+    ) -> Result<(), HookError> {
+        let shape = self.rows.shape();
+        let x = Columns::new(column, shape.d_in, 1, shape.d_in)?;
+        let tables = Tables::new(table, self.tables.layout(), 1)?;
+        let rows = own.start * ROW_TILE..own.end * ROW_TILE;
+        let part = Part::of_tiles(own.start + tiles.start..own.start + tiles.end);
+        // SAFETY: y leads to the rows of the expert for this slot, of which no other thread has those of `part`.
+        let mut y =
+            unsafe { Output::window_from_raw(y, rows.clone(), shape.d_out, 1, rows.len(), part)? };
+        with_scratch(|scratch| {
+            Ok(self.rows.product(self.dispatch.isa(), tables, x, &mut y, scratch)?)
+        })
+    }
+
+    /// Rows `rows` of all rows of all experts for the columns `x`, decoded: [rows, n].
+    fn decode(&self, x: &[f32], rows: Range<usize>) -> Result<Vec<f32>, HookError> {
+        let (shape, isa) = (self.rows.shape(), self.dispatch.isa());
+        let n = x.len() / shape.d_in;
+        let x = Columns::new(x, shape.d_in, n, shape.d_in)?;
+        let mut rounded = vec![0; self.inputs.bytes_per_token() * n];
+        let out = InputOutput::split(&mut rounded, &self.inputs, n, 1)?;
+        for mut out in out {
+            self.decoder.round_inputs(isa, x, &mut out)?;
+        }
+        let inputs = Inputs::new(&rounded, &self.inputs, n)?;
+        let mut y = vec![0.0; rows.len() * n];
+        let mut out = Output::window(&mut y, rows, shape.d_out, n)?;
+        with_scratch(|scratch| {
+            self.rows.decoded_product(isa, &self.decoder, inputs, x, &mut out, scratch)
+        })?;
+        Ok(y)
+    }
+}
+
+impl ExpertProduct for SectionsMatrix {
+    /// Every column has tables of its own, of which this thread writes its share; columns that no expert looks up have
+    /// none.
+    fn prepare(
+        &self,
+        routed: &Routed<'_>,
+        part: Part,
+        out: &SharedOutput<u8>,
+    ) -> Result<(), HookError> {
+        if !self.fits(out.len(), routed.n_columns()) {
+            return Err(HookError::Call("prepare: buffer does not fit"));
+        }
+        let (layout, d_in) = (self.tables.layout(), self.rows.shape().d_in);
+        let needed = self.looked_up(routed, routed.n_experts());
+        for column in (0..routed.n_columns()).filter(|column| needed[*column]) {
+            let x = Columns::new(routed.column(column), d_in, 1, d_in)?;
+            // SAFETY: `out` has room for the tables of every column (checked above) and is shared only by the threads of
+            // this call, each with its own part.
+            let mut out = unsafe {
+                let data = out.as_mut_ptr().add(column * layout.bytes_per_token());
+                TableOutput::from_raw(data, layout, 1, part)?
+            };
+            self.tables.build(self.dispatch.isa(), x, &mut out)?;
+        }
+        Ok(())
+    }
+
+    /// Experts with few slots are looked up, slot by slot; the rows of those with many are decoded once for all.
+    fn apply(
+        &self,
+        routed: &Routed<'_>,
+        prepared: &[u8],
+        share: Share<'_>,
+        out: &SharedOutput<f32>,
+    ) -> Result<(), HookError> {
+        if !self.fits(prepared.len(), routed.n_columns()) {
+            return Err(HookError::Call("apply: buffer does not fit"));
+        }
+        let n_bytes = self.tables.layout().bytes_per_token();
+        let (d_out, n_tiles) = (routed.d_out(), routed.d_out() / ROW_TILE);
+        for (expert, tiles) in share.pieces() {
+            let own = expert * n_tiles..(expert + 1) * n_tiles;
+            let slots = routed.slots(expert);
+            if self.expert_route(slots.len()) == Route::Lookup {
+                for &slot in slots {
+                    let column = routed.column_of(slot);
+                    let table = &prepared[column * n_bytes..][..n_bytes];
+                    let rows = slot as usize * d_out..(slot as usize + 1) * d_out;
+                    let y = out.start_of(rows)?;
+                    self.look_up((routed.column(column), table), (&own, &tiles), y)?;
+                }
+                continue;
+            }
+            let mine = tiles.start * ROW_TILE..tiles.end * ROW_TILE;
+            let first = expert * d_out;
+            for slots in slots.chunks(BATCH) {
+                let columns = slots.iter().map(|slot| routed.column(routed.column_of(*slot)));
+                let x: Vec<f32> = columns.flatten().copied().collect();
+                let y = self.decode(&x, first + mine.start..first + mine.end)?;
+                for (slot, y) in slots.iter().zip(y.chunks_exact(mine.len())) {
+                    let at = *slot as usize * d_out;
+                    // SAFETY: these rows of the slot are in this thread's share alone.
+                    unsafe { out.part(at + mine.start..at + mine.end)? }.copy_from_slice(y);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dictionary(&self) -> &[u8] {
+        self.dictionary
     }
 }
 

@@ -1,4 +1,5 @@
 //! A host of the C ABI: owns sidecars, describes them, runs products the way the graph does.
+#![allow(dead_code)] // every test uses some of it
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -7,6 +8,10 @@ use statecells_hook::*;
 
 pub const F32: i32 = 0;
 pub const F16: i32 = 1;
+pub const I8: i32 = 24;
+pub const I32: i32 = 26;
+pub const BLOCK: usize = 8;
+pub const ATOMS: usize = 16;
 
 /// Owned sidecars of one [d_in, d_out] matrix.
 pub struct Host {
@@ -18,19 +23,19 @@ pub struct Host {
 }
 
 /// What the threads of a product share, as ggml's threads do.
-struct Shared<T>(*mut T);
+pub struct Shared<T>(pub *mut T);
 
 // SAFETY: the hook promises that its threads write to no common element; scripts/sanitize.sh looks.
 unsafe impl<T> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn get(&self) -> *mut T {
+    pub fn get(&self) -> *mut T {
         self.0
     }
 }
 
 /// Runs `work` on `nth` threads at the same time, each with its number, and waits for all.
-fn on_threads(nth: i32, work: impl Fn(i32) + Sync) {
+pub fn on_threads(nth: i32, work: impl Fn(i32) + Sync) {
     std::thread::scope(|scope| {
         let work = &work;
         let others: Vec<_> = (1..nth).map(|ith| scope.spawn(move || work(ith))).collect();
@@ -170,4 +175,55 @@ impl Host {
         let error = self.open().unwrap_err();
         assert!(error.contains(expected), "{error}\ndoes not say: {expected}");
     }
+}
+
+/// A matrix with its sidecars and its weights by the definition in docs/format.md.
+pub struct Coded {
+    pub host: Host,
+    pub weights: Vec<f32>,
+}
+
+/// Numbers in [-1, 1) without any pattern that a wrong layout would keep.
+pub fn noise(seed: u32) -> impl FnMut() -> f32 {
+    let mut state = seed;
+    move || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    }
+}
+
+/// A random matrix of the scheme `sections`.
+pub fn coded(d_in: usize, d_out: usize, sections: usize, outliers: &[(usize, f32)]) -> Coded {
+    let half = |v: f32| f16::from_f32(v).to_f32();
+    let mut next = noise((d_in * d_out * sections) as u32);
+    let atoms: Vec<f32> = (0..BLOCK * ATOMS * sections).map(|_| half(next())).collect();
+    let scales: Vec<f32> = (0..d_out).map(|_| half(next())).collect();
+    let (blocks, tiles) = (d_in.div_ceil(BLOCK), d_out.div_ceil(32));
+    let pairs = (blocks * sections).div_ceil(2);
+    let mut codes = vec![0u8; 32 * pairs * tiles];
+    let mut weights = vec![0.0; d_in * d_out];
+    for r in 0..32 * tiles {
+        for plane in 0..blocks * sections {
+            let winner = ((next() + 1.0) * 8.0) as usize;
+            let byte = (r / 32 * pairs + plane / 2) * 32 + r % 32;
+            codes[byte] |= (winner << (4 * (plane % 2))) as u8;
+            let (block, section) = (plane / sections, plane % sections);
+            for j in (0..BLOCK).filter(|j| r < d_out && block * BLOCK + j < d_in) {
+                let atom = atoms[(section * ATOMS + winner) * BLOCK + j];
+                weights[r * d_in + block * BLOCK + j] += scales[r] * atom;
+            }
+        }
+    }
+    let mut host = Host::new("sections", d_in, d_out);
+    host.add("dict", F16, &[BLOCK, ATOMS, sections], halves(&atoms));
+    host.add("codes", I8, &[32, pairs, tiles], codes);
+    host.add("row_scale", F16, &[d_out], halves(&scales));
+    if !outliers.is_empty() {
+        let idx = outliers.iter().flat_map(|(i, _)| (*i as i32).to_le_bytes()).collect();
+        let vals: Vec<f32> = outliers.iter().map(|(_, v)| *v).collect();
+        host.add("outlier_idx", I32, &[outliers.len()], idx);
+        host.add("outlier_val", F16, &[outliers.len()], halves(&vals));
+        outliers.iter().for_each(|(i, v)| weights[*i] += half(*v));
+    }
+    Coded { host, weights }
 }

@@ -112,7 +112,7 @@ fn estimate(
     params: &SectionsParams,
     metric: &MetricOf<'_>,
 ) -> Result<Vec<(usize, f64, f64)>, CodecError> {
-    let Encoding { item, weights, calibrated, context } = encoding;
+    let Encoding { item, weights, calibrated, context, .. } = encoding;
     let inputs = calibrated.map(calibration::CalibratedInput::holdout_samples);
     let mut gaps = Vec::new();
     let score = |probe: &Probe, left: &[f32]| {

@@ -1,6 +1,7 @@
 //! Blocks of 8 inputs, one atom of every section per block: `sections`.
 
 mod budget;
+mod dictionaries;
 mod divergence;
 mod ffn_tuning;
 mod moments;
@@ -15,11 +16,11 @@ use std::sync::Arc;
 
 use calibration::CalibratedInput;
 use format::sections::MAX_SECTIONS;
-use format::{CodecError, MatrixId, MatrixShape, Scheme};
+use format::{CodecError, ExpertStack, Matrix, MatrixId, MatrixShape, Scheme};
 use inspect::Settings;
-use numerics::{Codec, Shrink};
+use numerics::{Codec, EncodeContext, Shrink};
 use program::table::bits_per_weight;
-use sections::{InputMetrics, Metric, MetricCache, SectionsCodec, SectionsParams};
+use sections::{ExpertsCodec, InputMetrics, Metric, MetricCache, SectionsCodec, SectionsParams};
 
 pub use budget::{Budget, Sensitivity};
 pub use ffn_tuning::FfnTuneStep;
@@ -33,6 +34,7 @@ use crate::{
     Allocation, Encoded, Encoding, Error, Method, PlanItem, Sequence, SharedBudget, Stage, Survey,
     Tuning,
 };
+use dictionaries::SharedDictionaries;
 use sequential::SequentialStep;
 
 /// Sections with the same parameters for every tensor, except their number where a budget is shared out.
@@ -46,6 +48,7 @@ pub struct SectionsMethod {
     steps: ModelSteps,
     /// Of the input of the last matrix.
     metrics: Arc<MetricCache>,
+    dictionaries: Arc<SharedDictionaries>,
 }
 
 /// What is done with the whole model besides coding tensor by tensor.
@@ -69,7 +72,8 @@ impl SectionsMethod {
         budget: Option<(Budget, Sensitivity)>,
     ) -> Self {
         let (allocation, steps) = (Allocation::default(), ModelSteps::default());
-        Self { params, moments, budget, allocation, steps, metrics: Arc::default() }
+        let (metrics, dictionaries) = (Arc::default(), Arc::default());
+        Self { params, moments, budget, allocation, steps, metrics, dictionaries }
     }
 
     /// The same with `steps`, which need a calibration.
@@ -86,6 +90,24 @@ impl SectionsMethod {
 
     fn codec_for(&self, tensor: MatrixId) -> SectionsCodec {
         SectionsCodec::new(self.params_for(tensor))
+    }
+
+    /// `codec` for the inputs that `weights`, like those of the matrix, will see, and the shrinkage of their second moment.
+    fn fitted(
+        &self,
+        codec: SectionsCodec,
+        weights: (&[f32], MatrixShape),
+        encoding: &Encoding<'_>,
+        context: &EncodeContext<'_>,
+    ) -> Result<(SectionsCodec, Option<f64>), CodecError> {
+        let Some((moments, input)) = self.moments.zip(encoding.calibrated) else {
+            return Ok((codec, None));
+        };
+        let mut metrics = self.input_metrics(moments, input, encoding);
+        let (share, metric) =
+            moments.metric(&mut metrics, &codec.params, input, weights, context)?;
+        self.metrics.keep(metrics);
+        Ok((codec.with_metric(metric), Some(share)))
     }
 
     /// Metrics of `input`, with what is known from the matrix before if that reads it too.
@@ -107,22 +129,37 @@ impl Method for SectionsMethod {
         Scheme::Sections.as_str()
     }
 
-    fn codec(&self, tensor: MatrixId) -> Box<dyn Codec> {
-        Box::new(self.codec_for(tensor))
+    fn codec(&self, matrix: &Matrix) -> Box<dyn Codec> {
+        let codec = self.codec_for(matrix.id);
+        match matrix.n_experts {
+            None => Box::new(codec),
+            Some(n_experts) => {
+                Box::new(ExpertsCodec::new(codec, ExpertStack { each: matrix.shape, n_experts }))
+            }
+        }
+    }
+
+    fn codes_experts(&self) -> bool {
+        true
     }
 
     fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
-        let Encoding { item, weights, calibrated, context } = encoding;
+        let Encoding { item, weights, context, .. } = encoding;
         let codec = self.codec_for(item.tensor);
-        let Some((moments, input)) = self.moments.zip(*calibrated) else {
-            let sidecars = codec.encode(weights, item.shape, context)?;
-            return Ok(Encoded { sidecars, shrink: None });
+        let Some(n_experts) = item.matrix.n_experts else {
+            let (codec, shrink) = self.fitted(codec, (weights, item.shape), encoding, context)?;
+            return Ok(Encoded { sidecars: codec.encode(weights, item.shape, context)?, shrink });
         };
-        let mut metrics = self.input_metrics(moments, input, encoding);
-        let (share, metric) = moments.metric(&mut metrics, &codec.params, input, encoding)?;
-        self.metrics.keep(metrics);
-        let sidecars = codec.with_metric(metric).encode(weights, item.shape, context)?;
-        Ok(Encoded { sidecars, shrink: Some(share) })
+        let (codec, shrink) = self.dictionaries.codec(encoding, codec.params.sections, || {
+            let (rows, shape) = dictionaries::rows(encoding)?;
+            let context = EncodeContext { seed: item.input_seed, ..**context };
+            let (codec, shrink) = self.fitted(codec, (&rows, shape), encoding, &context)?;
+            let dictionary = codec.learn(&rows, shape, &context)?;
+            Ok((codec.with_dictionary(Arc::new(dictionary)), shrink))
+        })?;
+        let stack = ExpertStack { each: item.matrix.shape, n_experts };
+        let sidecars = ExpertsCodec::new(codec, stack).encode(weights, item.shape, context)?;
+        Ok(Encoded { sidecars, shrink })
     }
 
     fn smaller(&self, items: &[&PlanItem]) -> String {

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use calibration::{CalibratedInput, Fitted};
-use format::CodecError;
+use format::{CodecError, MatrixShape};
 use numerics::functional::{functional_error, token_error};
-use numerics::{MatMul, Moment, Shrink};
+use numerics::{EncodeContext, MatMul, Moment, Shrink};
 use sections::{InputKey, InputMetrics, Metric, Probe, SectionsParams};
 use sha2::{Digest, Sha256};
-
-use crate::Encoding;
 
 /// Inputs of a span where the whole second moment would be too large: 4096^2 entries are 64 MB.
 const SPAN: usize = 4096;
@@ -62,19 +60,19 @@ impl Moments {
         hash.finalize().into()
     }
 
-    /// The shrinkage for the moment behind `metrics` and codes with `params`, and the metric with it.
+    /// The shrinkage for the moment behind `metrics` and codes of `weights` with `params`, and the metric with it.
     pub(super) fn metric(
         self,
         metrics: &mut InputMetrics,
         params: &SectionsParams,
         input: &CalibratedInput,
-        encoding: &Encoding<'_>,
+        (weights, shape): (&[f32], MatrixShape),
+        context: &EncodeContext<'_>,
     ) -> Result<(f64, Arc<Metric>), CodecError> {
-        let Encoding { item, weights, context, .. } = encoding;
         if let Shrink::Fixed(share) = self.shrink {
-            return Ok((share, metrics.with_shrinkage(share, item.shape)?));
+            return Ok((share, metrics.with_shrinkage(share, shape)?));
         }
-        let probe = Probe::new(params, weights, item.shape, context)?;
+        let probe = Probe::new(params, weights, shape, context)?;
         probe.choose_shrink(metrics, context, |left| {
             let (rows, shape, mul_mat) = (probe.rows(), probe.shape(), context.mul_mat);
             match input.holdout_moment() {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
 use clap::ValueEnum;
-use format::{InputRole, MatrixId};
+use format::{Branch, InputRole, MatrixId};
 use numerics::TiledMatMul;
 use program::progress::Eta;
 use program::{Interrupt, Reporter};
@@ -57,8 +57,17 @@ pub fn why_not_layers(source: &Source) -> Result<Option<String>, Error> {
     crate::prepare::check_architecture(source)?;
     let model = source.model().map_err(|e| Error::cannot_run(&e))?;
     let all: Vec<MatrixId> = source.matrices().collect();
+    if let Some(reason) = experts_among(&all) {
+        return Ok(Some(reason));
+    }
     let checked = whole_model::check(model, &source.run_through(&all), &[]);
     Ok(checked.err().map(|error| error.to_string()))
+}
+
+/// Why models with experts among `tensors` are not run with what is coded so far.
+fn experts_among(tensors: &[MatrixId]) -> Option<String> {
+    let expert = tensors.iter().find(|id| id.role.branch() == Branch::Experts)?;
+    Some(format!("experts ({expert}) are fitted to the source model alone"))
 }
 
 /// Recapturing with what it takes from the method.
@@ -81,6 +90,9 @@ impl Sequence for SequentialStep {
         tensors: &[MatrixId],
     ) -> Result<(), Error> {
         calibration.map_or(Ok(()), |calibration| check_text(SEQUENTIAL, calibration))?;
+        if let Some(reason) = experts_among(tensors) {
+            return Err(Error::flag(SEQUENTIAL, format!("{reason}: give {SEQUENTIAL} 0")));
+        }
         let map = source.run_through(tensors);
         let needed = stream_bytes(&map, self.max_moment_dim);
         check_memory(SEQUENTIAL, needed)?;

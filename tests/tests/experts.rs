@@ -1,0 +1,150 @@
+//! Mixtures of experts: random models of two layers, built, and run both from their codes and from the dense weights that
+//! these stand for.
+
+use std::path::{Path, PathBuf};
+
+use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
+use end_to_end::programs::Run;
+use fixtures::architectures::{self, MIXTURES};
+use format::{Branch, ModelMap};
+use ggml::gguf::GgufFile;
+use tempfile::TempDir;
+
+/// Largest distance of the logits of a coded file and those of what it stands for.
+const ROUNDING: f32 = 0.05;
+
+fn tokens(n: i32) -> Vec<i32> {
+    (0..n).map(|i| 3 + (i * 37) % 256).collect()
+}
+
+/// A model of an architecture with what is made of it.
+struct Mixture {
+    folder: TempDir,
+}
+
+impl Mixture {
+    fn new(architecture: &str) -> Self {
+        let mixture = Self { folder: TempDir::new().unwrap() };
+        architectures::write_experts(architecture, &mixture.path("model.gguf")).unwrap();
+        mixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, program: &str, flags: &str) -> Run {
+        let flag = |flag: &str| match flag.strip_prefix('@') {
+            Some(name) => self.path(name).to_string_lossy().into_owned(),
+            None => flag.to_owned(),
+        };
+        Run::of(program, flags.split_whitespace().map(flag))
+    }
+
+    fn build(&self, flags: &str) {
+        let build =
+            format!("-i @model.gguf -o @coded.gguf --S 6 --rounds 1 --beam 2 -t 2 --force {flags}");
+        let _ = self.run("statecells-build", &build).ok();
+    }
+
+    fn decode(&self) {
+        let _ = self
+            .run(
+                "statecells-build",
+                "-i @coded.gguf --decode @dense.gguf --decode-type f32 --force",
+            )
+            .ok();
+    }
+}
+
+/// The middle one of the distances of all tokens: next to a tie, rounding decides which expert a router takes.
+fn median(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
+    let of = |t: usize| distance(&expected[t..t + 1], &found[t..t + 1]);
+    let mut all: Vec<f32> = (0..expected.len()).map(of).collect();
+    all.sort_by(f32::total_cmp);
+    all[all.len() / 2]
+}
+
+/// Number of coded tensors of experts in a file.
+fn n_experts(path: &Path) -> usize {
+    let file = GgufFile::open(path).unwrap();
+    file.schemes().keys().filter(|id| id.role.branch() == Branch::Experts).count()
+}
+
+fn check(architecture: &str) {
+    let mixture = Mixture::new(architecture);
+    mixture.build("--no-calib");
+    mixture.decode();
+    let (model, coded, dense) =
+        (mixture.path("model.gguf"), mixture.path("coded.gguf"), mixture.path("dense.gguf"));
+    assert!(n_experts(&coded) >= 2, "{architecture}: no experts are coded");
+    let map = |path: &Path| {
+        let file = GgufFile::open(path).unwrap();
+        ModelMap::of(file.tensors().iter().map(|t| (t.name(), t.dims())))
+    };
+    assert_eq!(map(&dense), map(&model), "{architecture}: shapes");
+    let (source, twin) = (load_dense(&model).unwrap(), load_dense(&dense).unwrap());
+    let coded = load_coded(&coded).unwrap();
+    let tokens = tokens(24);
+    for (pace, n_threads) in [(Pace::Single, 1), (Pace::Batch, 2)] {
+        let of = |model: &llama::Model| logits(model, &tokens, pace, n_threads);
+        let (source, twin, coded) = (of(&source), of(&twin), of(&coded));
+        let (rounding, coding) = (median(&twin, &coded), median(&source, &coded));
+        println!(
+            "{architecture} {pace:?}: {rounding:.4} from its twin, {coding:.4} from the source"
+        );
+        assert!(rounding < ROUNDING && rounding > 0.0, "{architecture} {pace:?}: {rounding}");
+        assert!(coding > rounding, "{architecture} {pace:?}: {coding} {rounding}");
+    }
+}
+
+#[test]
+fn coded_experts_run_as_what_they_stand_for() {
+    for architecture in MIXTURES {
+        check(architecture);
+    }
+}
+
+/// Gates and ups have one dictionary, so that what is prepared for one does for the other.
+#[test]
+fn the_command_without_flags_fits_experts_to_the_models_own_text() {
+    let mixture = Mixture::new("qwen3moe");
+    let flags = "-i @model.gguf -o @coded.gguf --S 6 --tokens 512 -t 2";
+    let run = mixture.run("statecells-build", flags).ok();
+    run.line(&["without --sequential: experts (blk.0.ffn_gate_exps)"]);
+    let file = GgufFile::open(&mixture.path("coded.gguf")).unwrap();
+    let dict = |part: &str| file.data(file.tensor(&format!("blk.1.{part}.dict")).unwrap());
+    assert_eq!(dict("ffn_gate_exps"), dict("ffn_up_exps"));
+    assert_ne!(dict("ffn_gate_exps"), dict("ffn_down_exps"));
+    let bytes = std::fs::read(mixture.path("coded.gguf")).unwrap();
+    let again = "-i @model.gguf -o @coded.gguf --S 6 --calib @coded.calib.gguf -t 1 --force";
+    let _ = mixture.run("statecells-build", again).ok();
+    assert_eq!(n_experts(&mixture.path("coded.gguf")), 6);
+    let one_thread = GgufFile::open(&mixture.path("coded.gguf")).unwrap();
+    let codes = |file: &GgufFile| -> Vec<Vec<u8>> {
+        let codes = file.tensors().iter().filter(|t| t.name().ends_with(".codes"));
+        codes.map(|t| file.data(t).to_vec()).collect()
+    };
+    std::fs::write(mixture.path("first.gguf"), bytes).unwrap();
+    let first = GgufFile::open(&mixture.path("first.gguf")).unwrap();
+    assert_eq!(codes(&first), codes(&one_thread), "threads decide nothing");
+}
+
+#[test]
+fn what_experts_cannot_have_is_refused_by_name() {
+    let mixture = Mixture::new("deepseek");
+    let refused = |flags: &str, expected: &[&str]| {
+        let build = format!("-i @model.gguf -o @coded.gguf --dry-run {flags}");
+        let run = mixture.run("statecells-build", &build);
+        assert_eq!(run.code, Some(1), "{flags}: {run:?}");
+        for expected in expected {
+            assert!(run.stderr.contains(expected), "{flags}: {}", run.stderr);
+        }
+    };
+    let name = "blk.1.ffn_gate_exps";
+    refused("--tokens 512 --sequential 1", &["--sequential", name, "give --sequential 0"]);
+    refused("--scheme sign+row_scale --no-calib", &[name, "--scheme sections"]);
+    refused("--tokens 512 --tune 2 --sequential 0", &["--tune", "leave out --tune"]);
+    let plain = "-i @model.gguf -o @coded.gguf --no-calib --targets gate,up,down";
+    let _ = mixture.run("statecells-build", plain).ok();
+}
