@@ -33,8 +33,10 @@ def stems(reader: gguf.GGUFReader) -> list[str]:
 
 
 def decode(page: dict, path: str | Path, stem: str, d_in: int, d_out: int) -> np.ndarray:
-    """What the page makes of the matrix `stem`, (d_out, d_in)."""
+    """What the page makes of the matrix `stem`, (d_out, d_in), or of those of experts, (n, d_out, d_in)."""
     scheme = gguf.GGUFReader(path).get_field(f"statecells.{stem}.scheme").contents()
+    if stem.endswith("_exps"):
+        return page["decode_experts"](path, stem)
     if scheme == "sections":
         return page["decode_sections"](path, stem, d_in, d_out)
     if scheme == "seeddelta":
@@ -48,7 +50,7 @@ def main(coded: str, dense: str) -> int:
     found = stems(gguf.GGUFReader(coded))
     for stem in found:
         expected = weights[stem + ".weight"]
-        d_out, d_in = expected.shape
+        d_out, d_in = expected.shape[-2:]
         decoded = decode(page, coded, stem, d_in, d_out)
         assert decoded.shape == expected.shape, (stem, decoded.shape, expected.shape)
         assert np.abs(expected).max() > 0, stem

@@ -2,9 +2,11 @@
 //! these stand for.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
-use end_to_end::programs::Run;
+use end_to_end::model_file::ModelFile;
+use end_to_end::programs::{Run, python};
 use fixtures::architectures::{self, MIXTURES};
 use format::{Branch, ModelMap};
 use ggml::gguf::GgufFile;
@@ -105,13 +107,39 @@ fn coded_experts_run_as_what_they_stand_for() {
     }
 }
 
+/// Experts, shared experts and plain FFNs as docs/format.md has them; and a wrong code is seen.
+#[test]
+fn the_page_on_the_format_decodes_experts() {
+    let Some(python) = python() else { return };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/format_page.py");
+    for (architecture, outliers) in [("deepseek", "0.01"), ("qwen3next", "0")] {
+        let mixture = Mixture::new(architecture);
+        mixture.build(&format!("--no-calib --outliers {outliers}"));
+        mixture.decode();
+        let agrees = || {
+            let files = ["coded.gguf", "dense.gguf"].map(|name| mixture.path(name));
+            let output = Command::new(&python).arg(&script).args(files).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.is_empty(), "{text}");
+            output.status.success()
+        };
+        assert!(agrees(), "{architecture}");
+        let mut file = ModelFile::read(&mixture.path("coded.gguf"));
+        let codes = file.tensor_mut("blk.1.ffn_down_exps.codes");
+        let last = codes.data.len() - 1;
+        codes.data[last] = !codes.data[last];
+        file.write(&mixture.path("coded.gguf"));
+        assert!(!agrees(), "{architecture}: blind");
+    }
+}
+
 /// Gates and ups have one dictionary, so that what is prepared for one does for the other.
 #[test]
 fn the_command_without_flags_fits_experts_to_the_models_own_text() {
     let mixture = Mixture::new("qwen3moe");
     let flags = "-i @model.gguf -o @coded.gguf --S 6 --tokens 512 -t 2";
     let run = mixture.run("statecells-build", flags).ok();
-    run.line(&["without --sequential: experts (blk.0.ffn_gate_exps)"]);
+    let _ = run.line(&["without --sequential: experts (blk.0.ffn_gate_exps)"]);
     let file = GgufFile::open(&mixture.path("coded.gguf")).unwrap();
     let dict = |part: &str| file.data(file.tensor(&format!("blk.1.{part}.dict")).unwrap());
     assert_eq!(dict("ffn_gate_exps"), dict("ffn_up_exps"));

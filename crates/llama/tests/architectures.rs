@@ -1,6 +1,6 @@
 //! Parts of models of many architectures, one after the other, are the whole model.
 
-use fixtures::architectures::{self, AT_ONCE, IN_TURN};
+use fixtures::architectures::{self, AT_ONCE, IN_TURN, Number};
 use ggml::Type;
 use llama::{
     Backend, Computed, Context, ContextParams, Layers, LlamaError, Model, ModelParams, Node,
@@ -71,4 +71,30 @@ fn parts_of_every_architecture_are_the_whole() {
     for name in AT_ONCE {
         assert!(check(name).unwrap() < 2, "{name}");
     }
+}
+
+/// The third layer of such a model takes keys and values from the cache of an earlier one.
+#[test]
+fn a_layer_that_reads_the_cache_of_another_does_not_run_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let mut run = |n_shared: u32| {
+        let numbers = [
+            ("block_count", 4),
+            ("embedding_length_per_layer_input", 0),
+            ("attention.key_length_swa", 32),
+            ("attention.value_length_swa", 32),
+            ("attention.shared_kv_layers", n_shared),
+        ];
+        let numbers = numbers.map(|(key, n)| (key, Number::Count(n)));
+        architectures::write_with("gemma4", &numbers, &path).map_err(LlamaError::Part)?;
+        let model = Model::load(Backend::init(), &path, &ModelParams::default())?;
+        let mut layers = Layers::new(&model, PARAMS)?;
+        let state = vec![0.1; 8 * model.n_embd()];
+        let (mut next, tokens) = (state.clone(), [3; 8]);
+        layers.run(&Part::new(Point::Before(2), Point::Before(3)), &tokens, &state, &mut next)
+    };
+    run(0).unwrap();
+    let error = run(2).unwrap_err().to_string();
+    assert!(error.contains("no single state stands before layer 2"), "{error}");
 }

@@ -192,7 +192,7 @@ fn every_slot_gets_the_rows_of_its_expert() {
 fn large_batches_and_small_ones_go_side_by_side() {
     let outliers = [(3, 4.0), (D_OUT * D_IN, 2.0)];
     for own_columns in [false, true] {
-        let expert = |t: usize, j: usize| if j == 0 { usize::from(t % 8 > 6) } else { 2 + t % 4 };
+        let expert = |t: usize, j: usize| if j == 0 { usize::from(t % 10 > 8) } else { 2 + t % 4 };
         check(&stacked(&outliers), &Call::new(own_columns, (2, 120), expert));
     }
 }

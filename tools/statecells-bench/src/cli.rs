@@ -36,6 +36,8 @@ Examples:
   One token, and batches of up to 512, at 3 bits per weight:
     statecells-bench --rows 4096 --cols 4096
     statecells-bench --rows 4096 --cols 4096 --batch 1,8,16,32,64,512
+  The gate of Qwen3-30B-A3B, 8 of 128 experts for every token:
+    statecells-bench --rows 768 --cols 2048 --experts 128 --used 8 --batch 1,512
   A global dictionary at the size of a 24B model's ffn_gate:
     statecells-bench --rows 32768 --cols 5120 --scheme sign+row_scale --dict-M 4096 --dict-k 32
 
@@ -52,6 +54,15 @@ pub struct Cli {
     /// Columns of the matrix: inputs
     #[arg(long, value_name = "N", required_unless_present = "completions", value_parser = count())]
     pub cols: Option<u32>,
+
+    /// Experts that have such a matrix each, coded with one dictionary; the products are those with the experts that a
+    /// token uses
+    #[arg(long, value_name = "N", requires = "used", value_parser = count())]
+    pub experts: Option<u32>,
+
+    /// Experts of a token
+    #[arg(long, value_name = "K", requires = "experts", value_parser = count())]
+    pub used: Option<u32>,
 
     /// Columns of activations multiplied at once: tokens; a list such as 1,8,64 is measured one after the other
     #[arg(

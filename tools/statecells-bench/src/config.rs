@@ -3,9 +3,9 @@
 use clap::CommandFactory;
 use clap::error::ErrorKind;
 use dictionary::GlobalParams;
-use format::{MatrixShape, Scheme};
+use format::{ExpertStack, MatrixShape, Scheme};
 use ggml::Type;
-use lab::bench::{Coded, Order};
+use lab::bench::{Coded, Experts, Order};
 use sections::SectionsParams;
 
 use crate::cli::Cli;
@@ -20,10 +20,11 @@ const DEFAULT_SECTIONS: usize = 6;
 pub fn order(cli: &Cli) -> Result<Order, clap::Error> {
     let size = |n: Option<u32>| n.map_or(0, |n| n as usize);
     let shape = MatrixShape::new(size(cli.cols), size(cli.rows));
-    let coded = coded(cli)?;
+    let (coded, experts) = (coded(cli)?, experts(cli, shape)?);
     coded.sidecars(shape).map_err(|e| usage(&e.to_string()))?;
     Ok(Order {
         shape,
+        experts,
         batches: cli.batch.iter().map(|&n| n as usize).collect(),
         n_threads: usize::from(cli.threads),
         coded,
@@ -31,6 +32,22 @@ pub fn order(cli: &Cli) -> Result<Order, clap::Error> {
         cold_bytes: cli.cold_mib.map_or_else(Order::default_cold_bytes, mib),
         rounds: cli.rounds as usize,
     })
+}
+
+fn experts(cli: &Cli, each: MatrixShape) -> Result<Option<Experts>, clap::Error> {
+    let (Some(n), Some(n_used)) = (cli.experts, cli.used) else { return Ok(None) };
+    let (n, n_used) = (n as usize, n_used as usize);
+    if n_used > n {
+        return Err(usage(&format!(
+            "--used {n_used}: a token cannot use more than all {n} experts"
+        )));
+    }
+    if cli.scheme != Scheme::Sections {
+        return Err(usage(&format!("--experts has no meaning for --scheme {}", cli.scheme)));
+    }
+    let stack = ExpertStack { each, n_experts: n };
+    stack.check().map_err(|reason| usage(&format!("--experts {n}: {reason}")))?;
+    Ok(Some(Experts { n, n_used }))
 }
 
 fn coded(cli: &Cli) -> Result<Coded, clap::Error> {

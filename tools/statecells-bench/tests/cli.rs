@@ -130,6 +130,34 @@ fn batches_of_a_list_are_measured_one_after_the_other() {
     assert!(close(number(&read["share"]), number(&ours["gb_per_s"]) / gb));
 }
 
+/// A product reads the experts in use, and multiplies with those of each token.
+#[test]
+fn experts_are_measured_as_a_token_uses_them() {
+    let experts = ["--experts", "8", "--used", "2", "--against", "q4_0,f16"];
+    for (batch, used) in [("1", 2.0), ("3", 6.0)] {
+        let report = run(&[&experts[..], &["--batch", batch]].concat());
+        let ours = &report["contenders"][0];
+        assert_eq!(
+            (&report["arguments"]["experts"], &report["arguments"]["used"]),
+            (&8.into(), &2.into())
+        );
+        let seconds = number(&ours["milliseconds"]["median"]) / 1e3;
+        let read = number(&ours["bytes"]) * (used / 8.0) / seconds / 1e9;
+        assert!(close(number(&ours["gb_per_s"]), read), "{ours}");
+        let multiplied = 64.0 * 256.0 * used / seconds / 1e9;
+        assert!(close(number(&ours["gweights_per_s"]), multiplied), "{ours}");
+        assert_eq!(keys(&report["ratio"]), ["f16", "q4_0"]);
+    }
+    for (flags, says) in [
+        (&["--experts", "4", "--used", "5"][..], "--used 5"),
+        (&["--experts", "4"], "--used"),
+        (&["--experts", "4", "--used", "1", "--scheme", "sign"], "--experts"),
+    ] {
+        let flags = [&TINY[..], flags].concat();
+        bench(&flags).assert().code(2).stderr(contains(says));
+    }
+}
+
 #[test]
 fn the_form_that_ran_is_named_and_can_be_chosen() {
     let flags = [&TINY[..], &["--cold-mib", "0", "--against", "q4_0"]].concat();

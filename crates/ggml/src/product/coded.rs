@@ -161,17 +161,28 @@ impl CodedWeight {
 }
 
 /// Bytes of `[ne0, n_columns]` elements of `ty`.
-fn bytes_of(ty: Type, ne0: usize, n_columns: usize) -> Result<usize, ProductError> {
+pub(super) fn bytes_of(ty: Type, ne0: usize, n_columns: usize) -> Result<usize, ProductError> {
     let n_bytes = ty.tensor_bytes(&[ne0, n_columns]);
     n_bytes.filter(|&n| n > 0).ok_or(ProductError::Range("an intermediate result"))
 }
 
 /// A sidecar in plain memory.
-fn place(sidecar: &Sidecar) -> Result<(CString, Resident), ProductError> {
+pub(super) fn place(sidecar: &Sidecar) -> Result<(CString, Resident), ProductError> {
     let suffix = CString::new(sidecar.spec.suffix).expect("suffixes are plain words");
     let ty = Type::from(sidecar.spec.element_type);
     let tensor = Resident::new(MemoryKind::plain(), ty, &sidecar.spec.dims, &sidecar.data)?;
     Ok((suffix, tensor))
+}
+
+/// A sidecar as the hook wants it described, valid as long as the sidecar.
+pub(super) fn describe((suffix, tensor): &(CString, Resident)) -> hook::StatecellsTensor {
+    hook::StatecellsTensor {
+        suffix: suffix.as_ptr(),
+        ggml_type: i32::try_from(tensor.ty().raw()).expect("ggml's types are small numbers"),
+        ne: tensor.dims().map(to_i64),
+        data: tensor.data().cast(),
+        n_bytes: tensor.n_bytes(),
+    }
 }
 
 /// Plan and matrix of the hook.
@@ -181,13 +192,6 @@ fn open(
     sidecars: &[(CString, Resident)],
 ) -> Result<(hook::StatecellsPlan, NonNull<hook::Matrix>), ProductError> {
     let scheme = CString::new(scheme).map_err(|_| ProductError::Hook("scheme".to_owned()))?;
-    let describe = |(suffix, tensor): &(CString, Resident)| hook::StatecellsTensor {
-        suffix: suffix.as_ptr(),
-        ggml_type: i32::try_from(tensor.ty().raw()).expect("ggml's types are small numbers"),
-        ne: tensor.dims().map(to_i64),
-        data: tensor.data().cast(),
-        n_bytes: tensor.n_bytes(),
-    };
     let tensors: Vec<_> = sidecars.iter().map(describe).collect();
     let (d_in, d_out) = (to_i64(shape.d_in), to_i64(shape.d_out));
     let mut plan = hook::StatecellsPlan::default();

@@ -2,11 +2,11 @@
 
 use std::marker::PhantomData;
 
-use format::MatrixShape;
+use format::{ElementType, MatrixShape};
 use ggml_sys as sys;
 
 use super::memory::{Buffer, MemoryKind, Resident};
-use super::{Factor, ProductError, ThreadPool};
+use super::{Factor, ProductError, Routing, ThreadPool};
 use crate::Type;
 use crate::arena::Arena;
 
@@ -33,6 +33,7 @@ pub struct Products<'a> {
 struct Memory {
     _arena: Arena,
     _x: Resident,
+    _ids: Vec<Resident>,
     _results: Buffer,
     _scratch: Vec<Buffer>,
 }
@@ -65,17 +66,52 @@ impl<'a> Products<'a> {
         factors: &'a [Factor],
         x: &[f32],
     ) -> Result<Self, ProductError> {
+        Self::with(pool, factors, x, &[])
+    }
+
+    /// The products of `factors`, which have experts, with `x`, by each of `routings` in turn.
+    ///
+    /// # Shapes
+    /// Each factor: [d_in, d_out, n_experts], `x`: [d_in, n_tokens], y: [d_out, n_used, n_tokens].
+    ///
+    /// # Errors
+    /// As [`Self::new`], or if a routing names experts that a factor has not.
+    pub fn routed(
+        pool: &'a ThreadPool,
+        factors: &'a [Factor],
+        x: &[f32],
+        routings: &[Routing],
+    ) -> Result<Self, ProductError> {
+        if routings.is_empty() {
+            return Err(ProductError::Range("number of routings"));
+        }
+        Self::with(pool, factors, x, routings)
+    }
+
+    fn with(
+        pool: &'a ThreadPool,
+        factors: &'a [Factor],
+        x: &[f32],
+        routings: &[Routing],
+    ) -> Result<Self, ProductError> {
         let (shape, n_tokens) = check(factors, x)?;
+        check_routings(factors, n_tokens, routings)?;
+        let n_used = routings.iter().map(|routing| routing.n_used).max();
         let n_outputs = shape.d_out.checked_mul(n_tokens);
+        let n_outputs = n_outputs.and_then(|n| n.checked_mul(n_used.unwrap_or(1)));
         let n_outputs = n_outputs.ok_or(ProductError::Range("the result"))?;
         let y_bytes = Type::F32.row_bytes(n_outputs).ok_or(ProductError::Range("the result"))?;
-        let x =
-            Resident::new(MemoryKind::plain(), Type::F32, &[shape.d_in, n_tokens], as_bytes(x))?;
+        let dims = match n_used {
+            Some(_) => vec![shape.d_in, 1, n_tokens],
+            None => vec![shape.d_in, n_tokens],
+        };
+        let x = Resident::new(MemoryKind::plain(), Type::F32, &dims, as_bytes(x))?;
+        let ids = routings.iter().map(|r| place_ids(r, n_tokens)).collect::<Result<Vec<_>, _>>()?;
         let mut results = Buffer::new(MemoryKind::plain(), y_bytes)?;
         results.clear();
         let scratch = scratch(factors, n_tokens)?;
 
-        let capacity = factors.len() * NODES_PER_FACTOR + 2;
+        let capacity = factors.len() * NODES_PER_FACTOR * routings.len().max(1) + 2;
         // SAFETY: no preconditions.
         let graph_bytes = unsafe { sys::ggml_graph_overhead_custom(capacity, false) };
         let mut arena = Arena::new(capacity, graph_bytes);
@@ -86,11 +122,15 @@ impl<'a> Products<'a> {
             let graph = sys::ggml_new_graph_custom(arena.as_mut_ptr(), capacity, false);
             let mut nodes = Nodes { arena: &mut arena, x: x.as_ptr(), scratch: &scratch };
             let mut y = std::ptr::null();
-            for factor in factors {
-                let product = append(&mut nodes, factor);
-                results.place(product);
-                y = (*product).data.cast::<f32>().cast_const();
-                sys::ggml_build_forward_expand(graph, product);
+            // One after the other: without experts no ids, once.
+            let of_plain = routings.is_empty().then(std::ptr::null_mut);
+            for ids in ids.iter().map(Resident::as_ptr).chain(of_plain) {
+                for factor in factors {
+                    let product = append(&mut nodes, factor, ids);
+                    results.place(product);
+                    y = (*product).data.cast::<f32>().cast_const();
+                    sys::ggml_build_forward_expand(graph, product);
+                }
             }
             (graph, y)
         };
@@ -98,7 +138,8 @@ impl<'a> Products<'a> {
         let mut plan = unsafe { pool.plan(graph) };
         let mut work = vec![Line([0; 64]); plan.work_size.div_ceil(size_of::<Line>())];
         plan.work_data = work.as_mut_ptr().cast();
-        let memory = Memory { _arena: arena, _x: x, _results: results, _scratch: scratch };
+        let memory =
+            Memory { _arena: arena, _x: x, _ids: ids, _results: results, _scratch: scratch };
         Ok(Self {
             graph,
             plan,
@@ -124,6 +165,8 @@ impl<'a> Products<'a> {
             Factor::Dense(_) => false,
             #[cfg(feature = "hook")]
             Factor::Coded(w) => w.has_failed(),
+            #[cfg(feature = "hook")]
+            Factor::CodedExperts(w) => w.has_failed(),
         });
         if failed {
             return Err(ProductError::Hook("the hook refused a call".to_owned()));
@@ -175,6 +218,8 @@ fn scratch(factors: &[Factor], n_tokens: usize) -> Result<Vec<Buffer>, ProductEr
             Factor::Dense(_) => Vec::new(),
             #[cfg(feature = "hook")]
             Factor::Coded(w) => w.intermediate_bytes(n_tokens)?,
+            #[cfg(feature = "hook")]
+            Factor::CodedExperts(w) => w.intermediate_bytes(n_tokens)?,
         };
         sizes.resize(sizes.len().max(steps.len()), 1);
         sizes.iter_mut().zip(steps).for_each(|(size, step)| *size = (*size).max(step));
@@ -186,9 +231,17 @@ fn scratch(factors: &[Factor], n_tokens: usize) -> Result<Vec<Buffer>, ProductEr
 ///
 /// # Safety
 /// The arena has room for [`NODES_PER_FACTOR`] tensors, the factor has the inputs of `x` and outlives the
-/// graph, and `scratch` was made for it.
-unsafe fn append(nodes: &mut Nodes<'_>, factor: &Factor) -> *mut sys::ggml_tensor {
+/// graph, and `scratch` was made for it; `ids` are live where the factor has experts.
+unsafe fn append(
+    nodes: &mut Nodes<'_>,
+    factor: &Factor,
+    ids: *mut sys::ggml_tensor,
+) -> *mut sys::ggml_tensor {
     match factor {
+        // SAFETY: matrices, input and ids agree (checked), and the type has a product.
+        Factor::Dense(w) if w.n_experts().is_some() => unsafe {
+            sys::ggml_mul_mat_id(nodes.arena.as_mut_ptr(), w.as_ptr(), nodes.x, ids)
+        },
         // SAFETY: matrix and input agree in their first dimension, and the type has a product.
         Factor::Dense(w) => unsafe {
             sys::ggml_mul_mat(nodes.arena.as_mut_ptr(), w.as_ptr(), nodes.x)
@@ -196,7 +249,41 @@ unsafe fn append(nodes: &mut Nodes<'_>, factor: &Factor) -> *mut sys::ggml_tenso
         // SAFETY: promised by the caller.
         #[cfg(feature = "hook")]
         Factor::Coded(w) => unsafe { w.append(nodes) },
+        // SAFETY: promised by the caller.
+        #[cfg(feature = "hook")]
+        Factor::CodedExperts(w) => unsafe { w.append(nodes, ids) },
     }
+}
+
+/// Checks that every routing has the experts of every token, and none that a factor has not.
+fn check_routings(
+    factors: &[Factor],
+    n_tokens: usize,
+    routings: &[Routing],
+) -> Result<(), ProductError> {
+    for factor in factors {
+        if factor.n_experts().is_some() == routings.is_empty() {
+            return Err(ProductError::Range("number of routings"));
+        }
+    }
+    let n_experts = factors.iter().filter_map(Factor::n_experts).min().unwrap_or(0);
+    let exists = |id: &i32| usize::try_from(*id).is_ok_and(|id| id < n_experts);
+    for Routing { n_used, ids } in routings {
+        let expected = n_used.saturating_mul(n_tokens);
+        if ids.len() != expected || *n_used == 0 || *n_used > n_experts {
+            return Err(ProductError::Size { what: "ids of experts", expected, got: ids.len() });
+        }
+        if !ids.iter().all(exists) {
+            return Err(ProductError::Range("an expert's number"));
+        }
+    }
+    Ok(())
+}
+
+fn place_ids(routing: &Routing, n_tokens: usize) -> Result<Resident, ProductError> {
+    let bytes: Vec<u8> = routing.ids.iter().flat_map(|id| id.to_ne_bytes()).collect();
+    let dims = [routing.n_used, n_tokens];
+    Resident::new(MemoryKind::plain(), Type::from(ElementType::I32), &dims, &bytes)
 }
 
 fn as_bytes(x: &[f32]) -> &[u8] {

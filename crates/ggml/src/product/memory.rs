@@ -2,6 +2,7 @@
 
 use std::ptr::NonNull;
 
+use format::ElementType;
 use ggml_sys as sys;
 
 use super::{ProductError, to_i64};
@@ -58,15 +59,20 @@ impl MemoryKind {
 
     /// Whether the CPU backend multiplies a matrix [d_in, d_out] in this memory with F32 inputs; asked
     /// as llama.cpp's loader does, with an empty buffer.
-    pub fn multiplies(self, ty: Type, ne: [i64; 2]) -> bool {
+    pub fn multiplies(self, ty: Type, ne: [i64; 2], n_experts: Option<i64>) -> bool {
         let Ok(empty) = Buffer::new(self, 0) else { return false };
-        let mut arena = Arena::new(3, 0);
-        // SAFETY: the arena has room for three tensors, which have no data; their sizes were checked by
+        let mut arena = Arena::new(4, 0);
+        // SAFETY: the arena has room for four tensors, which have no data; their sizes were checked by
         // the caller. The buffer outlives the question.
         unsafe {
-            let w = arena.tensor(ty, &[ne[0], ne[1], 1, 1]);
+            let w = arena.tensor(ty, &[ne[0], ne[1], n_experts.unwrap_or(1), 1]);
             let x = arena.tensor(Type::F32, &[ne[0], 1, 1, 1]);
-            let y = sys::ggml_mul_mat(arena.as_mut_ptr(), w, x);
+            let y = if n_experts.is_some() {
+                let ids = arena.tensor(Type::from(ElementType::I32), &[1, 1, 1, 1]);
+                sys::ggml_mul_mat_id(arena.as_mut_ptr(), w, x, ids)
+            } else {
+                sys::ggml_mul_mat(arena.as_mut_ptr(), w, x)
+            };
             (*w).buffer = empty.0.as_ptr();
             sys::ggml_backend_dev_supports_op(cpu_device(), y)
         }

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "hook")]
 mod coded;
+#[cfg(feature = "hook")]
+mod experts;
 mod graph;
 mod memory;
 mod pool;
@@ -19,6 +21,8 @@ use crate::{Type, TypeError};
 
 #[cfg(feature = "hook")]
 pub use coded::CodedWeight;
+#[cfg(feature = "hook")]
+pub use experts::CodedExperts;
 pub use graph::Products;
 pub use pool::ThreadPool;
 pub use weight::Weight;
@@ -62,26 +66,54 @@ pub enum Factor {
     /// A matrix that the run-time hook multiplies with.
     #[cfg(feature = "hook")]
     Coded(CodedWeight),
+    /// Matrices of experts that the run-time hook multiplies with.
+    #[cfg(feature = "hook")]
+    CodedExperts(CodedExperts),
+}
+
+/// Which experts multiply the tokens of one product.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routing {
+    /// Experts per token.
+    pub n_used: usize,
+    /// The experts of every token, [n_used, n_tokens].
+    pub ids: Vec<i32>,
 }
 
 impl Factor {
-    /// Shape of the matrix.
+    /// Shape of the matrix, or that of each expert.
     #[must_use]
     pub fn shape(&self) -> MatrixShape {
         match self {
             Self::Dense(w) => w.shape(),
             #[cfg(feature = "hook")]
             Self::Coded(w) => w.shape(),
+            #[cfg(feature = "hook")]
+            Self::CodedExperts(w) => w.stack().each,
         }
     }
 
-    /// Bytes of the matrix in memory, all of which a product reads.
+    /// Bytes of the matrix in memory, all of which a product reads; of experts those of all.
     #[must_use]
     pub fn n_bytes(&self) -> usize {
         match self {
             Self::Dense(w) => w.n_bytes(),
             #[cfg(feature = "hook")]
             Self::Coded(w) => w.n_bytes(),
+            #[cfg(feature = "hook")]
+            Self::CodedExperts(w) => w.n_bytes(),
+        }
+    }
+
+    /// Number of experts; `None` for one matrix.
+    #[must_use]
+    pub fn n_experts(&self) -> Option<usize> {
+        match self {
+            Self::Dense(w) => w.n_experts(),
+            #[cfg(feature = "hook")]
+            Self::Coded(_) => None,
+            #[cfg(feature = "hook")]
+            Self::CodedExperts(w) => Some(w.stack().n_experts),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Products against their definition.
 
+use format::ExpertStack;
+
 use super::*;
 
 /// Squared error over energy: inputs are rounded to 8 bits for quantized weights, about 1e-5 relative, and
@@ -93,6 +95,57 @@ fn every_factor_is_multiplied_and_the_last_one_stays() {
         let expected = define(&both[order[1]].1, &x, shape.d_in);
         assert!(error(products.output(), &expected) < TOLERANCE);
     }
+}
+
+/// Rows of the expert of every slot for the token's input.
+fn define_routed(w: &[f32], x: &[f32], stack: ExpertStack, routing: &Routing) -> Vec<f32> {
+    let (d_in, n) = (stack.each.d_in, stack.each.n_weights());
+    let slots = routing.ids.iter().enumerate();
+    let of_slot = |(slot, id): (usize, &i32)| {
+        let x = &x[slot / routing.n_used * d_in..][..d_in];
+        define(&w[*id as usize * n..][..n], x, d_in)
+    };
+    slots.flat_map(of_slot).collect()
+}
+
+#[test]
+fn experts_multiply_the_tokens_that_use_them() {
+    let stack = ExpertStack { each: MatrixShape::new(256, 32), n_experts: 4 };
+    let pool = ThreadPool::new(2).unwrap();
+    let x = values(2 * 256, 7);
+    let routing = |ids: &[i32]| Routing { n_used: 2, ids: ids.to_vec() };
+    let routings = [routing(&[0, 1, 2, 3]), routing(&[3, 1, 1, 0])];
+    for ty in [Type::F16, Type::Q4_0, Type::Q5_K] {
+        let (bytes, w) = stored(ty, stack.stacked(), 4);
+        let (plain, packed) = Weight::experts(ty, stack, &bytes).unwrap();
+        for weight in [Some(plain), packed].into_iter().flatten() {
+            let factors = [Factor::Dense(weight)];
+            for last in [&routings[..1], &routings] {
+                let mut products = Products::routed(&pool, &factors, &x, last).unwrap();
+                products.run().unwrap();
+                let expected = define_routed(&w, &x, stack, last.last().unwrap());
+                assert!(error(products.output(), &expected) < TOLERANCE, "{ty}");
+            }
+        }
+    }
+}
+
+#[test]
+fn routings_that_no_product_can_follow_are_refused() {
+    let stack = ExpertStack { each: MatrixShape::new(32, 32), n_experts: 2 };
+    let pool = ThreadPool::new(1).unwrap();
+    let (bytes, _) = stored(Type::Q4_0, stack.stacked(), 4);
+    let factors = [Factor::Dense(Weight::experts(Type::Q4_0, stack, &bytes).unwrap().0)];
+    let x = values(32, 1);
+    let routed = |n_used, ids: &[i32]| {
+        Products::routed(&pool, &factors, &x, &[Routing { n_used, ids: ids.to_vec() }]).is_ok()
+    };
+    assert!(routed(2, &[0, 1]));
+    for (n_used, ids) in [(1, &[2][..]), (1, &[-1]), (2, &[0]), (0, &[]), (3, &[0, 1, 0])] {
+        assert!(!routed(n_used, ids), "{n_used} {ids:?}");
+    }
+    assert!(Products::new(&pool, &factors, &x).is_err(), "without a routing");
+    assert!(Products::routed(&pool, &factors, &x, &[]).is_err());
 }
 
 #[test]

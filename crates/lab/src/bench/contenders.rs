@@ -1,11 +1,12 @@
 //! The matrices that are measured.
 
 use anyhow::{Context, Result, bail};
+use format::ExpertStack;
 use ggml::Type;
-use ggml::product::{CodedWeight, Factor, Weight};
+use ggml::product::{CodedExperts, CodedWeight, Factor, Weight};
 
 use crate::bench::data;
-use crate::bench::order::Order;
+use crate::bench::order::{Experts, Order};
 
 /// One kind of matrix, in as many copies as it takes to leave the cache.
 #[derive(Debug)]
@@ -39,27 +40,44 @@ pub(super) fn prepare(order: &Order) -> Result<Vec<Contender>> {
 
 fn coded(order: &Order) -> Result<Contender> {
     let scheme = order.coded.scheme();
-    let sidecars = data::sidecars(&order.coded.sidecars(order.shape)?, order.shape);
+    let shape = order.stacked();
+    let sidecars = data::sidecars(&order.coded.sidecars(shape)?, shape);
     let n_bytes = sidecars.iter().map(|s| s.data.len()).sum();
-    let copy = || Ok(Factor::Coded(CodedWeight::new(scheme, order.shape, &sidecars)?));
+    let copy = || match order.experts {
+        None => Ok(Factor::Coded(CodedWeight::new(scheme, shape, &sidecars)?)),
+        Some(Experts { n: n_experts, .. }) => {
+            let stack = ExpertStack { each: order.shape, n_experts };
+            Ok(Factor::CodedExperts(CodedExperts::new(scheme, stack, &sidecars)?))
+        }
+    };
     let copies = (0..order.n_copies(n_bytes)).map(|_| copy()).collect::<Result<_>>();
     let copies = copies.with_context(|| format!("--scheme {scheme}"))?;
     Ok(Contender { name: scheme, ty: None, memory: "CPU", copies })
 }
 
 fn dense(order: &Order, ty: Type) -> Result<Vec<Contender>> {
-    let bytes = data::dense(ty, order.shape)?;
+    let bytes = data::dense(ty, order.stacked())?;
     let n = order.n_copies(bytes.len());
+    if let Some(Experts { n: n_experts, .. }) = order.experts {
+        let stack = ExpertStack { each: order.shape, n_experts };
+        let both = (0..n).map(|_| Weight::experts(ty, stack, &bytes));
+        let (plain, packed): (Vec<_>, Vec<_>) =
+            both.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        let layouts = [plain.into_iter().map(Some).collect(), packed];
+        return Ok(layouts.into_iter().filter_map(|copies| contender(ty, copies)).collect());
+    }
     let plain = (0..n).map(|_| Weight::plain(ty, order.shape, &bytes).map(Some));
     let packed = (0..n).map(|_| Weight::packed(ty, order.shape, &bytes));
     let layouts = [plain.collect::<Result<Vec<_>, _>>()?, packed.collect::<Result<Vec<_>, _>>()?];
-    let contender = |copies: Vec<Option<Weight>>| {
-        let copies: Vec<Weight> = copies.into_iter().flatten().collect();
-        let memory = copies.first()?.memory();
-        let copies = copies.into_iter().map(Factor::Dense).collect();
-        Some(Contender { name: ty.name(), ty: Some(ty), memory, copies })
-    };
-    Ok(layouts.into_iter().filter_map(contender).collect())
+    Ok(layouts.into_iter().filter_map(|copies| contender(ty, copies)).collect())
+}
+
+/// The copies of one layout, if there are any.
+fn contender(ty: Type, copies: Vec<Option<Weight>>) -> Option<Contender> {
+    let copies: Vec<Weight> = copies.into_iter().flatten().collect();
+    let memory = copies.first()?.memory();
+    let copies = copies.into_iter().map(Factor::Dense).collect();
+    Some(Contender { name: ty.name(), ty: Some(ty), memory, copies })
 }
 
 /// Refuses what would not fit, before the system kills the program for it.
@@ -68,7 +86,7 @@ fn check_memory(order: &Order) -> Result<()> {
         let n_bytes = n_bytes?;
         order.n_copies(n_bytes).checked_mul(n_bytes)
     };
-    let sidecars = order.coded.sidecars(order.shape)?;
+    let sidecars = order.coded.sidecars(order.stacked())?;
     let mut sizes = sidecars.iter().map(format::SidecarSpec::n_bytes);
     let mut needed = filled(sizes.try_fold(0usize, |sum, n| sum.checked_add(n?)));
     if order.batches.contains(&1) {
@@ -77,12 +95,14 @@ fn check_memory(order: &Order) -> Result<()> {
     }
     for &ty in &order.against {
         let n_layouts = if Weight::is_packed(ty, order.shape) { 2 } else { 1 };
-        let one = filled(ty.tensor_bytes(&[order.shape.d_in, order.shape.d_out]));
+        let one = filled(ty.tensor_bytes(&[order.shape.d_in, order.stacked().d_out]));
         let all = one.and_then(|n| n.checked_mul(n_layouts));
         needed = needed.zip(all).and_then(|(a, b)| a.checked_add(b));
     }
     let n_tokens = order.batches.iter().copied().max().unwrap_or(1);
+    let n_used = order.experts.map_or(1, |experts| experts.n_used);
     let values = n_tokens.checked_mul(order.shape.d_in.max(order.shape.d_out));
+    let values = values.and_then(|n| n.checked_mul(n_used));
     let vectors = values.and_then(|n| n.checked_mul(4 * size_of::<f32>()));
     needed = needed.zip(vectors).and_then(|(a, b)| a.checked_add(b));
     let Some(available) = program::machine::available_bytes() else { return Ok(()) };

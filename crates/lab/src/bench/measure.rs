@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use ggml::product::{Products, ThreadPool};
+use ggml::product::{Products, Routing, ThreadPool};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
@@ -19,17 +19,29 @@ pub struct Seconds {
     pub reading: Vec<f64>,
 }
 
+/// What all contenders multiply with.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// [d_in, n_tokens]
+    pub x: &'a [f32],
+    /// Which experts, in every product of a pass; empty without experts.
+    pub routings: &'a [Routing],
+}
+
 /// Measures every contender, and `reading` between them.
 pub fn measure(
     pool: &ThreadPool,
     contenders: &[Contender],
-    x: &[f32],
+    Input { x, routings }: Input<'_>,
     rounds: usize,
     reading: Option<&Reading>,
 ) -> Result<Seconds> {
     let mut products = Vec::new();
     for contender in contenders {
-        let made = Products::new(pool, &contender.copies, x);
+        let made = match routings {
+            [] => Products::new(pool, &contender.copies, x),
+            _ => Products::routed(pool, &contender.copies, x, routings),
+        };
         products.push(made.with_context(|| contender.name.to_owned())?);
     }
     let mut seconds = vec![Vec::with_capacity(rounds); contenders.len()];
@@ -44,7 +56,8 @@ pub fn measure(
             products.run().with_context(|| contenders[contender].name.to_owned())?;
             let elapsed = start.elapsed().as_secs_f64();
             if round > 0 {
-                seconds[contender].push(elapsed / contenders[contender].copies.len() as f64);
+                let n_products = contenders[contender].copies.len() * routings.len().max(1);
+                seconds[contender].push(elapsed / n_products as f64);
             }
         }
         if let Some(reading) = reading {

@@ -17,7 +17,7 @@ use anyhow::Result;
 use ggml::product::ThreadPool;
 
 pub use measure::Spread;
-pub use order::{Coded, Order};
+pub use order::{Coded, Experts, Order};
 
 use read::Reading;
 use report::Report;
@@ -49,7 +49,9 @@ pub fn run(
         let reading = (n_tokens == 1).then(|| {
             Reading::new(contenders[0].n_bytes() * contenders[0].copies.len(), order.n_threads)
         });
-        let seconds = measure::measure(&pool, &contenders, &x, order.rounds, reading.as_ref())?;
+        let (rounds, routings) = (order.rounds, order.routings(n_tokens));
+        let input = measure::Input { x: &x, routings: &routings };
+        let seconds = measure::measure(&pool, &contenders, input, rounds, reading.as_ref())?;
         reports.push(Report::new(program, order, n_tokens, &contenders, &seconds));
         each(&reports)?;
     }

@@ -3,6 +3,9 @@
 use dictionary::GlobalParams;
 use format::{CodecError, MatrixShape, Scheme, SidecarSpec};
 use ggml::Type;
+use ggml::product::Routing;
+use rand::{SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
 use sections::SectionsParams;
 
 use crate::bench::machine;
@@ -13,8 +16,10 @@ const CACHE_FACTOR: usize = 4;
 /// What is measured, and how.
 #[derive(Debug)]
 pub struct Order {
-    /// Shape of the matrix.
+    /// Shape of the matrix, or of that of each expert.
     pub shape: MatrixShape,
+    /// Experts with such a matrix each, and how many of them a token uses.
+    pub experts: Option<Experts>,
     /// Columns multiplied at once, one measurement each.
     pub batches: Vec<usize>,
     /// Threads.
@@ -27,6 +32,15 @@ pub struct Order {
     pub cold_bytes: usize,
     /// Passes of every contender.
     pub rounds: usize,
+}
+
+/// Experts of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// All of them.
+    pub n: usize,
+    /// Those of a token.
+    pub n_used: usize,
 }
 
 /// How our matrix is coded: the codec's parameters, of which only those that decide on sizes count.
@@ -73,6 +87,39 @@ impl Order {
     #[must_use]
     pub fn default_cold_bytes() -> usize {
         CACHE_FACTOR * machine::last_level_cache_bytes()
+    }
+
+    /// Matrices of a contender.
+    pub(super) fn n_experts(&self) -> usize {
+        self.experts.map_or(1, |experts| experts.n)
+    }
+
+    /// All rows, of which those of experts are one matrix.
+    pub(super) fn stacked(&self) -> MatrixShape {
+        MatrixShape::new(self.shape.d_in, self.shape.d_out * self.n_experts())
+    }
+
+    /// Tokens that a matrix meets in a product of `n_tokens`, on average.
+    pub(super) fn n_tokens_per_matrix(&self, n_tokens: usize) -> usize {
+        self.experts.map_or(n_tokens, |experts| (n_tokens * experts.n_used / experts.n).max(1))
+    }
+
+    /// Which experts work in the products of a pass, for `n_tokens` tokens each; none without experts. So many that every
+    /// expert is in use about once.
+    pub(super) fn routings(&self, n_tokens: usize) -> Vec<Routing> {
+        let Some(Experts { n, n_used }) = self.experts else { return Vec::new() };
+        let mut rng = ChaCha8Rng::seed_from_u64(2);
+        let mut left: Vec<usize> = Vec::new();
+        let mut draw = || {
+            if left.len() < n_used {
+                left = index::sample(&mut rng, n, n).into_vec();
+            }
+            left.split_off(left.len() - n_used)
+        };
+        let products = n.div_ceil(n_used * n_tokens).max(1);
+        let of_token = |experts: Vec<usize>| experts.into_iter().map(|e| e as i32);
+        let mut routing = || (0..n_tokens).flat_map(|_| of_token(draw())).collect();
+        (0..products).map(|_| Routing { n_used, ids: routing() }).collect()
     }
 
     /// Copies of a matrix of `n_bytes`.

@@ -66,6 +66,9 @@ struct Entry {
     memory: &'static str,
     bits_per_weight: f64,
     bytes: usize,
+    /// Those that a product reads.
+    #[serde(skip)]
+    bytes_read: f64,
     copies: usize,
     milliseconds: Spread,
     gweights_per_s: f64,
@@ -130,8 +133,10 @@ impl Report {
             Coded::Sections(params) => Some(params.sections),
             Coded::Global(_) => None,
         };
-        let route = |(dispatch, n): (Dispatch, usize)| dispatch.route(n, n_tokens).name();
-        let read = read(&contenders[0], &entries[0], &seconds.reading);
+        let per_matrix = order.n_tokens_per_matrix(n_tokens);
+        let route = |(dispatch, n): (Dispatch, usize)| dispatch.route(n, per_matrix).name();
+        let n_products = contenders[0].copies.len() * order.routings(n_tokens).len().max(1);
+        let read = read(n_products, &entries[0], &seconds.reading);
         let fastest = || entries.iter().filter(|e| e.fastest);
         let types = || fastest().filter(|e| !e.coded);
         Self {
@@ -203,14 +208,13 @@ pub fn write(reports: &[Report], path: &Path) -> Result<()> {
     program::files::write_atomically(path, &json).map_err(|e| anyhow!("{e}"))
 }
 
-/// Times of one copy, as for the contenders.
-fn read(ours: &Contender, entry: &Entry, seconds: &[f64]) -> Option<Read> {
+/// Times of what one product reads, as for the contenders.
+fn read(n_products: usize, entry: &Entry, seconds: &[f64]) -> Option<Read> {
     if seconds.is_empty() {
         return None;
     }
-    let n_copies = ours.copies.len() as f64;
-    let milliseconds = Spread::of(seconds.iter().map(|s| s * 1e3 / n_copies));
-    let gb_per_s = ours.n_bytes() as f64 / milliseconds.median / 1e6;
+    let milliseconds = Spread::of(seconds.iter().map(|s| s * 1e3 / n_products as f64));
+    let gb_per_s = entry.bytes_read / milliseconds.median / 1e6;
     Some(Read { milliseconds, gb_per_s, share: entry.gb_per_s / gb_per_s })
 }
 
@@ -221,10 +225,13 @@ fn entries(
     contenders: &[Contender],
     seconds: &[Vec<f64>],
 ) -> Vec<Entry> {
-    let n_multiplied = order.shape.n_weights() as f64 * n_tokens as f64;
+    let n_used = order.experts.map_or(1, |experts| experts.n_used);
+    let n_multiplied = order.shape.n_weights() as f64 * (n_tokens * n_used) as f64;
+    // Of experts a product reads those in use.
+    let share = (n_tokens * n_used) as f64 / order.n_experts() as f64;
+    let share = if order.experts.is_some() { share.min(1.0) } else { 1.0 };
     let pairs = contenders.iter().zip(seconds);
-    let made =
-        pairs.map(|(contender, own)| entry(order, n_multiplied, contender, own, &seconds[0]));
+    let made = pairs.map(|(c, own)| entry(order, (n_multiplied, share), c, own, &seconds[0]));
     let mut entries: Vec<Entry> = made.collect();
     let medians: Vec<_> = entries.iter().map(|e| (e.name, e.milliseconds.median)).collect();
     for entry in &mut entries {
@@ -236,13 +243,14 @@ fn entries(
 
 fn entry(
     order: &Order,
-    n_multiplied: f64,
+    (n_multiplied, share): (f64, f64),
     contender: &Contender,
     own: &[f64],
     ours: &[f64],
 ) -> Entry {
-    let n_weights = order.shape.n_weights() as f64;
+    let n_weights = order.stacked().n_weights() as f64;
     let n_bytes = contender.n_bytes();
+    let bytes_read = n_bytes as f64 * share;
     let median = Spread::of(own.iter().copied()).median;
     Entry {
         name: contender.name,
@@ -250,10 +258,11 @@ fn entry(
         memory: contender.memory,
         bits_per_weight: 8.0 * n_bytes as f64 / n_weights,
         bytes: n_bytes,
+        bytes_read,
         copies: contender.copies.len(),
         milliseconds: Spread::of(own.iter().map(|s| s * 1e3)),
         gweights_per_s: n_multiplied / median / 1e9,
-        gb_per_s: n_bytes as f64 / median / 1e9,
+        gb_per_s: bytes_read / median / 1e9,
         ratio: median / Spread::of(ours.iter().copied()).median,
         fastest: false,
         ratio_spread: Spread::of(own.iter().zip(ours).map(|(own, ours)| own / ours)),
@@ -273,6 +282,9 @@ fn arguments(order: &Order, n_tokens: usize) -> BTreeMap<&'static str, serde_jso
         ("rounds", order.rounds.into()),
         ("cold_bytes", order.cold_bytes.into()),
     ]);
+    if let Some(experts) = order.experts {
+        arguments.extend([("experts", experts.n.into()), ("used", experts.n_used.into())]);
+    }
     arguments.extend(order.coded.arguments(order.shape).into_iter().map(|(k, v)| (k, v.into())));
     arguments
 }
