@@ -46,7 +46,13 @@ fn the_flag_decides_and_a_file_without_dense_weights_names_it() {
 fn llama_cpp_cuts_texts_into_the_tokens_that_the_tiny_model_was_trained_on() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("tiny.gguf");
-    let config = lab::tiny::model::Config { n_layers: 1, n_embd: 16, n_ff: 32, n_heads: 2 };
+    let config = lab::tiny::model::Config {
+        n_layers: 1,
+        n_embd: 16,
+        n_ff: 32,
+        n_heads: 2,
+        ..Default::default()
+    };
     let model = lab::tiny::model::Model::new(config, 1).unwrap();
     lab::tiny::export::write(&model, &path).unwrap();
     let llama = load_dense(&path).unwrap();

@@ -17,7 +17,7 @@ fn data() -> [Vec<Example>; 3] {
 }
 
 fn hyper(steps: u64) -> Hyperparameters {
-    let config = Config { n_layers: 2, n_embd: 64, n_ff: 128, n_heads: 2 };
+    let config = Config { n_layers: 2, n_embd: 64, n_ff: 128, n_heads: 2, ..Config::default() };
     Hyperparameters { config, steps, rows: 8, length: 48, rate: 3e-3, seed: 1 }
 }
 

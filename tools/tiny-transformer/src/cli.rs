@@ -100,6 +100,24 @@ pub struct HyperparameterFlags {
     /// Width of the FFN
     #[arg(long, value_name = "N", default_value_t = defaults().config.n_ff)]
     pub ff: usize,
+    /// Experts of every layer, each with an FFN of width --ff [default: one FFN]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        hide_default_value = true,
+        requires = "used"
+    )]
+    pub experts: usize,
+    /// Experts that a token uses
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 0,
+        hide_default_value = true,
+        requires = "experts"
+    )]
+    pub used: usize,
     /// Attention heads
     #[arg(long, value_name = "N", default_value_t = defaults().config.n_heads)]
     pub heads: usize,

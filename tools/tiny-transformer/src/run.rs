@@ -56,8 +56,14 @@ fn stored(path: &Path) -> Result<Trainer> {
 }
 
 fn hyperparameters(flags: &HyperparameterFlags) -> Hyperparameters {
-    let config =
-        Config { n_layers: flags.layers, n_embd: flags.embd, n_ff: flags.ff, n_heads: flags.heads };
+    let config = Config {
+        n_layers: flags.layers,
+        n_embd: flags.embd,
+        n_ff: flags.ff,
+        n_heads: flags.heads,
+        n_experts: flags.experts,
+        n_used: flags.used,
+    };
     let HyperparameterFlags { steps, rows, length, rate, seed, .. } = *flags;
     Hyperparameters { config, steps, rows, length, rate, seed }
 }

@@ -8,7 +8,7 @@ use ggml::gguf::{GgufWriter, WriteError};
 use half::f16;
 use program::files::Unfinished;
 
-use crate::tiny::model::{Config, Model, Parameter};
+use crate::tiny::model::{Config, EXPERT, Model, Parameter};
 use crate::tiny::{Error, vocabulary};
 
 /// Longest text that the file admits; training sees shorter ones.
@@ -23,15 +23,38 @@ pub fn write(model: &Model, path: &Path) -> Result<(), Error> {
     let mut writer = GgufWriter::new();
     add_metadata(&mut writer, &model.config()).map_err(failed)?;
     let mut data = Vec::new();
-    for p in model.parameters() {
-        let (ty, dims, bytes) = encoded(p)?;
-        writer.add_tensor(&p.name, ty, &dims).map_err(failed)?;
-        data.push(bytes);
+    for (name, parameters) in tensors(model) {
+        let mut all = Vec::new();
+        let (ty, mut dims, _) = encoded(parameters[0])?;
+        for p in &parameters {
+            all.extend(encoded(p)?.2);
+        }
+        if name.ends_with("_exps.weight") {
+            dims.push(parameters.len());
+        }
+        writer.add_tensor(&name, ty, &dims).map_err(failed)?;
+        data.push(all);
     }
     let mut file = Unfinished::create(path)?;
     let out = BufWriter::new(file.file());
     writer.write(out, |i, out| out.write_all(&data[i])).map_err(failed)?;
     Ok(file.publish()?)
+}
+
+/// The parameters of every tensor of the file, in their order: of experts' matrices those of all experts.
+fn tensors(model: &Model) -> Vec<(String, Vec<&Parameter>)> {
+    let mut tensors: Vec<(String, Vec<&Parameter>)> = Vec::new();
+    for p in model.parameters() {
+        let name = match p.name.split_once(EXPERT) {
+            Some((stem, _)) => format!("{stem}_exps.weight"),
+            None => p.name.clone(),
+        };
+        match tensors.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, parameters)) => parameters.push(p),
+            None => tensors.push((name, vec![p])),
+        }
+    }
+    tensors
 }
 
 fn add_metadata(writer: &mut GgufWriter, config: &Config) -> Result<(), WriteError> {
@@ -47,6 +70,10 @@ fn add_metadata(writer: &mut GgufWriter, config: &Config) -> Result<(), WriteErr
     number("attention.head_count_kv", config.n_heads)?;
     number("rope.dimension_count", config.head_dim())?;
     number("vocab_size", vocabulary::size())?;
+    if config.n_experts > 0 {
+        number("expert_count", config.n_experts)?;
+        number("expert_used_count", config.n_used)?;
+    }
     writer.set("llama.attention.layer_norm_rms_epsilon", Config::NORM_EPS)?;
     writer.set("llama.rope.freq_base", Config::FREQ_BASE)?;
     vocabulary::add_to(writer)

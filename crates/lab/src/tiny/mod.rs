@@ -14,6 +14,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod dataset;
 mod error;
+mod experts;
 #[cfg(feature = "tiny")]
 pub mod export;
 #[cfg(feature = "tiny")]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use whole_model::fused::{Activation, Glu, RmsNorm};
 
 use crate::tiny::batch::Batch;
+use crate::tiny::experts::{Expert, Experts};
 use crate::tiny::operations::{CausalSoftmax, CrossEntropy, Rope, log_sum_exp};
 use crate::tiny::{Error, vocabulary};
 
@@ -21,11 +22,17 @@ pub struct Config {
     pub n_ff: usize,
     /// Attention heads.
     pub n_heads: usize,
+    /// Experts of every layer, each with an FFN of that width; 0 for one FFN.
+    #[serde(default)]
+    pub n_experts: usize,
+    /// Experts that a token uses.
+    #[serde(default)]
+    pub n_used: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { n_layers: 8, n_embd: 192, n_ff: 768, n_heads: 6 }
+        Self { n_layers: 8, n_embd: 192, n_ff: 768, n_heads: 6, n_experts: 0, n_used: 0 }
     }
 }
 
@@ -53,9 +60,18 @@ impl Config {
                 self.n_embd, self.n_heads
             )));
         }
+        if self.n_used > self.n_experts || (self.n_experts > 0) != (self.n_used > 0) {
+            let Self { n_used, n_experts, .. } = self;
+            return Err(Error::Model(format!(
+                "a token cannot use {n_used} of {n_experts} experts"
+            )));
+        }
         Ok(())
     }
 }
+
+/// Before the number of an expert in a parameter's name, which no tensor of the GGUF has: all experts are one there.
+pub(super) const EXPERT: &str = "_exps.";
 
 /// A parameter under its name in the GGUF. Matrices are [d_out, d_in] in ggml order, the transpose of what llama.cpp
 /// stores, so that products need no transposition; the embedding is as llama.cpp's.
@@ -73,9 +89,12 @@ struct Layer {
     attn_v: Var,
     attn_output: Var,
     ffn_norm: Var,
-    ffn_gate: Var,
-    ffn_up: Var,
-    ffn_down: Var,
+    ffn: Ffn,
+}
+
+enum Ffn {
+    Plain(Expert),
+    Experts(Experts),
 }
 
 /// The parameters and the forward pass.
@@ -108,13 +127,34 @@ impl Maker {
         self.add(name, values, &[rows, columns])
     }
 
+    /// The FFN of a layer; those matrices whose outputs add to the hidden state have the second spread.
+    fn ffn(&mut self, layer: usize, config: &Config, (std, small): (f32, f32)) -> Result<Ffn> {
+        let Config { n_embd: d, n_ff, n_experts, n_used, .. } = *config;
+        let one = |maker: &mut Self, suffix: &str| -> Result<Expert> {
+            let name = |part: &str| format!("blk.{layer}.{part}{suffix}.weight");
+            Ok(Expert {
+                gate: maker.matrix(name("ffn_gate"), d, n_ff, std)?,
+                up: maker.matrix(name("ffn_up"), d, n_ff, std)?,
+                down: maker.matrix(name("ffn_down"), n_ff, d, small)?,
+            })
+        };
+        if n_experts == 0 {
+            return Ok(Ffn::Plain(one(self, "")?));
+        }
+        let name = format!("blk.{layer}.ffn_gate_inp.weight");
+        let router = self.matrix(name, d, n_experts, std)?;
+        let all =
+            (0..n_experts).map(|e| one(self, &format!("{EXPERT}{e}"))).collect::<Result<_>>()?;
+        Ok(Ffn::Experts(Experts { router, all, n_used }))
+    }
+
     fn ones(&mut self, name: String, n: usize) -> Result<Var> {
         self.add(name, vec![1.0; n], &[n])
     }
 }
 
 /// The gated unit of llamas.
-const GLU: Glu = Glu { activation: Activation::Silu };
+pub(super) const GLU: Glu = Glu { activation: Activation::Silu };
 
 impl Model {
     /// A model with random parameters.
@@ -123,7 +163,7 @@ impl Model {
     /// [`Error::Model`] for sizes that do not fit.
     pub fn new(config: Config, seed: u64) -> std::result::Result<Self, Error> {
         config.check()?;
-        let Config { n_layers, n_embd: d, n_ff, .. } = config;
+        let Config { n_layers, n_embd: d, .. } = config;
         let mut maker = Maker { rng: ChaCha8Rng::seed_from_u64(seed), parameters: Vec::new() };
         let n_vocab = vocabulary::size();
         let embedding = maker.matrix("token_embd.weight".to_owned(), n_vocab, d, 0.5)?;
@@ -140,9 +180,7 @@ impl Model {
                 attn_v: maker.matrix(name("attn_v"), d, d, std)?,
                 attn_output: maker.matrix(name("attn_output"), d, d, small)?,
                 ffn_norm: maker.ones(name("ffn_norm"), d)?,
-                ffn_gate: maker.matrix(name("ffn_gate"), d, n_ff, std)?,
-                ffn_up: maker.matrix(name("ffn_up"), d, n_ff, std)?,
-                ffn_down: maker.matrix(name("ffn_down"), n_ff, d, small * 0.7)?,
+                ffn: maker.ffn(i, &config, (std, small * 0.7))?,
             });
         }
         let output_norm = maker.ones("output_norm.weight".to_owned(), d)?;
@@ -168,15 +206,34 @@ impl Model {
     /// # Errors
     /// From candle.
     pub fn logits(&self, tokens: &[u32], length: usize) -> Result<Tensor> {
+        Ok(self.forward(tokens, length)?.0)
+    }
+
+    /// The logits, and of a mixture of experts what is added to the mean loss of a token.
+    fn forward(&self, tokens: &[u32], length: usize) -> Result<(Tensor, Option<Tensor>)> {
         let tokens = Tensor::new(tokens, &Device::Cpu)?;
         let mut x = self.embedding.index_select(&tokens, 0)?;
+        let mut balance: Option<Tensor> = None;
         for layer in &self.layers {
             x = (&x + self.attention(layer, &norm(&x, &layer.attn_norm)?, length)?)?;
             let h = norm(&x, &layer.ffn_norm)?;
-            let inner = h.matmul(&layer.ffn_gate)?.apply_op2(&h.matmul(&layer.ffn_up)?, GLU)?;
-            x = (&x + inner.matmul(&layer.ffn_down)?)?;
+            let y = match &layer.ffn {
+                Ffn::Plain(ffn) => {
+                    let inner = h.matmul(&ffn.gate)?.apply_op2(&h.matmul(&ffn.up)?, GLU)?;
+                    inner.matmul(&ffn.down)?
+                }
+                Ffn::Experts(experts) => {
+                    let (y, cost) = experts.forward(&h)?;
+                    balance = Some(match balance {
+                        Some(sum) => (sum + cost)?,
+                        None => cost,
+                    });
+                    y
+                }
+            };
+            x = (&x + y)?;
         }
-        norm(&x, &self.output_norm)?.matmul(&self.output)
+        Ok((norm(&x, &self.output_norm)?.matmul(&self.output)?, balance))
     }
 
     fn attention(&self, layer: &Layer, h: &Tensor, length: usize) -> Result<Tensor> {
@@ -203,10 +260,13 @@ impl Model {
     /// # Errors
     /// From candle.
     pub fn loss(&self, batch: &Batch, n_counted: usize) -> Result<(Tensor, Tensor)> {
-        let logits = self.logits(&batch.tokens, batch.length)?;
+        let (logits, balance) = self.forward(&batch.tokens, batch.length)?;
         let labels = batch.labels.clone();
         let loss = logits.apply_op1(CrossEntropy { labels, n_counted })?;
-        Ok((loss, logits))
+        let Some(balance) = balance else { return Ok((loss, logits)) };
+        let share: usize = batch.answers.iter().map(|answer| answer.len()).sum();
+        let balance = (balance * (share as f64 / n_counted.max(1) as f64))?;
+        Ok(((loss + balance)?, logits))
     }
 }
 
