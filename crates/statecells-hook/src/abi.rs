@@ -1,12 +1,12 @@
 //! The exported C functions; `include/statecells.h` is their documentation.
 
 use std::ffi::{CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use statecells_kernels::Dispatch;
 
-use crate::arguments::{arguments, text, write_error};
+use crate::arguments::{arguments, text};
+use crate::border::{free, guarded, handed_out, status, write_finding, write_plan};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
 use crate::c_types::{StatecellsFinding, StatecellsPlan, StatecellsTensor};
 use crate::check::Share;
@@ -105,29 +105,8 @@ pub unsafe extern "C" fn statecells_plan_matrix(
             unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
         schemes::plan(scheme, shape, &sidecars)
     });
-    let result = result.and_then(|found| {
-        // SAFETY: null is refused by as_mut; otherwise the caller promises that it is writable.
-        let plan = unsafe { plan.as_mut() }.ok_or(HookError::Call("nowhere to write the plan"))?;
-        *plan = found.into();
-        Ok(())
-    });
-    // SAFETY: the caller's promise on `error` and `error_size`.
-    unsafe { status(result, error, error_size) }
-}
-
-/// 0, or 1 and the reason in `error`.
-///
-/// # Safety
-/// `error` is null or has room for `size` bytes.
-pub(crate) unsafe fn status(result: Result<(), HookError>, error: *mut c_char, size: usize) -> i32 {
-    match result {
-        Ok(()) => 0,
-        Err(e) => {
-            // SAFETY: the caller's promise.
-            unsafe { write_error(&e, error, size) };
-            1
-        }
-    }
+    // SAFETY: the caller's promises on `plan`, `error` and `error_size`.
+    unsafe { write_plan(result, plan, error, error_size) }
 }
 
 /// Checks everything and makes the matrix; null and `error` if something is wrong.
@@ -151,14 +130,8 @@ pub unsafe extern "C" fn statecells_matrix_new(
             unsafe { arguments(scheme, d_in, d_out, tensors, n_tensors)? };
         Matrix::new(scheme, shape, &sidecars)
     });
-    match result {
-        Ok(matrix) => Box::into_raw(Box::new(matrix)),
-        Err(e) => {
-            // SAFETY: the caller's promise on `error` and `error_size`.
-            unsafe { write_error(&e, error, error_size) };
-            std::ptr::null_mut()
-        }
-    }
+    // SAFETY: the caller's promise on `error` and `error_size`.
+    unsafe { handed_out(result, error, error_size) }
 }
 
 /// Frees a matrix; null is accepted.
@@ -167,14 +140,8 @@ pub unsafe extern "C" fn statecells_matrix_new(
 /// `matrix` came from [`statecells_matrix_new`], is freed once, and no call on it is under way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn statecells_matrix_free(matrix: *mut Matrix) {
-    if !matrix.is_null() {
-        // SAFETY: it came from Box::into_raw and is freed once, as the caller promises.
-        let matrix = unsafe { Box::from_raw(matrix) };
-        let _ = guarded(|| {
-            drop(matrix);
-            Ok(())
-        });
-    }
+    // SAFETY: the caller's promises.
+    unsafe { free(matrix) }
 }
 
 /// This thread's share of the step before the projection or the look-up. 0 on success.
@@ -283,19 +250,8 @@ pub unsafe extern "C" fn statecells_check(
         }
         Ok(None)
     });
-    match result {
-        Ok(Some(found)) if !finding.is_null() => {
-            // SAFETY: not null, and the caller promises that it is writable.
-            unsafe { finding.write(found.into()) };
-            1
-        }
-        _ => 0,
-    }
-}
-
-/// Runs `body`; a panic becomes an error instead of unwinding into C++.
-pub(crate) fn guarded<T>(body: impl FnOnce() -> Result<T, HookError>) -> Result<T, HookError> {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(HookError::Panic))
+    // SAFETY: the caller's promise on `finding`.
+    unsafe { write_finding(&result, finding) }
 }
 
 #[cfg(test)]

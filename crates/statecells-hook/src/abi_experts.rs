@@ -2,8 +2,8 @@
 
 use std::ffi::{c_char, c_void};
 
-use crate::abi::{guarded, status};
-use crate::arguments::{described, stack, write_error};
+use crate::arguments::{described, stack};
+use crate::border::{free, guarded, handed_out, write_finding, write_plan};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
 use crate::c_types::{StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor};
 use crate::error::HookError;
@@ -32,14 +32,8 @@ pub unsafe extern "C" fn statecells_plan_experts(
         let (scheme, sidecars) = unsafe { described(scheme, tensors, n_tensors)? };
         schemes::plan_experts(scheme, stack(d_in, d_out, n_experts)?, &sidecars)
     });
-    let result = result.and_then(|found| {
-        // SAFETY: null is refused by as_mut; otherwise the caller promises that it is writable.
-        let plan = unsafe { plan.as_mut() }.ok_or(HookError::Call("nowhere to write the plan"))?;
-        *plan = found.into();
-        Ok(())
-    });
-    // SAFETY: the caller's promise on `error` and `error_size`.
-    unsafe { status(result, error, error_size) }
+    // SAFETY: the caller's promises on `plan`, `error` and `error_size`.
+    unsafe { write_plan(result, plan, error, error_size) }
 }
 
 /// Checks everything and makes the matrices; null and `error` if something is wrong.
@@ -62,14 +56,8 @@ pub unsafe extern "C" fn statecells_experts_new(
         let (scheme, sidecars) = unsafe { described(scheme, tensors, n_tensors)? };
         Experts::new(scheme, stack(d_in, d_out, n_experts)?, &sidecars)
     });
-    match result {
-        Ok(experts) => Box::into_raw(Box::new(experts)),
-        Err(e) => {
-            // SAFETY: the caller's promise on `error` and `error_size`.
-            unsafe { write_error(&e, error, error_size) };
-            std::ptr::null_mut()
-        }
-    }
+    // SAFETY: the caller's promise on `error` and `error_size`.
+    unsafe { handed_out(result, error, error_size) }
 }
 
 /// Frees the matrices; null is accepted.
@@ -78,14 +66,8 @@ pub unsafe extern "C" fn statecells_experts_new(
 /// `experts` came from [`statecells_experts_new`], is freed once, and no call on it is under way.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn statecells_experts_free(experts: *mut Experts) {
-    if !experts.is_null() {
-        // SAFETY: it came from Box::into_raw and is freed once, as the caller promises.
-        let experts = unsafe { Box::from_raw(experts) };
-        let _ = guarded(|| {
-            drop(experts);
-            Ok(())
-        });
-    }
+    // SAFETY: the caller's promises.
+    unsafe { free(experts) }
 }
 
 /// 1 if what `a` prepares of an input does for `b` as well.
@@ -238,12 +220,6 @@ pub unsafe extern "C" fn statecells_check_experts(
         }
         Ok(None)
     });
-    match result {
-        Ok(Some(found)) if !finding.is_null() => {
-            // SAFETY: not null, and the caller promises that it is writable.
-            unsafe { finding.write(found.into()) };
-            1
-        }
-        _ => 0,
-    }
+    // SAFETY: the caller's promise on `finding`.
+    unsafe { write_finding(&result, finding) }
 }

@@ -3,12 +3,13 @@
 //! Every function checks its pointers, catches panics and turns errors into a status with one line of
 //! text. Behind the border everything is safe Rust on checked slices.
 //!
-//! From the outside in, each knowing only those behind it: `abi`, `abi_experts` (with `names`, `arguments`, `c_types`),
+//! From the outside in, each knowing only those behind it: `abi`, `abi_experts` (with `border`, `names`, `arguments`, `c_types`),
 //! `matrix`, `experts`, `schemes` (the table: one file per family), `routed`, `check`, `product`, `sidecars`, `buffer`, `error`.
 
 mod abi;
 mod abi_experts;
 mod arguments;
+mod border;
 mod buffer;
 mod c_types;
 mod check;
