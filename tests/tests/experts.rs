@@ -10,6 +10,7 @@ use end_to_end::programs::{Run, python};
 use fixtures::architectures::{self, MIXTURES};
 use format::{Branch, ModelMap};
 use ggml::gguf::GgufFile;
+use llama::{ModelParams, Override};
 use tempfile::TempDir;
 
 /// Largest distance of the logits of a coded file and those of what it stands for.
@@ -156,6 +157,31 @@ fn the_command_without_flags_fits_experts_to_the_models_own_text() {
     std::fs::write(mixture.path("first.gguf"), bytes).unwrap();
     let first = GgufFile::open(&mixture.path("first.gguf")).unwrap();
     assert_eq!(codes(&first), codes(&one_thread), "threads decide nothing");
+}
+
+/// Beside their dense weights codes run by the flag alone, and as ever when somebody looks at what they give.
+#[test]
+fn experts_keep_their_dense_weights_and_can_be_watched() {
+    let mixture = Mixture::new("qwen3moe");
+    mixture.build("--no-calib --dense keep");
+    let (model, coded) = (mixture.path("model.gguf"), mixture.path("coded.gguf"));
+    let tokens = tokens(12);
+    let of = |model: &llama::Model| logits(model, &tokens, Pace::Batch, 2);
+    let source = of(&load_dense(&model).unwrap());
+    assert_eq!(of(&load_dense(&coded).unwrap()), source);
+    let plain = of(&load_coded(&coded).unwrap());
+    assert_ne!(plain, source);
+    let flags = ["statecells.enable", "statecells.check"];
+    let overrides = flags.map(|flag| (flag.to_owned(), Override::Bool(true))).to_vec();
+    let params = ModelParams { overrides, ..ModelParams::default() };
+    let watched = llama::Model::load(llama::Backend::init(), &coded, &params).unwrap();
+    assert_eq!(of(&watched), plain);
+    let gap =
+        [("statecells.enable", Override::Bool(true)), ("statecells.gap", Override::Float(0.0))];
+    let overrides = gap.map(|(key, value)| (key.to_owned(), value)).to_vec();
+    let params = ModelParams { overrides, ..ModelParams::default() };
+    let none = llama::Model::load(llama::Backend::init(), &coded, &params).unwrap();
+    assert_eq!(of(&none), source, "no gap is small enough");
 }
 
 #[test]

@@ -115,6 +115,7 @@ mod tests {
             moment
         };
         CalibratedInput {
+            experts: Vec::new(),
             fitted: if with_moments {
                 Fitted::Moment(moment(fitted))
             } else {

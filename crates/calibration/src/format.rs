@@ -22,6 +22,10 @@ pub(crate) const SAMPLES: &str = "samples";
 pub(crate) const SAMPLE_SCALE: &str = "sample_scale";
 /// F32 [d * (d + 1) / 2]: sum over the held-out tokens.
 pub(crate) const HOLDOUT_MOMENT: &str = "holdout_h";
+/// F32 [d * (d + 1) / 2, n_experts]: the sum over the fitted tokens that each expert has seen.
+pub(crate) const EXPERT_MOMENTS: &str = "expert_h";
+/// F32 `[n_experts]`: how many those are.
+pub(crate) const EXPERT_TOKENS: &str = "expert_tokens";
 /// F16 [d, n]: held-out inputs, divided by their scale.
 pub(crate) const HOLDOUT: &str = "holdout";
 /// F32 `[n]`.
@@ -31,6 +35,8 @@ pub(crate) const HOLDOUT_SCALE: &str = "holdout_scale";
 enum Data<'a> {
     F32(&'a [f32]),
     F16(&'a Samples),
+    Moments(&'a [SecondMoment]),
+    Tokens(&'a [SecondMoment]),
 }
 
 struct Tensor<'a> {
@@ -42,7 +48,7 @@ struct Tensor<'a> {
 impl Data<'_> {
     fn ty(&self) -> Type {
         match self {
-            Self::F32(_) => Type::F32,
+            Self::F32(_) | Self::Moments(_) | Self::Tokens(_) => Type::F32,
             Self::F16(_) => Type::F16,
         }
     }
@@ -54,6 +60,13 @@ impl Data<'_> {
             Self::F32(values) => values.chunks(CHUNK).try_for_each(|part| {
                 out.write_all(&part.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
             }),
+            Self::Moments(moments) => {
+                moments.iter().try_for_each(|moment| Data::F32(moment.packed()).write(out))
+            }
+            Self::Tokens(moments) => {
+                let tokens: Vec<f32> = moments.iter().map(|m| m.n_tokens() as f32).collect();
+                Data::F32(&tokens).write(out)
+            }
             Self::F16(samples) => samples.stored().chunks(CHUNK).try_for_each(|part| {
                 out.write_all(&part.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>())
             }),
@@ -90,6 +103,7 @@ fn check(data: &CalibratedInput) -> Result<(), String> {
         Fitted::Samples(samples) => samples.len() as u64,
     };
     data.holdout_moment.as_ref().map_or(Ok(()), SecondMoment::check)?;
+    data.experts.iter().filter(|m| m.n_tokens() > 0).try_for_each(SecondMoment::check)?;
     if n_fitted == 0 || data.holdout.is_empty() {
         return Err("there are no tokens to fit to or none held out".to_owned());
     }
@@ -110,6 +124,11 @@ fn add_tensors<'a>(input: InputId, data: &'a CalibratedInput, tensors: &mut Vec<
     }
     if let Some(h) = &data.holdout_moment {
         moment(HOLDOUT_MOMENT, h);
+    }
+    if let [first, ..] = data.experts.as_slice() {
+        let n = data.experts.len();
+        add(EXPERT_MOMENTS, vec![first.packed().len(), n], Data::Moments(&data.experts));
+        add(EXPERT_TOKENS, vec![n], Data::Tokens(&data.experts));
     }
     let mut samples = |suffix, scale_suffix, samples: &'a Samples| {
         add(suffix, vec![samples.d(), samples.len()], Data::F16(samples));

@@ -20,6 +20,8 @@ pub struct CalibratedInput {
     pub holdout_moment: Option<SecondMoment>,
     /// Single held-out inputs. Only to measure with.
     pub holdout: Samples,
+    /// From the tokens to fit to, of each expert those that it has seen; empty where that is not kept.
+    pub experts: Vec<SecondMoment>,
 }
 
 impl CalibratedInput {

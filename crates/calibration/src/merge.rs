@@ -49,6 +49,10 @@ impl CalibratedInput {
             }
             _ => return None,
         }
+        if self.experts.len() != added.experts.len() {
+            return None;
+        }
+        self.experts.iter_mut().zip(&added.experts).for_each(|(moment, more)| moment.merge(more));
         if let (Some(moment), Some(more)) = (&mut self.holdout_moment, &added.holdout_moment) {
             moment.merge(more);
         }
@@ -91,7 +95,7 @@ mod tests {
             Fitted::Samples(samples.clone())
         };
         let holdout_moment = has_moment.then_some(moment);
-        CalibratedInput { fitted, holdout_moment, holdout: samples }
+        CalibratedInput { fitted, holdout_moment, holdout: samples, experts: Vec::new() }
     }
 
     #[test]

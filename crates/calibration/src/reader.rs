@@ -7,7 +7,10 @@ use ggml::Type;
 use ggml::gguf::{Array, GgufError, GgufFile, TensorInfo, Value};
 use half::f16;
 
-use crate::format::{HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE, SAMPLES};
+use crate::format::{
+    EXPERT_MOMENTS, EXPERT_TOKENS, HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE,
+    SAMPLES,
+};
 use crate::input::Fitted;
 use crate::{
     CalibratedInput, CalibrationError, ModelId, PassageKind, Provenance, Samples, SecondMoment,
@@ -125,7 +128,8 @@ impl Calibration {
             None => Fitted::Samples(self.fitted_samples(input, d)?),
         };
         let holdout_moment = self.moment(input, HOLDOUT_MOMENT, d, self.provenance.n_held_out)?;
-        Ok(CalibratedInput { fitted, holdout_moment, holdout })
+        let experts = self.experts(input, d)?;
+        Ok(CalibratedInput { fitted, holdout_moment, holdout, experts })
     }
 
     fn fitted_samples(&self, input: InputId, d: usize) -> Result<Samples, String> {
@@ -156,6 +160,32 @@ impl Calibration {
         let moment = SecondMoment::from_packed(d, n_tokens, packed).ok_or_else(shape_error)?;
         moment.check().map_err(|reason| wrong(&reason))?;
         Ok(Some(moment))
+    }
+
+    /// The moments of all experts, if they are kept.
+    fn experts(&self, input: InputId, d: usize) -> Result<Vec<SecondMoment>, String> {
+        let tensor = |suffix| self.file.tensor(&name(input, suffix));
+        let Some(moments) = tensor(EXPERT_MOMENTS) else { return Ok(Vec::new()) };
+        let wrong = |what: &str| format!("tensor '{}': {what}", moments.name());
+        let len = crate::moment::packed_len(d).filter(|len| moments.dims().first() == Some(len));
+        let len = len.ok_or_else(|| wrong(&format!("is not the F32 triangles of {d} inputs")))?;
+        let n_experts = moments.n_elements() / len;
+        let tokens = tensor(EXPERT_TOKENS).filter(|t| t.dims() == [n_experts]);
+        let tokens = self.f32(tokens.ok_or_else(|| wrong("has no fitting numbers of tokens"))?)?;
+        let is_count = |n: &f32| *n >= 0.0 && n.fract() == 0.0 && *n < 1e15;
+        if !tokens.iter().all(is_count) {
+            return Err(wrong("a number of tokens is none"));
+        }
+        let values = self.f32(moments)?;
+        let moment = |(n, packed): (&f32, &[f32])| {
+            let moment = SecondMoment::from_packed(d, *n as u64, packed.to_vec());
+            let moment = moment.ok_or_else(|| wrong("has another size"))?;
+            if moment.n_tokens() > 0 {
+                moment.check().map_err(|reason| wrong(&reason))?;
+            }
+            Ok(moment)
+        };
+        tokens.iter().zip(values.chunks_exact(len)).map(moment).collect()
     }
 
     /// The samples called `suffix`, if there are any.

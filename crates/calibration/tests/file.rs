@@ -58,11 +58,13 @@ fn inputs() -> BTreeMap<InputId, CalibratedInput> {
         fitted: Fitted::Moment(moment(N_EMBD, 20)),
         holdout_moment: Some(moment(N_EMBD, 4)),
         holdout: samples(N_EMBD, 3),
+        experts: vec![moment(N_EMBD, 7), SecondMoment::new(N_EMBD), moment(N_EMBD, 2)],
     };
     let sampled = CalibratedInput {
         fitted: Fitted::Samples(samples(N_FF, 5)),
         holdout_moment: None,
         holdout: samples(N_FF, 1),
+        experts: Vec::new(),
     };
     BTreeMap::from([
         (InputId { layer: 1, role: InputRole::FfnIn }, moments),

@@ -127,10 +127,30 @@ impl<'a> Computed<'a> {
     }
 }
 
+impl<'a> Computed<'a> {
+    /// Rows of the `index`-th source, which holds whole numbers: which experts each token uses.
+    ///
+    /// # Errors
+    /// [`LlamaError::Data`] if there is no such source, or it is not I32 in main memory with contiguous rows.
+    pub fn source_ids(self, index: usize) -> Result<impl Iterator<Item = &'a [i32]>, LlamaError> {
+        let missing = || data_error(self.0, "has too few sources");
+        let node = self.0.source(index).ok_or_else(missing)?;
+        check_readable(node, sys::GGML_TYPE_I32).map_err(|reason| data_error(node, reason))?;
+        let tensor = node.tensor();
+        let [n, n1, ..] = node.dims();
+        let (data, stride): (*const u8, _) = (tensor.data.cast(), tensor.nb[1]);
+        // SAFETY: the rows are within the tensor's data, which is I32, aligned, contiguous within a row and in main memory
+        // (checked), and not being written.
+        Ok((0..n1).map(move |i| unsafe {
+            std::slice::from_raw_parts(data.add(i * stride).cast::<i32>(), n)
+        }))
+    }
+}
+
 /// Must only be called for nodes whose data is readable.
 fn rows<'a>(node: Node<'a>) -> Result<impl Iterator<Item = &'a [f32]>, LlamaError> {
     let tensor = node.tensor();
-    check_readable(node).map_err(|reason| data_error(node, reason))?;
+    check_readable(node, sys::GGML_TYPE_F32).map_err(|reason| data_error(node, reason))?;
     let [n, n1, n2, n3] = node.dims();
     let [_, nb1, nb2, nb3] = tensor.nb;
     let data: *const u8 = tensor.data.cast();
@@ -146,10 +166,11 @@ fn rows<'a>(node: Node<'a>) -> Result<impl Iterator<Item = &'a [f32]>, LlamaErro
     }))
 }
 
-fn check_readable(node: Node<'_>) -> Result<(), &'static str> {
+/// Both types that are read have four bytes.
+fn check_readable(node: Node<'_>, ty: sys::ggml_type) -> Result<(), &'static str> {
     let tensor = node.tensor();
-    if tensor.type_ != sys::GGML_TYPE_F32 || tensor.nb[0] != size_of::<f32>() {
-        return Err("not F32 with contiguous rows");
+    if tensor.type_ != ty || tensor.nb[0] != size_of::<f32>() {
+        return Err("of another type, or without contiguous rows");
     }
     let aligned = tensor.data.cast::<f32>().is_aligned()
         && tensor.nb[1..].iter().all(|nb| nb.is_multiple_of(align_of::<f32>()));

@@ -78,7 +78,7 @@ fn parts_of_every_architecture_are_the_whole() {
 fn a_layer_that_reads_the_cache_of_another_does_not_run_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let mut run = |n_shared: u32| {
+    let run = |n_shared: u32| {
         let numbers = [
             ("block_count", 4),
             ("embedding_length_per_layer_input", 0),

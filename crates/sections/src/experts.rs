@@ -64,8 +64,8 @@ impl Codec for ExpertsCodec {
         shape: MatrixShape,
         context: &EncodeContext<'_>,
     ) -> Result<Vec<Sidecar>, CodecError> {
-        let specs = self.sidecars(shape)?;
         let each = self.stack.each;
+        self.check(shape)?;
         let codec = if self.codec.dictionary.is_some() {
             self.codec.clone()
         } else {
@@ -79,8 +79,35 @@ impl Codec for ExpertsCodec {
             let dictionary = self.codec.learn(&sample, sampled, context)?;
             self.codec.clone().with_dictionary(Arc::new(dictionary))
         };
+        self.encode_by(weights, shape, context, |_| Ok(codec.clone()))
+    }
+
+    fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError> {
+        Ok(SectionsParts::read(sidecars, shape)?.decode())
+    }
+}
+
+impl ExpertsCodec {
+    /// As [`Codec::encode`], each expert by what `codec` gives for it: codecs with one dictionary, which may differ in what they
+    /// know of the inputs.
+    ///
+    /// # Errors
+    /// As [`Codec::encode`], and those of `codec`.
+    ///
+    /// # Panics
+    /// If a codec has no dictionary.
+    pub fn encode_by(
+        &self,
+        weights: &[f32],
+        shape: MatrixShape,
+        context: &EncodeContext<'_>,
+        codec: impl Fn(usize) -> Result<SectionsCodec, CodecError>,
+    ) -> Result<Vec<Sidecar>, CodecError> {
+        let (specs, each) = (self.sidecars(shape)?, self.stack.each);
         let mut data: Vec<Vec<u8>> = specs.iter().map(|_| Vec::new()).collect();
         for (expert, weights) in weights.chunks_exact(each.n_weights()).enumerate() {
+            let codec = codec(expert)?;
+            assert!(codec.dictionary.is_some(), "all experts have one dictionary");
             let coded = codec.encode(weights, each, context)?;
             for (sidecar, all) in coded.iter().zip(&mut data) {
                 match sidecar.spec.suffix {
@@ -97,10 +124,6 @@ impl Codec for ExpertsCodec {
         }
         let sidecar = |(spec, data)| Sidecar { spec, data };
         Ok(specs.into_iter().zip(data).map(sidecar).collect())
-    }
-
-    fn decode(&self, sidecars: &[Sidecar], shape: MatrixShape) -> Result<Vec<f32>, CodecError> {
-        Ok(SectionsParts::read(sidecars, shape)?.decode())
     }
 }
 

@@ -3,17 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use format::{InputId, MatrixId};
+use format::{InputId, InputRole, MatrixId};
 use llama::{Computed, Node, Observer};
 use numerics::TiledMatMul;
 
 use super::{CaptureError, CaptureParams};
-use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
+use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling, SecondMoment};
+
+/// Second moments of single experts are kept up to so many bytes, all together; beyond, those of their layer do.
+const MAX_EXPERT_BYTES: f64 = (2u64 << 30) as f64;
 
 /// Sums up the inputs of the products with FFN weights.
 pub struct Collector<'a> {
     inputs: BTreeMap<InputId, Growing>,
     sampling: Sampling,
+    max_moment_dim: usize,
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
     kind: PassageKind,
@@ -45,6 +49,7 @@ impl<'a> Collector<'a> {
         Self {
             inputs: params.inputs.iter().map(|(&input, &d)| (input, growing(d))).collect(),
             sampling,
+            max_moment_dim: params.max_moment_dim,
             n_before: [0; 2],
             kind: PassageKind::Fitted,
             scratch: MomentScratch::default(),
@@ -107,6 +112,45 @@ impl<'a> Collector<'a> {
         *matrix == tensor
     }
 
+    /// Number of experts whose inputs are summed up by themselves, if this is a product of experts and the sums of all such
+    /// inputs fit into memory.
+    fn n_kept_experts(&self, node: Computed<'_>, d: usize) -> Option<usize> {
+        if node.op() != "MUL_MAT_ID" || d > self.max_moment_dim {
+            return None;
+        }
+        let n_experts = node.source(0)?.dims()[2];
+        let of_experts =
+            |input: &&InputId| [InputRole::ExpsIn, InputRole::ExpsDown].contains(&input.role);
+        let n_inputs = self.inputs.keys().filter(of_experts).count();
+        let values = SecondMoment::flops(d, 1) / 2.0 * n_experts as f64 * n_inputs as f64;
+        (values * size_of::<f32>() as f64 <= MAX_EXPERT_BYTES).then_some(n_experts)
+    }
+
+    /// Adds the rows that were collected of `input` to what its experts have seen.
+    fn add_by_expert(
+        &mut self,
+        node: Computed<'_>,
+        (input, n_experts): (InputId, usize),
+        per_token: usize,
+    ) -> Result<f64, CaptureError> {
+        let error =
+            |reason: &str| CaptureError::Graph { input: input.stem(), reason: reason.to_owned() };
+        let state = self.inputs.get_mut(&input).expect("checked by weight");
+        let d = state.data.d();
+        let (mut rows, mut experts) = (Vec::new(), Vec::new());
+        for (token, ids) in node.source_ids(2)?.enumerate() {
+            for (j, id) in ids.iter().enumerate() {
+                let row = token * per_token + j % per_token;
+                let x = self.rows.get(row * d..(row + 1) * d);
+                rows.extend_from_slice(x.ok_or_else(|| error("fewer inputs than experts in use"))?);
+                let expert = usize::try_from(*id).ok().filter(|id| *id < n_experts);
+                experts.push(expert.ok_or_else(|| error("an expert that the model has not"))?);
+            }
+        }
+        let by = (experts.as_slice(), n_experts);
+        Ok(state.data.add_by_expert(&rows, by, &TiledMatMul, &mut self.scratch))
+    }
+
     fn add(&mut self, node: Computed<'_>) -> Result<(), CaptureError> {
         let Some(tensor) = self.weight(*node) else { return Ok(()) };
         let input = tensor.input();
@@ -132,6 +176,12 @@ impl<'a> Collector<'a> {
         let first = self.n_before[self.kind as usize] + state.n_in_batch as u64;
         state.n_in_batch += n;
         let at = (self.kind, first);
+        if let Some(n_experts) = self.n_kept_experts(node, d)
+            && self.kind == PassageKind::Fitted
+        {
+            self.flops += self.add_by_expert(node, (input, n_experts), per_token)?;
+        }
+        let state = self.inputs.get_mut(&input).expect("checked by weight");
         self.flops += state.data.add(
             at,
             (&self.rows, per_token),

@@ -95,6 +95,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
             let fitted = activations(d, made.n_fitted, id, made.seed);
             let held_out = activations(d, made.n_held_out, id, made.seed + 1000);
             let input = CalibratedInput {
+                experts: Vec::new(),
                 fitted: if made.samples_only {
                     Fitted::Samples(samples(d, &fitted))
                 } else {

@@ -158,7 +158,20 @@ impl Method for SectionsMethod {
             Ok((codec.with_dictionary(Arc::new(dictionary)), shrink))
         })?;
         let stack = ExpertStack { each: item.matrix.shape, n_experts };
-        let sidecars = ExpertsCodec::new(codec, stack).encode(weights, item.shape, context)?;
+        let experts = ExpertsCodec::new(codec.clone(), stack);
+        let seen = encoding.calibrated.map_or(&[][..], |input| &input.experts);
+        let sidecars = match (self.moments, shrink) {
+            (Some(moments), Some(share)) if seen.len() == n_experts => {
+                let metric = |expert: usize| {
+                    let moment = moments.of_expert(encoding.calibrated, &seen[expert]);
+                    let moment = Arc::new(moment);
+                    Metric::full(moment, share, self.params.damping, stack.each).map(Arc::new)
+                };
+                let codec = |expert| Ok(codec.clone().with_metric(metric(expert)?));
+                experts.encode_by(weights, item.shape, context, codec)?
+            }
+            _ => experts.encode(weights, item.shape, context)?,
+        };
         Ok(Encoded { sidecars, shrink })
     }
 

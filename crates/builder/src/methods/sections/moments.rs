@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use calibration::{CalibratedInput, Fitted};
+use calibration::{CalibratedInput, Fitted, SecondMoment};
 use format::{CodecError, MatrixShape};
 use numerics::functional::{functional_error, token_error};
 use numerics::{EncodeContext, MatMul, Moment, Shrink};
@@ -36,6 +36,30 @@ impl Moments {
                 Moment::in_spans(d, width, |span| columns.moment(span.clone(), span, mul_mat))
             }
         }
+    }
+
+    /// The second moment of the inputs of one expert, as `own` has it from its tokens and all experts' together, which count as
+    /// much as so many tokens as the input has values: few tokens say little about many values.
+    ///
+    /// # Panics
+    /// If `own` is of inputs of another length.
+    pub fn of_expert(self, all: Option<&CalibratedInput>, own: &SecondMoment) -> Moment {
+        let d = own.d();
+        let n_own = own.n_tokens() as f64;
+        let weight = n_own / (n_own + d as f64);
+        let pooled = all.and_then(|input| match &input.fitted {
+            Fitted::Moment(moment) => Some((moment, trace(moment))),
+            Fitted::Samples(_) => None,
+        });
+        let scale = pooled.map_or(1.0, |(_, trace_of_all)| match trace(own) {
+            // A mean that counts what each of a token's inputs gives by itself, or all together.
+            of_own if n_own > 0.0 && trace_of_all > 0.0 => of_own / trace_of_all,
+            _ => 1.0,
+        });
+        Moment::from_fn(d, d, |i, j| {
+            let prior = pooled.map_or(0.0, |(moment, _)| f64::from(moment.mean_at(i, j)) * scale);
+            (weight * f64::from(own.mean_at(i, j)) + (1.0 - weight) * prior) as f32
+        })
     }
 
     /// What tells `input` from all others, as far as [`Self::moment`] depends on it. To hash the samples takes far less
@@ -86,6 +110,11 @@ impl Moments {
     }
 }
 
+/// Mean square of an input's values, all together.
+fn trace(moment: &SecondMoment) -> f64 {
+    (0..moment.d()).map(|i| f64::from(moment.mean_at(i, i))).sum()
+}
+
 /// Adds `values` to `hash`, many at a time.
 fn add<const N: usize>(hash: &mut Sha256, values: impl Iterator<Item = [u8; N]>) {
     let mut values = values.peekable();
@@ -94,5 +123,42 @@ fn add<const N: usize>(hash: &mut Sha256, values: impl Iterator<Item = [u8; N]>)
         block.clear();
         block.extend(values.by_ref().take(HASHED_VALUES).flatten());
         hash.update(&block);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use calibration::{MomentScratch, Samples};
+    use numerics::ReferenceMatMul;
+
+    use super::*;
+
+    fn seen(rows: &[f32]) -> SecondMoment {
+        let mut moment = SecondMoment::new(2);
+        moment.add(rows, &ReferenceMatMul, &mut MomentScratch::default());
+        moment
+    }
+
+    #[test]
+    fn an_expert_counts_as_much_as_it_has_seen() {
+        let moments = Moments { shrink: Shrink::Auto, max_dim: 8 };
+        let all = CalibratedInput {
+            fitted: Fitted::Moment(seen(&[1.0, 1.0, 1.0, -1.0])),
+            holdout_moment: None,
+            holdout: Samples::new(2),
+            experts: Vec::new(),
+        };
+        let of = |own: &SecondMoment| moments.of_expert(Some(&all), own);
+        let diagonal = |a: f32, b: f32| Moment::whole(&[a, 0.0, 0.0, b], 2);
+        // Nothing seen: as all are.
+        assert_eq!(of(&SecondMoment::new(2)), diagonal(1.0, 1.0));
+        // As many tokens as values: halfway, and as large as what it has seen.
+        let own = seen(&[2.0, 0.0, 2.0, 0.0]);
+        assert_eq!(of(&own), diagonal(3.0, 1.0));
+        // Many tokens: what it has seen.
+        let weight = 2000.0 / 2002.0;
+        let rest = 2.0 * (1.0 - weight);
+        let many = seen(&[2.0, 0.0].repeat(2000));
+        assert_eq!(of(&many), diagonal((4.0 * weight + rest) as f32, rest as f32));
     }
 }
