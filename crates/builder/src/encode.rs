@@ -130,6 +130,8 @@ impl TensorEncoder<'_> {
             seconds: start.elapsed().as_secs_f64(),
             sidecars: sidecars.iter().map(|s| StoredSpec::from(&s.spec)).collect(),
             sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
+            expert_inputs: calibrated
+                .map_or_else(Vec::new, |i| i.experts.iter().map(|e| e.n_tokens()).collect()),
             ffn_tuned: None,
             tuned: None,
         };

@@ -56,14 +56,28 @@ impl Build<'_> {
     }
 }
 
+/// How much text stands behind the codes of experts.
+fn seen_by_experts(inputs: &[u64]) -> String {
+    let mut sorted = inputs.to_vec();
+    sorted.sort_unstable();
+    let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else { return String::new() };
+    let blind = sorted.iter().filter(|n| **n == 0).count();
+    let blind = if blind > 0 { format!(", {blind} of them none") } else { String::new() };
+    format!(
+        ", experts saw {least} to {most} inputs, half of them {} or more{blind}",
+        sorted[sorted.len() / 2]
+    )
+}
+
 /// `[ 3/90] blk.1.ffn_up: gap 0.412, 3.12 bits/weight, 1.2 s; ETA 2 min 05 s`.
 fn done_line(item: &PlanItem, result: &TensorResult, n: usize, total: usize, eta: &str) -> String {
     let outcome = match result.scheme {
         Some(_) => format!("{:.2} bits/weight", item.bits_per_weight()),
         None => "above --gap-tol, stays dense".to_owned(),
     };
+    let experts = seen_by_experts(&result.expert_inputs);
     format!(
-        "[{n:>width$}/{total}] {}: gap {:.4}, {outcome}, {}; ETA {eta}",
+        "[{n:>width$}/{total}] {}: gap {:.4}, {outcome}{experts}, {}; ETA {eta}",
         item.tensor,
         result.gap,
         program::progress::duration(result.seconds),

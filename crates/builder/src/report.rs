@@ -91,6 +91,13 @@ pub struct TensorReport {
     pub d_in: usize,
     /// Number of outputs, the number of rows.
     pub d_out: usize,
+    /// Number of experts that have such a matrix each; `null` for one matrix.
+    #[serde(default)]
+    pub n_experts: Option<usize>,
+    /// Inputs to fit to that each expert has seen: of 0, its codes are fitted to what all experts have seen; empty where that
+    /// is not kept.
+    #[serde(default)]
+    pub expert_inputs: Vec<u64>,
     /// Type in the source, by ggml's name.
     pub source_type: String,
     /// Type that Q5_K_M gives this tensor, by ggml's name.

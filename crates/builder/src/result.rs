@@ -23,6 +23,9 @@ pub struct TensorResult {
     pub sidecars: Vec<StoredSpec>,
     /// SHA-256 over the data of all sidecars, in file order.
     pub sidecars_sha256: String,
+    /// Inputs to fit to that each expert has seen; empty where that is not kept.
+    #[serde(default)]
+    pub expert_inputs: Vec<u64>,
     /// What tuning brought, if the tensor has been tuned together with the others of its FFN.
     #[serde(default)]
     pub ffn_tuned: Option<FfnTuningReport>,
@@ -42,6 +45,7 @@ impl TensorResult {
             seconds: 0.0,
             sidecars: Vec::new(),
             sidecars_sha256: String::new(),
+            expert_inputs: Vec::new(),
             ffn_tuned: None,
             tuned: None,
         }

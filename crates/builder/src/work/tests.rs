@@ -38,6 +38,7 @@ fn result() -> TensorResult {
         seconds: 1.5,
         sidecars: specs().iter().map(StoredSpec::from).collect(),
         sidecars_sha256: sidecars_sha256(sidecars().iter().map(|s| s.data.as_slice())),
+        expert_inputs: vec![7, 0],
         ffn_tuned: None,
         tuned: None,
     }
