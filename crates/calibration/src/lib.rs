@@ -7,13 +7,16 @@
 //!
 //! # File
 //! A GGUF with `general.type` = `calibration`. Per input, named by what it feeds, `blk.N.ffn_in` (gate and up)
-//! and `blk.N.ffn_down`:
+//! and `blk.N.ffn_down`, of experts `blk.N.ffn_exps_in` and `blk.N.ffn_down_exps`, of a shared expert `blk.N.ffn_shexp_in` and
+//! `blk.N.ffn_down_shexp`:
 //!
 //! | tensor | type, shape | meaning |
 //! |---|---|---|
 //! | `.h` | F32 `[d * (d + 1) / 2]` | sum of x x^T over the fitted tokens: lower triangle, row after row (numpy: `H[np.tril_indices(d)]`) |
 //! | `.samples` | F16 `[d, n]` | instead of `.h` where d is too large: fitted inputs, divided by their scale |
 //! | `.sample_scale` | F32 `[n]` | the scale of each, a power of two |
+//! | `.expert_h` | F32 `[d * (d + 1) / 2, n_experts]` | as `.h`, of each expert over what it has seen; not where all of them would be too large |
+//! | `.expert_tokens` | F32 `[n_experts]` | how many inputs that are |
 //! | `.holdout_h` | F32 `[d * (d + 1) / 2]` | as `.h`, over the held-out tokens; not where d is too large |
 //! | `.holdout` | F16 `[d, n]` | held-out inputs, divided by their scale |
 //! | `.holdout_scale` | F32 `[n]` | the scale of each |
