@@ -10,8 +10,16 @@ mod file;
 fuzz_target!(|data: &[u8]| {
     let Ok(imatrix) = Imatrix::open(file::of(data)) else { return };
     let _ = imatrix.datasets();
-    for (target, n) in [("gate", 32), ("up", 32), ("down", 64), ("up", 1), ("up", usize::MAX)] {
-        let Ok(values) = imatrix.importance(&format!("blk.0.ffn_{target}.weight"), n) else { continue };
+    for (target, n, n_experts) in [
+        ("gate", 32, None),
+        ("up", 32, Some(2)),
+        ("down", 64, None),
+        ("down", 32, Some(2)),
+        ("up", 1, None),
+        ("up", usize::MAX, Some(usize::MAX)),
+    ] {
+        let name = format!("blk.0.ffn_{target}.weight");
+        let Ok(values) = imatrix.importance(&name, n, n_experts) else { continue };
         assert_eq!(values.len(), n);
         assert!(values.iter().all(|v| v.is_finite() && *v >= 0.0));
     }

@@ -160,7 +160,7 @@ impl Imatrix {
                 (sums, count * n_matrices as f32)
             }
         };
-        let mut all = sums.chunks_exact(n_in);
+        let mut all = sums.chunks_exact(n_in.max(1));
         let mut sums = all.next().map(<[f32]>::to_vec).unwrap_or_default();
         all.for_each(|of_one| sums.iter_mut().zip(of_one).for_each(|(sum, v)| *sum += v));
         let (path, weight) = (self.path().to_owned(), weight.to_owned());
