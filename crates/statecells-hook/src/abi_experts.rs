@@ -89,7 +89,7 @@ pub unsafe extern "C" fn statecells_prepares_like(a: *const Experts, b: *const E
 unsafe fn routed<'a>(
     experts: &Experts,
     routed: *const StatecellsRouted,
-) -> Result<(Routed<'a>, Counts), HookError> {
+) -> Result<Routed<'a>, HookError> {
     // SAFETY: the caller's promise.
     let routed = unsafe { routed.as_ref() }.ok_or(HookError::Call("no inputs"))?;
     let count = |n: i64| {
@@ -110,7 +110,7 @@ unsafe fn routed<'a>(
             bytes_of(routed.ids, counts.n_ids())?,
         )
     };
-    Ok((Routed::new(stack, counts, x, ids)?, counts))
+    Routed::new(stack, counts, x, ids)
 }
 
 /// This thread's share of what all experts need of the inputs. 0 on success.
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn statecells_prepare_experts(
         // SAFETY: null is refused by as_ref; otherwise the caller promises live matrices.
         let experts = unsafe { experts.as_ref() }.ok_or(HookError::Call("no matrix"))?;
         // SAFETY: the caller's promise on the call.
-        let (routed, _) = unsafe { routed(experts, call)? };
+        let routed = unsafe { routed(experts, call)? };
         // SAFETY: the caller promises `prepared_bytes` writable bytes, shared by the threads of this call only.
         let out = unsafe { SharedOutput::new(prepared.cast::<u8>(), prepared_bytes)? };
         experts.prepare(&routed, Thread::check(ith, nth)?, &out)
@@ -166,9 +166,9 @@ pub unsafe extern "C" fn statecells_apply_experts(
         let experts = unsafe { experts.as_ref() }.ok_or(HookError::Call("no matrix"))?;
         let thread = Thread::check(ith, nth)?;
         // SAFETY: the caller's promise on the call.
-        let (routed, counts) = unsafe { routed(experts, call)? };
+        let routed = unsafe { routed(experts, call)? };
         // SAFETY: the caller promises [d_out, n_used, n_tokens] floats, written by the threads of this call only.
-        let out = unsafe { SharedOutput::new(y, experts.stack().each.d_out * counts.n_slots())? };
+        let out = unsafe { SharedOutput::new(y, routed.n_outputs())? };
         // Neither a refusal nor a panic must pass by the filling.
         let result = guarded(|| {
             // SAFETY: the caller promises `prepared_bytes` readable bytes, complete behind the pool's barrier.
@@ -205,15 +205,14 @@ pub unsafe extern "C" fn statecells_check_experts(
         let experts = unsafe { experts.as_ref() }.ok_or(HookError::Call("no matrix"))?;
         let thread = Thread::check(ith, nth)?;
         // SAFETY: the caller's promise on the call.
-        let (routed, counts) = unsafe { routed(experts, call)? };
+        let routed = unsafe { routed(experts, call)? };
         let share = routed.share(thread.ith, thread.nth);
         if let Some(found) = share.input() {
             return Ok(Some(found));
         }
-        let n_outputs = experts.stack().each.d_out * counts.n_slots();
         for (slot, place) in share.outputs() {
             // SAFETY: the caller promises so many floats, and this thread alone wrote this part.
-            let y = unsafe { part_of(y, n_outputs, place.clone())? };
+            let y = unsafe { part_of(y, routed.n_outputs(), place.clone())? };
             if let Some(found) = share.output(slot, place, y) {
                 return Ok(Some(found));
             }

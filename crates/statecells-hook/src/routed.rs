@@ -99,6 +99,11 @@ impl<'a> Routed<'a> {
         self.counts.n_columns
     }
 
+    /// Elements of the result, [d_out, n_used, n_tokens].
+    pub fn n_outputs(&self) -> usize {
+        self.stack.each.d_out * self.slots.len()
+    }
+
     /// Number of experts.
     pub fn n_experts(&self) -> usize {
         self.stack.n_experts

@@ -8,10 +8,11 @@ use llama::{Computed, Node, Observer};
 use numerics::TiledMatMul;
 
 use super::{CaptureError, CaptureParams};
-use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling, SecondMoment};
+use crate::moment::packed_len;
+use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
 
 /// Second moments of single experts are kept up to so many bytes, all together; beyond, those of their layer do.
-const MAX_EXPERT_BYTES: f64 = (2u64 << 30) as f64;
+const MAX_EXPERT_BYTES: usize = 2 << 30;
 
 /// Sums up the inputs of the products with FFN weights.
 pub struct Collector<'a> {
@@ -122,8 +123,9 @@ impl<'a> Collector<'a> {
         let of_experts =
             |input: &&InputId| [InputRole::ExpsIn, InputRole::ExpsDown].contains(&input.role);
         let n_inputs = self.inputs.keys().filter(of_experts).count();
-        let values = SecondMoment::flops(d, 1) / 2.0 * n_experts as f64 * n_inputs as f64;
-        (values * size_of::<f32>() as f64 <= MAX_EXPERT_BYTES).then_some(n_experts)
+        let sizes = [n_experts, n_inputs, size_of::<f32>()];
+        let n_bytes = sizes.into_iter().try_fold(packed_len(d)?, usize::checked_mul)?;
+        (n_bytes <= MAX_EXPERT_BYTES).then_some(n_experts)
     }
 
     /// Adds the rows that were collected of `input` to what its experts have seen.

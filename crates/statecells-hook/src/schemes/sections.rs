@@ -157,9 +157,9 @@ impl SectionsMatrix {
     }
 
     /// The columns of x that an expert looks up in tables.
-    fn looked_up(&self, routed: &Routed<'_>, n_experts: usize) -> Vec<bool> {
+    fn looked_up(&self, routed: &Routed<'_>) -> Vec<bool> {
         let mut needed = vec![false; routed.n_columns()];
-        for expert in 0..n_experts {
+        for expert in 0..routed.n_experts() {
             let slots = routed.slots(expert);
             if self.expert_route(slots.len()) == Route::Lookup {
                 slots.iter().for_each(|slot| needed[routed.column_of(*slot)] = true);
@@ -235,7 +235,7 @@ impl ExpertProduct for SectionsMatrix {
             return Err(HookError::Call("prepare: buffer does not fit"));
         }
         let (layout, d_in) = (self.tables.layout(), self.rows.shape().d_in);
-        let needed = self.looked_up(routed, routed.n_experts());
+        let needed = self.looked_up(routed);
         for column in (0..routed.n_columns()).filter(|column| needed[*column]) {
             let x = Columns::new(routed.column(column), d_in, 1, d_in)?;
             // SAFETY: `out` has room for the tables of every column (checked above) and is shared only by the threads of

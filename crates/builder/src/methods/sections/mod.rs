@@ -159,12 +159,10 @@ impl Method for SectionsMethod {
         })?;
         let stack = ExpertStack { each: item.matrix.shape, n_experts };
         let experts = ExpertsCodec::new(codec.clone(), stack);
-        let seen = encoding.calibrated.map_or(&[][..], |input| &input.experts);
-        let sidecars = match (self.moments, shrink) {
-            (Some(moments), Some(share)) if seen.len() == n_experts => {
+        let sidecars = match (self.moments, encoding.calibrated, shrink) {
+            (Some(moments), Some(input), Some(share)) if input.experts.len() == n_experts => {
                 let metric = |expert: usize| {
-                    let moment = moments.of_expert(encoding.calibrated, &seen[expert]);
-                    let moment = Arc::new(moment);
+                    let moment = Arc::new(moments.of_expert(input, expert));
                     Metric::full(moment, share, self.params.damping, stack.each).map(Arc::new)
                 };
                 let codec = |expert| Ok(codec.clone().with_metric(metric(expert)?));

@@ -38,19 +38,20 @@ impl Moments {
         }
     }
 
-    /// The second moment of the inputs of one expert, as `own` has it from its tokens and all experts' together, which count as
-    /// much as so many tokens as the input has values: few tokens say little about many values.
+    /// The second moment of the inputs of one expert, from what it has seen and what all have together, which counts as much as
+    /// so many tokens as the input has values: few tokens say little about many values.
     ///
     /// # Panics
-    /// If `own` is of inputs of another length.
-    pub fn of_expert(self, all: Option<&CalibratedInput>, own: &SecondMoment) -> Moment {
+    /// If nothing is known of that expert.
+    pub fn of_expert(self, input: &CalibratedInput, expert: usize) -> Moment {
+        let own = &input.experts[expert];
         let d = own.d();
         let n_own = own.n_tokens() as f64;
         let weight = n_own / (n_own + d as f64);
-        let pooled = all.and_then(|input| match &input.fitted {
+        let pooled = match &input.fitted {
             Fitted::Moment(moment) => Some((moment, trace(moment))),
             Fitted::Samples(_) => None,
-        });
+        };
         let scale = pooled.map_or(1.0, |(_, trace_of_all)| match trace(own) {
             // A mean that counts what each of a token's inputs gives by itself, or all together.
             of_own if n_own > 0.0 && trace_of_all > 0.0 => of_own / trace_of_all,
@@ -142,13 +143,15 @@ mod tests {
     #[test]
     fn an_expert_counts_as_much_as_it_has_seen() {
         let moments = Moments { shrink: Shrink::Auto, max_dim: 8 };
-        let all = CalibratedInput {
-            fitted: Fitted::Moment(seen(&[1.0, 1.0, 1.0, -1.0])),
-            holdout_moment: None,
-            holdout: Samples::new(2),
-            experts: Vec::new(),
+        let of = |own: &SecondMoment| {
+            let input = CalibratedInput {
+                fitted: Fitted::Moment(seen(&[1.0, 1.0, 1.0, -1.0])),
+                holdout_moment: None,
+                holdout: Samples::new(2),
+                experts: vec![own.clone()],
+            };
+            moments.of_expert(&input, 0)
         };
-        let of = |own: &SecondMoment| moments.of_expert(Some(&all), own);
         let diagonal = |a: f32, b: f32| Moment::whole(&[a, 0.0, 0.0, b], 2);
         // Nothing seen: as all are.
         assert_eq!(of(&SecondMoment::new(2)), diagonal(1.0, 1.0));
