@@ -18,6 +18,9 @@ use crate::{MatMul, Moment};
 /// in blocks.
 pub const PAD: usize = 8;
 
+/// Spans of up to so many inputs are factored in F64.
+const IN_F64: usize = 4096;
+
 /// A second moment, shrunk, scaled to mean diagonal 1 and damped, with its factor.
 #[derive(Debug)]
 pub struct FactoredMoment {
@@ -215,12 +218,27 @@ fn band_start(padded: usize, band: usize) -> usize {
 
 /// R of `span + damping = R R^T` by bands, see [`Factor`]; `None` if that is not positive definite. It is the Cholesky
 /// factor of the matrix with rows and columns reversed.
+///
+/// That of a large span is made in F32, in half the time: what the sums of products lose is a small part of any damping that is
+/// worth its name. Where F32 finds no positive definite matrix F64 may.
 fn upper_factor(span: &MomentSpan, scale: (f32, f64), damping: f64) -> Option<Vec<f32>> {
     let d = span.n();
-    let reversed = LowerTiles::cholesky(d, |i, j| {
+    let entry = |i: usize, j: usize| {
         let v = f64::from(scaled(span, (d - 1 - j, d - 1 - i), scale));
         if i == j { v + damping } else { v }
-    })?;
+    };
+    let single = if d > IN_F64 { LowerTiles::cholesky(d, |i, j| entry(i, j) as f32) } else { None };
+    match single {
+        Some(reversed) => Some(by_bands(d, |i, j| *reversed.get(i, j))),
+        None => {
+            let reversed = LowerTiles::cholesky(d, entry)?;
+            Some(by_bands(d, |i, j| *reversed.get(i, j) as f32))
+        }
+    }
+}
+
+/// R by bands from the factor of the matrix with rows and columns reversed.
+fn by_bands(d: usize, reversed: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
     let padded = d.next_multiple_of(PAD);
     let mut values = vec![0.0f32; band_start(padded, padded / PAD)];
     let mut rest = values.as_mut_slice();
@@ -237,11 +255,11 @@ fn upper_factor(span: &MomentSpan, scale: (f32, f64), damping: f64) -> Option<Ve
         for j in first..d {
             for i in first..(first + PAD).min(j + 1) {
                 band[(i - first) * (padded - first) + j - first] =
-                    reversed.get(d - 1 - i, d - 1 - j) as f32;
+                    reversed(d - 1 - i, d - 1 - j);
             }
         }
     });
-    Some(values)
+    values
 }
 
 #[cfg(test)]

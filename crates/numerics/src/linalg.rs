@@ -5,6 +5,7 @@ use faer::linalg::cholesky::llt::{factor, solve};
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::prelude::ReborrowMut;
+use faer::traits::RealField;
 use faer::{Accum, Mat, MatMut, Par};
 use rayon::prelude::*;
 
@@ -136,8 +137,8 @@ pub fn cholesky(a: &mut Mat<f64>) -> bool {
     if a.nrows() <= WHOLE { factor_whole(a.as_mut()) } else { factor_in_tiles(a.as_mut(), TILE) }
 }
 
-fn factor_whole(a: MatMut<'_, f64>) -> bool {
-    let scratch = factor::cholesky_in_place_scratch::<f64>(a.nrows(), Par::Seq, Default::default());
+fn factor_whole<T: RealField>(a: MatMut<'_, T>) -> bool {
+    let scratch = factor::cholesky_in_place_scratch::<T>(a.nrows(), Par::Seq, Default::default());
     let mut memory = MemBuffer::new(scratch);
     let stack = MemStack::new(&mut memory);
     let exact = factor::LltRegularization::default();
@@ -153,7 +154,8 @@ fn factor_in_tiles(a: MatMut<'_, f64>, tile: usize) -> bool {
 }
 
 /// Factors a matrix of which `columns` holds `tile` columns each, from the diagonal on.
-fn factor_columns(columns: &mut [MatMut<'_, f64>], tile: usize) -> bool {
+fn factor_columns<T: RealField>(columns: &mut [MatMut<'_, T>], tile: usize) -> bool {
+    let minus_one = || T::zero() - T::one();
     let mut rest = columns;
     while let Some((first, trailing)) = rest.split_first_mut() {
         let width = first.ncols();
@@ -171,7 +173,7 @@ fn factor_columns(columns: &mut [MatMut<'_, f64>], tile: usize) -> bool {
             // Above the diagonal nothing is read.
             let (below, n) = (columns.nrows(), columns.ncols());
             let (rows, across) = (panel.subrows(i * tile, below), panel.subrows(i * tile, n));
-            matmul(columns.rb_mut(), Accum::Add, rows, across.transpose(), -1.0, Par::Seq);
+            matmul(columns.rb_mut(), Accum::Add, rows, across.transpose(), minus_one(), Par::Seq);
         });
         rest = trailing;
     }
@@ -179,35 +181,35 @@ fn factor_columns(columns: &mut [MatMut<'_, f64>], tile: usize) -> bool {
 }
 
 /// A Cholesky factor that takes little more memory than its triangle, if it is large.
-pub struct LowerTiles {
+pub struct LowerTiles<T> {
     /// Columns of a part.
     tile: usize,
     /// The columns from the diagonal on.
-    parts: Vec<Mat<f64>>,
+    parts: Vec<Mat<T>>,
 }
 
-impl LowerTiles {
+impl<T: RealField> LowerTiles<T> {
     /// The factor of a symmetric matrix of `n` rows whose entry (i, j), j <= i, is `entry(i, j)`; `None` if that is not
-    /// positive definite. The same numbers as by [`cholesky`].
+    /// positive definite. In F64 the same numbers as by [`cholesky`].
     #[must_use]
-    pub fn cholesky(n: usize, entry: impl Fn(usize, usize) -> f64 + Sync) -> Option<Self> {
+    pub fn cholesky(n: usize, entry: impl Fn(usize, usize) -> T + Sync) -> Option<Self> {
         let tile = if n <= WHOLE { n.max(1) } else { TILE };
         let part = |first: usize| {
             let entry = |i: usize, j: usize| entry(first + i.max(j), first + i.min(j));
             Mat::from_fn(n - first, tile.min(n - first), entry)
         };
         let starts: Vec<usize> = (0..n).step_by(tile).collect();
-        let mut parts: Vec<Mat<f64>> = starts.into_par_iter().map(part).collect();
-        let mut columns: Vec<MatMut<'_, f64>> = parts.iter_mut().map(Mat::as_mut).collect();
+        let mut parts: Vec<Mat<T>> = starts.into_par_iter().map(part).collect();
+        let mut columns: Vec<MatMut<'_, T>> = parts.iter_mut().map(Mat::as_mut).collect();
         factor_columns(&mut columns, tile).then_some(Self { tile, parts })
     }
 
     /// Entry (i, j), j <= i, of the factor.
     #[inline]
     #[must_use]
-    pub fn get(&self, i: usize, j: usize) -> f64 {
+    pub fn get(&self, i: usize, j: usize) -> &T {
         let first = j / self.tile * self.tile;
-        self.parts[j / self.tile][(i - first, j - first)]
+        &self.parts[j / self.tile][(i - first, j - first)]
     }
 }
 
@@ -309,7 +311,7 @@ mod tests {
                 );
             }
         }
-        assert!(LowerTiles::cholesky(2, |_, _| -1.0).is_none());
+        assert!(LowerTiles::cholesky(2, |_, _| -1.0f32).is_none());
     }
 
     #[test]
