@@ -254,8 +254,7 @@ fn by_bands(d: usize, reversed: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32>
         // Rows of R lie across the columns in memory: some of them at a time use whole cache lines.
         for j in first..d {
             for i in first..(first + PAD).min(j + 1) {
-                band[(i - first) * (padded - first) + j - first] =
-                    reversed(d - 1 - i, d - 1 - j);
+                band[(i - first) * (padded - first) + j - first] = reversed(d - 1 - i, d - 1 - j);
             }
         }
     });

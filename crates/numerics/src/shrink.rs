@@ -7,9 +7,9 @@ use std::str::FromStr;
 
 /// Shrinkages that may be tried, ascending.
 const GRID: [f64; 7] = [0.0, 0.01, 0.03, 0.1, 0.2, 0.4, 0.7];
-/// Places in the grid that are tried always, ascending: how far a moment can be trusted differs by orders of magnitude, and the
+/// Places in the grid that are tried first, ascending: how far a moment can be trusted differs by orders of magnitude, and the
 /// error need not fall at once on the way to the best share.
-const COARSE: [usize; 3] = [0, 3, 5];
+const COARSE: [usize; 2] = [3, 5];
 /// What a larger share must bring, as a factor of the error: the probe's errors differ by about so much from
 /// those of the whole matrix, and a moment that is left alone is the better fit.
 const WORTH_IT: f64 = 0.99;
@@ -45,8 +45,9 @@ impl std::fmt::Display for Shrink {
 }
 
 /// The shrinkage of a small grid with the least error on inputs that were held out, and what `attempt` made of it beside that
-/// error: the best of three that span the grid, then of those beside it. A larger share must lower the error by a percent or
-/// more, a smaller one may raise it by less. Of what `attempt` makes, two are there at most.
+/// error: the better of two that are far apart, the least if that is the smaller of them, then the best of those beside it. A
+/// larger share must lower the error by a percent or more, a smaller one may raise it by less. Of what `attempt` makes, two are
+/// there at most.
 ///
 /// # Errors
 /// As `attempt`.
@@ -55,8 +56,9 @@ pub fn choose_shrink<T, E>(
 ) -> Result<(f64, T), E> {
     let (error, made) = attempt(GRID[COARSE[0]])?;
     let mut best = Found { place: COARSE[0], error, made };
-    for place in COARSE.into_iter().skip(1) {
-        best.or_better(place, attempt(GRID[place])?);
+    best.or_better(COARSE[1], attempt(GRID[COARSE[1]])?);
+    if best.place == COARSE[0] || best.error.is_nan() {
+        best.or_better(0, attempt(GRID[0])?);
     }
     let centre = best.place;
     for place in [centre.checked_sub(1), Some(centre + 1)].into_iter().flatten() {
@@ -81,11 +83,11 @@ struct Found<T> {
 impl<T> Found<T> {
     fn or_better(&mut self, place: usize, (error, made): (f64, T)) {
         let better = match place > self.place {
-            // An error that is no number is worse than any.
-            true => self.error.is_nan() || error < WORTH_IT * self.error,
+            true => error < WORTH_IT * self.error,
             false => WORTH_IT * error <= self.error,
         };
-        if better {
+        // An error that is no number is worse than any.
+        if better || (self.error.is_nan() && (place < self.place || !error.is_nan())) {
             *self = Self { place, error, made };
         }
     }
@@ -120,9 +122,9 @@ mod tests {
     #[test]
     fn a_moment_is_left_alone_where_little_is_gained() {
         let (share, tried) = chosen([1.0, 0.995, 1.0, 1.1, 1.2, 1.3, 1.4]);
-        assert_eq!((share, tried), (0.0, vec![0.0, 0.1, 0.4, 0.01]));
+        assert_eq!((share, tried), (0.0, vec![0.1, 0.4, 0.0, 0.01]));
         let (share, tried) = chosen([1.0, 0.9, 0.8, 1.1, 1.2, 1.3, 1.4]);
-        assert_eq!((share, tried), (0.03, vec![0.0, 0.1, 0.4, 0.01, 0.03]));
+        assert_eq!((share, tried), (0.03, vec![0.1, 0.4, 0.0, 0.01, 0.03]));
         // The smaller of two that are as good.
         assert_eq!(chosen([2.0, 2.0, 1.003, 1.0, 1.0, 2.0, 2.0]).0, 0.03);
     }

@@ -16,6 +16,8 @@ use crate::search::{Coded, Problem};
 use crate::{SectionsParams, learn};
 use format::sections::{BLOCK, SectionsLayout};
 
+/// Beam of all searches but the last: atoms, scales and outliers that are chosen by them hardly depend on it.
+const REFIT_BEAM: usize = 8;
 /// Where samples are cut off, in units of their row's scale, when outliers are corrected one by one.
 const CLIP: f32 = 4.0;
 /// Scales below this are taken for zero: half precision would not hold them.
@@ -154,7 +156,8 @@ impl Fit<'_> {
         let white = Metric::white(self.shape.d_in);
         let problem = Problem::new(self.weights, self.shape, &white, &none, self.context.mul_mat);
         self.context.progress.stage("outliers", self.metric.n_blocks as u64);
-        let coded = problem.search(atoms, scales, self.params.beam, self.context.progress);
+        let beam = self.params.beam.min(REFIT_BEAM);
+        let coded = problem.search(atoms, scales, beam, self.context.progress);
         let parts = self.parts(atoms.clone(), coded.winners, scales.to_vec(), None);
         let mut residual = parts.decode();
         residual.par_iter_mut().zip(self.weights).for_each(|(r, w)| *r = w - *r);
@@ -169,8 +172,9 @@ impl Fit<'_> {
         for round in 0..=self.params.rounds {
             let stage = if round == 0 { "encode" } else { "refine" };
             progress.stage(stage, n_blocks);
-            let Coded { winners, rows } =
-                problem.search(&atoms, &scales, self.params.beam, progress);
+            let last = round == self.params.rounds;
+            let beam = if last { self.params.beam } else { self.params.beam.min(REFIT_BEAM) };
+            let Coded { winners, rows } = problem.search(&atoms, &scales, beam, progress);
             let mut cost = 0.0;
             for (scale, row) in scales.iter_mut().zip(&rows) {
                 let factor = row.best_factor();

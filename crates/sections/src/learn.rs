@@ -116,11 +116,15 @@ impl pulp::WithSimd for Chunk<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
         let mut scratch = Scratch::default();
         let sections = self.winners.len() / self.samples.len();
-        for (x, winners) in self.samples.iter().zip(self.winners.chunks_mut(sections)) {
-            self.tables.search(x, BEAM, &mut scratch, winners);
+        let together = self.winners.chunks_mut(sections * S::F32_LANES);
+        for (samples, winners) in self.samples.chunks(S::F32_LANES).zip(together) {
+            self.tables.search(simd, samples, BEAM, &mut scratch);
+            for (lane, winners) in winners.chunks_exact_mut(sections).enumerate() {
+                winners.copy_from_slice(&scratch.winners(lane)[..sections]);
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ mod parts;
 mod probe;
 mod refit;
 mod search;
+mod smallest;
 
 use std::sync::Arc;
 

@@ -31,7 +31,7 @@ impl Default for SectionsParams {
     fn default() -> Self {
         Self {
             sections: 7,
-            beam: 8,
+            beam: 32,
             rounds: 2,
             outlier_share: 0.0,
             damping: 0.05,

@@ -16,7 +16,7 @@ use format::sections::{ATOMS, BLOCK};
 /// Iterations: the error flattens out well before.
 const ITERATIONS: usize = 16;
 /// Blocks whose rows take part, hundreds for every number that is fitted.
-const MAX_BLOCKS: usize = 1 << 18;
+const MAX_BLOCKS: usize = 1 << 17;
 /// Rows per product.
 const PRODUCT_ROWS: usize = 256;
 /// Rows per partial sum; fixed, so that sums do not depend on threads.

@@ -5,7 +5,7 @@ use numerics::coo::Coo;
 use numerics::{MatMul, SPAN_STEP};
 use rayon::prelude::*;
 
-use crate::beam::{BlockFactor, Scratch, Tables, times};
+use crate::beam::{BlockFactor, MAX_LANES, Scratch, Tables, times};
 use crate::metric::Metric;
 use crate::parts::{Atoms, sum_atoms};
 use format::sections::BLOCK;
@@ -143,8 +143,8 @@ impl pulp::WithSimd for Part<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: pulp::Simd>(self, _: S) {
-        self.stripe.encode(self.first, self.scales, self.rows, self.winners, self.carry);
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        self.stripe.encode(simd, self.first, self.scales, self.rows, self.winners, self.carry);
     }
 }
 
@@ -174,8 +174,9 @@ impl<'a> Stripe<'a> {
 
     /// Codes the stripe's blocks of the rows from `first` on.
     #[inline(always)]
-    fn encode(
+    fn encode<S: pulp::Simd>(
         &self,
+        simd: S,
         first: usize,
         scales: &[f32],
         rows: &mut [RowSums],
@@ -184,31 +185,59 @@ impl<'a> Stripe<'a> {
     ) {
         let n = rows.len();
         let mut scratch = Scratch::default();
-        let mut errors = [[0.0f32; STRIPE_INPUTS]; GROUP];
-        let width = carry.len() / n;
+        let (width, planes) = (carry.len() / n, winners.len() / n);
         let mut outliers = self.problem.outliers.entries(first..first + n).peekable();
-        let carries = carry.chunks_exact_mut(width);
-        let per_row = winners.chunks_exact_mut(winners.len() / n).zip(rows).zip(carries);
-        for (i, ((winners, sums), carry)) in per_row.enumerate() {
-            let row = first + i;
-            let mut columns = Vec::new();
-            while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
-                columns.push(column);
-            }
-            let fit = RowFit { stripe: self, row, scale: scales[i], outliers: &columns };
-            fit.encode(&mut scratch, winners, carry, &mut errors[i], sums);
+        let per_row = winners.chunks_exact_mut(planes).zip(rows).zip(carry.chunks_exact_mut(width));
+        let mut fits: Vec<RowFit<'_>> = (first..)
+            .zip(per_row)
+            .zip(scales)
+            .map(|((row, ((winners, sums), carry)), &scale)| {
+                let mut columns = Vec::new();
+                while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
+                    columns.push(column);
+                }
+                let (outliers, errors) = (columns, [0.0; STRIPE_INPUTS]);
+                RowFit { stripe: self, row, scale, outliers, winners, carry, errors, sums }
+            })
+            .collect();
+        for fits in fits.chunks_mut(S::F32_LANES) {
+            self.encode_together(simd, fits, &mut scratch);
         }
-        self.push(&errors[..n], carry, width);
+        self.push(&mut fits, width);
     }
 
-    /// Hands the `errors` of the stripe on to the columns behind it, `width` of them per row of `carry`.
+    /// Codes the stripe's blocks of as many rows as a vector has lanes, or fewer.
     #[inline(always)]
-    fn push(&self, errors: &[[f32; STRIPE_INPUTS]], carry: &mut [f32], width: usize) {
+    fn encode_together<S: pulp::Simd>(
+        &self,
+        simd: S,
+        fits: &mut [RowFit<'_>],
+        scratch: &mut Scratch,
+    ) {
+        let mut wanted = [Wanted::default(); MAX_LANES];
+        let mut projected = [[0.0; BLOCK]; MAX_LANES];
+        for (block, (factor, tables)) in self.blocks.clone().zip(&self.tables) {
+            for ((fit, wanted), projected) in fits.iter().zip(&mut wanted).zip(&mut projected) {
+                *wanted = fit.wanted(block, factor);
+                for ((p, own), before) in projected.iter_mut().zip(wanted.own).zip(wanted.before) {
+                    *p = own + before;
+                }
+            }
+            tables.search(simd, &projected[..fits.len()], self.beam, scratch);
+            for (lane, (fit, wanted)) in fits.iter_mut().zip(&wanted).enumerate() {
+                fit.take(block, factor, wanted, scratch.winners(lane));
+            }
+        }
+    }
+
+    /// Hands the errors of the stripe on to the columns behind it, up to `width`.
+    #[inline(always)]
+    fn push(&self, fits: &mut [RowFit<'_>], width: usize) {
         let Some(full) = self.problem.metric.as_full() else { return };
         let (start, end) = (self.blocks.start * BLOCK, self.blocks.end * BLOCK);
         for first in (end..width).step_by(PUSH_COLUMNS) {
             let columns = first..(first + PUSH_COLUMNS).min(width);
-            for (errors, carry) in errors.iter().zip(carry.chunks_exact_mut(width)) {
+            for RowFit { errors, carry, .. } in &mut *fits {
                 let carry = &mut carry[columns.clone()];
                 full.push_errors((start, &errors[..end - start]), first, carry);
             }
@@ -222,52 +251,63 @@ struct RowFit<'a> {
     row: usize,
     scale: f32,
     /// Columns that are corrected exactly.
-    outliers: &'a [usize],
+    outliers: Vec<usize>,
+    /// Of the whole row.
+    winners: &'a mut [u8],
+    /// What errors of earlier columns leave to every column.
+    carry: &'a mut [f32],
+    errors: [f32; STRIPE_INPUTS],
+    sums: &'a mut RowSums,
+}
+
+/// What a block's winners are searched for, in units of the row's scale.
+#[derive(Clone, Copy, Default)]
+struct Wanted {
+    x: [f32; BLOCK],
+    /// x in the metric of the block.
+    own: [f32; BLOCK],
+    /// What earlier columns leave to it.
+    before: [f32; BLOCK],
 }
 
 impl RowFit<'_> {
     #[inline(always)]
-    fn encode(
-        &self,
-        scratch: &mut Scratch,
-        winners: &mut [u8],
-        carry: &mut [f32],
-        errors: &mut [f32; STRIPE_INPUTS],
-        sums: &mut RowSums,
-    ) {
-        let Stripe { problem, atoms, beam, blocks, tables } = self.stripe;
-        let sections = winners.len() / problem.metric.n_blocks;
+    fn wanted(&self, block: usize, factor: &BlockFactor) -> Wanted {
+        let problem = self.stripe.problem;
+        let x = self.load(problem.weights, block, true);
+        let before = match problem.metric.as_full() {
+            Some(_) => self.carry[block * BLOCK..][..BLOCK].try_into().expect("whole block"),
+            None => [0.0; BLOCK],
+        };
+        Wanted { x, own: times(&x, factor), before }
+    }
+
+    /// Takes the winners that begin `found` for `block`.
+    #[inline(always)]
+    fn take(&mut self, block: usize, factor: &BlockFactor, wanted: &Wanted, found: &[u8]) {
+        let found = &found[..self.winners.len() / self.stripe.problem.metric.n_blocks];
+        let Stripe { problem, atoms, blocks, .. } = self.stripe;
+        let Wanted { x, own, before } = wanted;
         let full = problem.metric.as_full();
-        let end = blocks.end * BLOCK;
-        for (block, (factor, tables)) in blocks.clone().zip(tables) {
-            let x = self.load(problem.weights, block, true);
-            let before = match full {
-                Some(_) => carry[block * BLOCK..][..BLOCK].try_into().expect("whole block"),
-                None => [0.0; BLOCK],
-            };
-            let own = times(&x, factor);
-            let winners = &mut winners[block * sections..(block + 1) * sections];
-            tables.search(&std::array::from_fn(|i| own[i] + before[i]), *beam, scratch, winners);
-            let sum = sum_atoms(atoms, winners);
-            let mut e: [f32; BLOCK] = std::array::from_fn(|i| x[i] - sum[i]);
-            for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
-                e[column % BLOCK] = 0.0;
-            }
-            let error = times(&e, factor);
-            let whole =
-                if full.is_some() { self.load(&problem.projected, block, false) } else { own };
-            for i in 0..BLOCK {
-                let x = f64::from(whole[i]);
-                let q = x - f64::from(error[i] + before[i]);
-                sums.energy += x * x;
-                sums.dot += x * q;
-                sums.square += q * q;
-            }
-            if let Some(full) = full {
-                let next = (block + 1) * BLOCK;
-                full.push_errors((block * BLOCK, &e), next, &mut carry[next..end]);
-                errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
-            }
+        self.winners[block * found.len()..][..found.len()].copy_from_slice(found);
+        let sum = sum_atoms(atoms, found);
+        let mut e: [f32; BLOCK] = std::array::from_fn(|i| x[i] - sum[i]);
+        for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
+            e[column % BLOCK] = 0.0;
+        }
+        let error = times(&e, factor);
+        let whole = if full.is_some() { self.load(&problem.projected, block, false) } else { *own };
+        for i in 0..BLOCK {
+            let x = f64::from(whole[i]);
+            let q = x - f64::from(error[i] + before[i]);
+            self.sums.energy += x * x;
+            self.sums.dot += x * q;
+            self.sums.square += q * q;
+        }
+        if let Some(full) = full {
+            let (next, end) = ((block + 1) * BLOCK, blocks.end * BLOCK);
+            full.push_errors((block * BLOCK, &e), next, &mut self.carry[next..end]);
+            self.errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
         }
     }
 
