@@ -88,6 +88,12 @@ impl FactoredMoment {
         self.factors.iter().zip(self.moment.spans()).map(of).collect()
     }
 
+    /// Inputs of a span; the last may have fewer.
+    #[must_use]
+    pub fn span_width(&self) -> usize {
+        self.moment.width()
+    }
+
     /// Rows and columns `start` to `start + PAD` of R; `start` is a multiple of [`PAD`]. Those of inputs that are not
     /// there are zero.
     #[must_use]

@@ -9,10 +9,11 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use crate::descent::Descent;
 use crate::metric::Metric;
 use crate::parts::{Atoms, SectionsParts};
 use crate::refit::Refit;
-use crate::search::{Coded, Problem};
+use crate::search::{Coded, Problem, RowSums};
 use crate::{SectionsParams, learn};
 use format::sections::{BLOCK, SectionsLayout};
 
@@ -175,12 +176,7 @@ impl Fit<'_> {
             let last = round == self.params.rounds;
             let beam = if last { self.params.beam } else { self.params.beam.min(REFIT_BEAM) };
             let Coded { winners, rows } = problem.search(&atoms, &scales, beam, progress);
-            let mut cost = 0.0;
-            for (scale, row) in scales.iter_mut().zip(&rows) {
-                let factor = row.best_factor();
-                cost += row.cost(factor) * f64::from(*scale).powi(2);
-                *scale = (f64::from(*scale) * factor) as f32;
-            }
+            let cost = rescale(&rows, &mut scales);
             let improved = best.as_ref().is_none_or(|b| cost < b.cost);
             if improved {
                 best =
@@ -196,7 +192,24 @@ impl Fit<'_> {
                 scales.copy_from_slice(&best.scales);
             }
         }
-        best.expect("one round at least")
+        let mut best = best.expect("one round at least");
+        self.descend(problem, &mut best);
+        best
+    }
+
+    /// Lets every block of `solution` see the errors of all others, those to its right too.
+    fn descend(&self, problem: &Problem, solution: &mut Solution) {
+        let SectionsParams { beam, sweeps, .. } = *self.params;
+        let Some(descent) = Descent::new(problem).filter(|_| sweeps > 0) else { return };
+        let (mul_mat, progress) = (self.context.mul_mat, self.context.progress);
+        progress.stage("descend", (self.metric.n_blocks * sweeps) as u64);
+        let mut better = solution.clone();
+        let code = (&solution.atoms, solution.scales.as_slice());
+        let rows = descent.run(code, &mut better.winners, (beam, sweeps), mul_mat, progress);
+        better.cost = rescale(&rows, &mut better.scales);
+        if better.cost < solution.cost {
+            *solution = better;
+        }
     }
 
     fn parts(
@@ -231,6 +244,17 @@ impl Fit<'_> {
         }
         parts.to_sidecars()
     }
+}
+
+/// Gives every row the scale that costs least; what all cost then.
+fn rescale(rows: &[RowSums], scales: &mut [f32]) -> f64 {
+    let mut cost = 0.0;
+    for (scale, row) in scales.iter_mut().zip(rows) {
+        let factor = row.best_factor();
+        cost += row.cost(factor) * f64::from(*scale).powi(2);
+        *scale = (f64::from(*scale) * factor) as f32;
+    }
+    cost
 }
 
 /// A power of two that atoms are multiplied and scales divided by, so that both have about the same size

@@ -14,6 +14,7 @@
 mod allocate;
 mod beam;
 mod cache;
+mod descent;
 mod encode;
 mod experts;
 mod gradient;

@@ -17,6 +17,8 @@ pub struct SectionsParams {
     pub beam: usize,
     /// Rounds of refitting atoms and scales with the winners fixed and searching the winners anew.
     pub rounds: usize,
+    /// Times that every block is searched anew with all other blocks known, if there are off-diagonal moments.
+    pub sweeps: usize,
     /// Share of the weights that are corrected one by one, 0..=0.1.
     pub outlier_share: f64,
     /// What is added to the diagonal of a second moment, as a share of its mean; 0..=1e6.
@@ -33,6 +35,7 @@ impl Default for SectionsParams {
             sections: 7,
             beam: 32,
             rounds: 2,
+            sweeps: 2,
             outlier_share: 0.0,
             damping: 0.05,
             max_samples: 32768,

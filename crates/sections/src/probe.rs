@@ -51,6 +51,7 @@ impl Probe {
         let params = SectionsParams {
             beam: BEAM.min(params.beam),
             rounds: 0,
+            sweeps: 0,
             max_samples: SAMPLES.min(params.max_samples),
             learn_rounds: LEARN_ROUNDS.min(params.learn_rounds),
             ..params.clone()

@@ -11,16 +11,16 @@ use crate::parts::{Atoms, sum_atoms};
 use format::sections::BLOCK;
 
 /// Blocks whose tables are in memory at the same time; errors reach the columns behind them together.
-const STRIPE: usize = 8;
+pub(crate) const STRIPE: usize = 8;
 /// Inputs of these blocks.
-const STRIPE_INPUTS: usize = STRIPE * BLOCK;
+pub(crate) const STRIPE_INPUTS: usize = STRIPE * BLOCK;
 // Errors are handed on from stripe to stripe, so no stripe lies in two spans of a second moment.
 const _: () = assert!(SPAN_STEP.is_multiple_of(STRIPE_INPUTS));
 /// Columns that all rows of a task hand errors on to before the next ones: their part of the factor stays in
 /// the second-level cache.
 const PUSH_COLUMNS: usize = 512;
 /// Rows per task.
-const GROUP: usize = 32;
+pub(crate) const GROUP: usize = 32;
 /// Rows per product with the second moment.
 const PRODUCT_ROWS: usize = 256;
 
@@ -32,7 +32,7 @@ pub(crate) struct Problem<'a> {
     /// Positions that are corrected exactly afterwards: their error is 0 whatever the winners.
     pub(crate) outliers: &'a Coo,
     /// `weights R` without outliers, [d_in, d_out]; empty unless the metric is full.
-    projected: Vec<f32>,
+    pub(crate) projected: Vec<f32>,
 }
 
 /// The sums of one row in units of its scale: x is the row, q what its winners stand for.
@@ -91,6 +91,25 @@ impl<'a> Problem<'a> {
             }
         }
         problem
+    }
+
+    /// The block `block` of a row of `matrix`, [d_in, d_out], in units of the row's scale; inputs that are not there are 0.
+    #[inline(always)]
+    pub(crate) fn load(
+        &self,
+        matrix: &[f32],
+        (row, scale): (usize, f32),
+        block: usize,
+    ) -> [f32; BLOCK] {
+        let d_in = self.shape.d_in;
+        let width = BLOCK.min(d_in - block * BLOCK);
+        let mut x = [0.0; BLOCK];
+        x[..width].copy_from_slice(&matrix[row * d_in + block * BLOCK..][..width]);
+        let inverse = if scale > 0.0 { scale.recip() } else { 0.0 };
+        for v in &mut x {
+            *v *= inverse;
+        }
+        x
     }
 
     /// Searches the winners of all blocks for rows scaled by `scales`.
@@ -311,16 +330,11 @@ impl RowFit<'_> {
         }
     }
 
-    /// The block `block` of the row in `matrix`, [d_in, d_out], in units of the row's scale; padded inputs
+    /// The block of the row in `matrix`, [d_in, d_out], in units of the row's scale; padded inputs
     /// and, if `masked`, outliers are 0.
     #[inline(always)]
     fn load(&self, matrix: &[f32], block: usize, masked: bool) -> [f32; BLOCK] {
-        let d_in = self.stripe.problem.shape.d_in;
-        let width = BLOCK.min(d_in - block * BLOCK);
-        let mut x = [0.0; BLOCK];
-        x[..width].copy_from_slice(&matrix[self.row * d_in + block * BLOCK..][..width]);
-        let inverse = if self.scale > 0.0 { self.scale.recip() } else { 0.0 };
-        x = x.map(|v| v * inverse);
+        let mut x = self.stripe.problem.load(matrix, (self.row, self.scale), block);
         if masked {
             for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
                 x[column % BLOCK] = 0.0;

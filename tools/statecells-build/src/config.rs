@@ -196,6 +196,7 @@ fn method(
                 sections: sections.sections,
                 beam: sections.beam,
                 rounds: sections.rounds,
+                sweeps: sections.sweeps,
                 outlier_share: sections.outliers,
                 damping: sections.damping,
                 ..SectionsParams::default()

@@ -74,6 +74,10 @@ pub struct SectionsFlags {
     #[arg(long, value_name = "ROUNDS", default_value_t = SECTIONS.rounds)]
     pub rounds: usize,
 
+    /// Times that every block of 8 inputs is searched anew with the errors of all others known; only with a calibration
+    #[arg(long, value_name = "SWEEPS", default_value_t = SECTIONS.sweeps)]
+    pub sweeps: usize,
+
     /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
     /// sum of atoms reaches
     #[arg(long, value_name = "SHARE", default_value_t = OUTLIERS)]

@@ -223,6 +223,7 @@ impl Method for SectionsMethod {
             }
         }
         if let Some(moments) = &self.moments {
+            set("--sweeps", params.sweeps.to_string());
             set("--damping", params.damping.to_string());
             set("--shrink", moments.shrink.to_string());
             set("--max-h-dim", moments.max_dim.to_string());

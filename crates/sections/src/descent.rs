@@ -1,0 +1,494 @@
+//! Coordinate descent over blocks: each block's winners are searched anew while all others stay, those to its right too.
+//!
+//! The pass from left to right leaves errors that later blocks could not make up for, and knows nothing of what comes. With all
+//! other errors e known, the cost of block b is e_b H_bb e_b^T + 2 e_b g_b^T, g_b being what the other blocks' errors send
+//! through H: a search like the first one, for a wanted block that g_b has moved. No step raises the cost but by the beam,
+//! which may miss what it had; QuantEase (Behdin et al. 2023) does the same with single weights.
+
+use std::ops::Range;
+
+use numerics::MatMul;
+use rayon::prelude::*;
+
+use crate::beam::{BlockFactor, MAX_LANES, Scratch, Tables, times};
+use crate::parts::{Atoms, sum_atoms};
+use crate::search::{GROUP, Problem, RowSums, STRIPE, STRIPE_INPUTS};
+use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
+
+/// Columns that all rows of a task hand errors on to before the next ones.
+const PUSH_COLUMNS: usize = 512;
+
+/// A matrix whose winners are known, and what its errors cost.
+pub(crate) struct Descent<'a> {
+    problem: &'a Problem<'a>,
+    /// H, [n, n] for every span of n inputs.
+    spans: Vec<Vec<f32>>,
+    /// Inputs of a span.
+    width: usize,
+}
+
+impl<'a> Descent<'a> {
+    /// `None` where every block stands by itself: if there are no off-diagonal moments.
+    pub(crate) fn new(problem: &'a Problem<'a>) -> Option<Self> {
+        let full = problem.metric.as_full()?;
+        Some(Self { problem, spans: full.damped(), width: full.span_width() })
+    }
+
+    /// Searches `winners`, [planes, d_out], anew `sweeps` times for rows scaled by `scales`; what the rows cost then.
+    pub(crate) fn run(
+        &self,
+        (atoms, scales): (&Atoms, &[f32]),
+        winners: &mut [u8],
+        (beam, sweeps): (usize, usize),
+        mul_mat: &dyn MatMul,
+        progress: &dyn numerics::Progress,
+    ) -> Vec<RowSums> {
+        let Problem { shape, metric, .. } = self.problem;
+        let mut errors = self.errors(atoms, scales, winners);
+        let mut images = vec![0.0f32; errors.len()];
+        let full = metric.as_full().expect("checked when made");
+        full.multiply(&self.spans, &errors, mul_mat, &mut images);
+        let planes = winners.len() / shape.d_out;
+        for _ in 0..sweeps {
+            for first in (0..metric.n_blocks).step_by(STRIPE) {
+                let blocks = first..(first + STRIPE).min(metric.n_blocks);
+                let stripe = Stripe::new(self, atoms, blocks, beam);
+                winners
+                    .par_chunks_mut(GROUP * planes)
+                    .zip(errors.par_chunks_mut(GROUP * shape.d_in))
+                    .zip(images.par_chunks_mut(GROUP * shape.d_in))
+                    .enumerate()
+                    .for_each(|(group, ((winners, errors), images))| {
+                        let (stripe, first) = (&stripe, group * GROUP);
+                        let part = Part { stripe, first, scales, winners, errors, images };
+                        pulp::Arch::new().dispatch(part);
+                    });
+                progress.advance(stripe.blocks.len() as u64);
+            }
+        }
+        let rows = errors.par_chunks(shape.d_in).zip(images.par_chunks(shape.d_in)).enumerate();
+        rows.map(|(row, (errors, images))| self.sums(row, scales[row], errors, images)).collect()
+    }
+
+    /// What the winners miss, [d_in, d_out], in units of the rows' scales; 0 for outliers.
+    fn errors(&self, atoms: &Atoms, scales: &[f32], winners: &[u8]) -> Vec<f32> {
+        let Problem { shape, outliers, .. } = self.problem;
+        let (sections, planes) = (atoms.len() / ATOMS, winners.len() / shape.d_out);
+        let mut errors = vec![0.0f32; shape.n_weights()];
+        errors.par_chunks_mut(shape.d_in).enumerate().for_each(|(row, errors)| {
+            let winners = winners[row * planes..][..planes].chunks_exact(sections);
+            for ((block, errors), winners) in errors.chunks_mut(BLOCK).enumerate().zip(winners) {
+                let x = self.problem.load(self.problem.weights, (row, scales[row]), block);
+                let sum = sum_atoms(atoms, winners);
+                errors.iter_mut().zip(x.iter().zip(sum)).for_each(|(e, (x, q))| *e = x - q);
+            }
+            for (_, column, _) in outliers.entries(row..row + 1) {
+                errors[column] = 0.0;
+            }
+        });
+        errors
+    }
+
+    /// The sums of a row x from its errors e and e H, both in units of its scale.
+    fn sums(&self, row: usize, scale: f32, errors: &[f32], images: &[f32]) -> RowSums {
+        let problem = self.problem;
+        let mut outliers = problem.outliers.entries(row..row + 1).map(|o| o.1).peekable();
+        let (mut energy, mut of_row, mut of_error) = (0.0f64, 0.0f64, 0.0f64);
+        for block in 0..problem.metric.n_blocks {
+            let at = block * BLOCK;
+            let x = problem.load(problem.weights, (row, scale), block);
+            let projected = problem.load(&problem.projected, (row, scale), block);
+            energy += projected.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
+            let values = errors[at..].iter().zip(&images[at..]).zip(x);
+            for (i, ((e, image), x)) in values.enumerate() {
+                let is_outlier = outliers.next_if(|o| *o == at + i).is_some();
+                let x = if is_outlier { 0.0 } else { f64::from(x) };
+                of_row += x * f64::from(*image);
+                of_error += f64::from(*e) * f64::from(*image);
+            }
+        }
+        RowSums { energy, dot: energy - of_row, square: energy - 2.0 * of_row + of_error }
+    }
+}
+
+/// Some neighbouring blocks of all rows.
+struct Stripe<'a> {
+    descent: &'a Descent<'a>,
+    atoms: &'a Atoms,
+    beam: usize,
+    blocks: Range<usize>,
+    /// The span's H.
+    moment: &'a [f32],
+    /// Inputs of the span.
+    span: Range<usize>,
+    tables: Vec<BlockTables>,
+}
+
+/// What a block's search needs.
+struct BlockTables {
+    /// H_bb
+    moment: BlockFactor,
+    /// F with F F^T = H_bb.
+    factor: BlockFactor,
+    /// F^-T
+    inverse: BlockFactor,
+    tables: Tables,
+}
+
+impl<'a> Stripe<'a> {
+    fn new(descent: &'a Descent<'a>, atoms: &'a Atoms, blocks: Range<usize>, beam: usize) -> Self {
+        let span = blocks.start * BLOCK / descent.width;
+        let moment = descent.spans[span].as_slice();
+        let first = span * descent.width;
+        let n = (descent.problem.shape.d_in - first).min(descent.width);
+        let make = |block: usize| BlockTables::new(atoms, moment, n, block * BLOCK - first);
+        let tables = blocks.clone().into_par_iter().map(make).collect();
+        Self { descent, atoms, beam, blocks, moment, span: first..first + n, tables }
+    }
+
+    /// H between input `i` and `columns`, all of the span.
+    #[inline(always)]
+    fn moments(&self, i: usize, columns: Range<usize>) -> &[f32] {
+        let Range { start, end } = self.span;
+        &self.moment[(i - start) * (end - start)..][columns.start - start..columns.end - start]
+    }
+
+    fn inputs(&self) -> Range<usize> {
+        self.blocks.start * BLOCK..(self.blocks.end * BLOCK).min(self.span.end)
+    }
+}
+
+impl BlockTables {
+    /// For the inputs from `first` on of a span with moment `h`, [n, n].
+    fn new(atoms: &Atoms, h: &[f32], n: usize, first: usize) -> Self {
+        let width = BLOCK.min(n - first);
+        let mut moment = [[0.0; BLOCK]; BLOCK];
+        for (i, row) in moment.iter_mut().enumerate().take(width) {
+            row[..width].copy_from_slice(&h[(first + i) * n + first..][..width]);
+        }
+        let (factor, inverse) = factored(&moment, width);
+        Self { moment, factor, inverse, tables: Tables::new(atoms, &factor) }
+    }
+}
+
+/// F, lower triangular, with F F^T = `h`, and F^-T, for the first `n` inputs; the rest is 0.
+fn factored(h: &BlockFactor, n: usize) -> (BlockFactor, BlockFactor) {
+    let mut f = [[0.0f64; BLOCK]; BLOCK];
+    for i in 0..n {
+        for j in 0..=i {
+            let products: f64 = (0..j).map(|k| f[i][k] * f[j][k]).sum();
+            let rest = f64::from(h[i][j]) - products;
+            // A damped moment is positive definite; rounding may leave a block's last pivots none.
+            f[i][j] =
+                if i == j { rest.max(f64::from(h[i][i]) * 1e-6).sqrt() } else { rest / f[j][j] };
+        }
+    }
+    // Column by column of F^-1, which is the transpose's rows.
+    let mut inverse = [[0.0f64; BLOCK]; BLOCK];
+    for column in 0..n {
+        for i in column..n {
+            let unit = f64::from(u8::from(i == column));
+            let products: f64 = (column..i).map(|k| f[i][k] * inverse[column][k]).sum();
+            inverse[column][i] = (unit - products) / f[i][i];
+        }
+    }
+    let single = |m: [[f64; BLOCK]; BLOCK]| m.map(|row| row.map(|v| v as f32));
+    (single(f), single(inverse))
+}
+
+/// A task: a stripe of some rows.
+struct Part<'a> {
+    stripe: &'a Stripe<'a>,
+    /// First row.
+    first: usize,
+    /// Of all rows.
+    scales: &'a [f32],
+    winners: &'a mut [u8],
+    errors: &'a mut [f32],
+    images: &'a mut [f32],
+}
+
+impl pulp::WithSimd for Part<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, simd: S) {
+        let Self { stripe, first, scales, winners, errors, images } = self;
+        let Problem { shape, outliers, .. } = stripe.descent.problem;
+        let n = errors.len() / shape.d_in;
+        let planes = winners.len() / n;
+        let mut outliers = outliers.entries(first..first + n).peekable();
+        let per_row = winners
+            .chunks_exact_mut(planes)
+            .zip(errors.chunks_exact_mut(shape.d_in))
+            .zip(images.chunks_exact_mut(shape.d_in));
+        let mut rows = Vec::with_capacity(n);
+        for (row, ((winners, errors), images)) in (first..).zip(per_row) {
+            let mut columns = Vec::new();
+            while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
+                columns.push(column);
+            }
+            let (scale, changes) = (scales[row], [0.0; STRIPE_INPUTS]);
+            rows.push(Row { row, scale, outliers: columns, winners, errors, images, changes });
+        }
+        let mut scratch = Scratch::default();
+        for rows in rows.chunks_mut(S::F32_LANES) {
+            stripe.search(simd, rows, &mut scratch);
+        }
+        stripe.push(&mut rows);
+    }
+}
+
+/// One row of a task.
+struct Row<'a> {
+    row: usize,
+    scale: f32,
+    /// Columns that are corrected exactly.
+    outliers: Vec<usize>,
+    winners: &'a mut [u8],
+    errors: &'a mut [f32],
+    images: &'a mut [f32],
+    /// By how much the stripe's errors have changed.
+    changes: [f32; STRIPE_INPUTS],
+}
+
+impl Stripe<'_> {
+    /// Searches the stripe's blocks of as many rows as a vector has lanes, or fewer.
+    #[inline(always)]
+    fn search<S: pulp::Simd>(&self, simd: S, rows: &mut [Row<'_>], scratch: &mut Scratch) {
+        let mut wanted = [[0.0; BLOCK]; MAX_LANES];
+        let mut blocks = [[0.0; BLOCK]; MAX_LANES];
+        for (block, tables) in self.blocks.clone().zip(&self.tables) {
+            for ((row, wanted), x) in rows.iter().zip(&mut wanted).zip(&mut blocks) {
+                *x = row.load(self.descent.problem, block);
+                *wanted = row.wanted(x, block, tables);
+            }
+            tables.tables.search(simd, &wanted[..rows.len()], self.beam, scratch);
+            for (lane, (row, x)) in rows.iter_mut().zip(&blocks).enumerate() {
+                row.improve((self, tables), (x, &wanted[lane]), block, scratch.winners(lane));
+            }
+        }
+    }
+
+    /// Hands the changes of the stripe on to the span's columns outside of it.
+    #[inline(always)]
+    fn push(&self, rows: &mut [Row<'_>]) {
+        let inputs = self.inputs();
+        for part in [self.span.start..inputs.start, inputs.end..self.span.end] {
+            for first in part.clone().step_by(PUSH_COLUMNS) {
+                let columns = first..(first + PUSH_COLUMNS).min(part.end);
+                for Row { images, changes, .. } in &mut *rows {
+                    for (block, changes) in changes.as_chunks::<BLOCK>().0.iter().enumerate() {
+                        let at = inputs.start + block * BLOCK;
+                        self.add(&mut images[columns.clone()], columns.clone(), at, changes);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds to e H at `columns` what `changes` of the errors from input `first` on add.
+    #[inline(always)]
+    fn add(&self, out: &mut [f32], columns: Range<usize>, first: usize, changes: &[f32; BLOCK]) {
+        let (quads, _) = changes.as_chunks::<4>();
+        for (q, e) in quads.iter().enumerate() {
+            if *e == [0.0; 4] {
+                continue;
+            }
+            // Changes of inputs that are not there are 0.
+            let row = |i: usize| {
+                self.moments((first + 4 * q + i).min(self.span.end - 1), columns.clone())
+            };
+            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
+            for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *out += (e[0] * a + e[1] * b) + (e[2] * c + e[3] * d);
+            }
+        }
+    }
+}
+
+impl Row<'_> {
+    /// The block's weights in units of the scale; 0 for outliers.
+    #[inline(always)]
+    fn load(&self, problem: &Problem<'_>, block: usize) -> [f32; BLOCK] {
+        let mut x = problem.load(problem.weights, (self.row, self.scale), block);
+        mask(&self.outliers, block, &mut x);
+        x
+    }
+
+    /// The block's part of `values`, which has one for every input; 0 for inputs that are not there.
+    #[inline(always)]
+    fn part(values: &[f32], block: usize) -> [f32; BLOCK] {
+        let mut part = [0.0; BLOCK];
+        for (p, v) in part.iter_mut().zip(&values[block * BLOCK..]) {
+            *p = *v;
+        }
+        part
+    }
+
+    /// What the block, whose weights are `x`, is searched for, in its metric.
+    #[inline(always)]
+    fn wanted(&self, x: &[f32; BLOCK], block: usize, tables: &BlockTables) -> [f32; BLOCK] {
+        let own = times(&Self::part(self.errors, block), &tables.moment);
+        let mut others = Self::part(self.images, block);
+        for (g, own) in others.iter_mut().zip(own) {
+            *g -= own;
+        }
+        let mut wanted = times(x, &tables.factor);
+        for (w, moved) in wanted.iter_mut().zip(times(&others, &tables.inverse)) {
+            *w += moved;
+        }
+        wanted
+    }
+
+    /// Takes the winners that begin `found` for `block`, whose weights are `x`, if they come nearer to `wanted` than those it
+    /// has: the beam may miss what is there already.
+    #[inline(always)]
+    fn improve(
+        &mut self,
+        (stripe, tables): (&Stripe<'_>, &BlockTables),
+        (x, wanted): (&[f32; BLOCK], &[f32; BLOCK]),
+        block: usize,
+        found: &[u8; MAX_SECTIONS],
+    ) {
+        let sections = stripe.atoms.len() / ATOMS;
+        let winners = &mut self.winners[block * sections..][..sections];
+        if *winners == found[..sections] {
+            return;
+        }
+        let mut now = sum_atoms(stripe.atoms, &found[..sections]);
+        let mut before = sum_atoms(stripe.atoms, winners);
+        // Whatever stands for an outlier costs nothing.
+        for sum in [&mut now, &mut before] {
+            mask(&self.outliers, block, sum);
+        }
+        if distance(&now, wanted, tables) >= distance(&before, wanted, tables) {
+            return;
+        }
+        winners.copy_from_slice(&found[..sections]);
+        let mut changes = [0.0; BLOCK];
+        for i in 0..BLOCK {
+            changes[i] = before[i] - now[i];
+        }
+        let known = self.errors[block * BLOCK..].iter_mut().zip(x).zip(now);
+        for (change, ((known, x), q)) in changes.iter_mut().zip(known) {
+            if *change != 0.0 {
+                *known = x - q;
+            }
+        }
+        let inputs = stripe.inputs();
+        // Inputs that are not there have no errors.
+        for change in changes.iter_mut().skip(inputs.end - block * BLOCK) {
+            *change = 0.0;
+        }
+        stripe.add(&mut self.images[inputs.clone()], inputs, block * BLOCK, &changes);
+        let at = (block - stripe.blocks.start) * BLOCK;
+        self.changes[at..at + BLOCK].copy_from_slice(&changes);
+    }
+}
+
+/// Makes the values of `block` at the columns `outliers` 0.
+#[inline(always)]
+fn mask(outliers: &[usize], block: usize, values: &mut [f32; BLOCK]) {
+    for &column in outliers.iter().filter(|c| **c / BLOCK == block) {
+        values[column % BLOCK] = 0.0;
+    }
+}
+
+/// |wanted - sum F|^2
+#[inline(always)]
+fn distance(sum: &[f32; BLOCK], wanted: &[f32; BLOCK], tables: &BlockTables) -> f32 {
+    let mut distance = 0.0;
+    for (w, s) in wanted.iter().zip(times(sum, &tables.factor)) {
+        distance += (w - s) * (w - s);
+    }
+    distance
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use format::MatrixShape;
+    use numerics::coo::Coo;
+    use numerics::testing::uniform;
+    use numerics::{Moment, ReferenceMatMul};
+
+    use super::*;
+    use crate::metric::Metric;
+
+    #[test]
+    fn factors_and_their_inverses_belong_together() {
+        for n in [1, 5, BLOCK] {
+            let mut h = [[0.0f32; BLOCK]; BLOCK];
+            for i in 0..n {
+                (0..n).for_each(|j| h[i][j] = (-0.4 * i.abs_diff(j) as f32).exp());
+            }
+            let (f, inverse) = factored(&h, n);
+            for i in 0..BLOCK {
+                for j in 0..BLOCK {
+                    let product: f32 = (0..BLOCK).map(|k| f[i][k] * f[j][k]).sum();
+                    assert!((product - h[i][j]).abs() < 1e-6);
+                    // (F^-T)^T F = 1
+                    let unit: f32 = (0..BLOCK).map(|k| inverse[k][i] * f[k][j]).sum();
+                    let expected = f32::from(u8::from(i == j && i < n));
+                    assert!((unit - expected).abs() < 1e-5, "{n} {i} {j}: {unit}");
+                }
+            }
+        }
+    }
+
+    /// A matrix whose last block is not whole, with outliers, and inputs in spans of `width`.
+    fn descends(width: usize) {
+        let shape = MatrixShape::new(140, 37);
+        let mut random = uniform(5);
+        let weights: Vec<f32> = (0..shape.n_weights()).map(|_| random()).collect();
+        let atoms: Atoms = (0..2 * ATOMS).map(|_| std::array::from_fn(|_| random())).collect();
+        let h = |i: usize, j: usize| (-0.2 * i.abs_diff(j) as f32).exp();
+        let moment = Arc::new(Moment::from_fn(shape.d_in, width, h));
+        let metric = Metric::full(moment, 0.0, 0.01, shape).unwrap();
+        let outliers = Coo::largest(&weights, shape, 60, None).unwrap();
+        let problem = Problem::new(&weights, shape, &metric, &outliers, &ReferenceMatMul);
+        let mut scales: Vec<f32> = (0..shape.d_out).map(|row| 0.5 + 0.01 * row as f32).collect();
+        scales[3] = 0.0;
+        let coded = problem.search(&atoms, &scales, 4, &());
+        let cost = |rows: &[RowSums]| -> f64 {
+            rows.iter().zip(&scales).map(|(r, s)| r.cost(1.0) * f64::from(*s).powi(2)).sum()
+        };
+        let descent = Descent::new(&problem).unwrap();
+        let mut last = f64::INFINITY;
+        for sweeps in 0..4 {
+            let mut winners = coded.winners.clone();
+            let code = (&atoms, scales.as_slice());
+            let rows = descent.run(code, &mut winners, (4, sweeps), &ReferenceMatMul, &());
+            if sweeps == 0 {
+                // Nothing is searched: what the first search found, and its sums.
+                assert_eq!(winners, coded.winners);
+                for (a, b) in rows.iter().zip(&coded.rows) {
+                    let sums = [(a.energy, b.energy), (a.dot, b.dot), (a.square, b.square)];
+                    for (a, b) in sums {
+                        assert!((a - b).abs() < 1e-3 * b.abs().max(1.0), "{a} {b}");
+                    }
+                }
+            }
+            let now = cost(&rows);
+            assert!(now < last, "{now} after {last}");
+            last = now;
+            // The sums that were kept up are those of the winners.
+            let mut same = winners.clone();
+            let again = descent.run(code, &mut same, (4, 0), &ReferenceMatMul, &());
+            assert!((cost(&again) - now).abs() < 1e-3 * now, "{} {now}", cost(&again));
+        }
+        assert!(last < 0.95 * cost(&coded.rows), "{last} of {}", cost(&coded.rows));
+    }
+
+    #[test]
+    fn every_sweep_lowers_the_cost() {
+        descends(140);
+    }
+
+    #[test]
+    fn spans_are_swept_each_by_itself() {
+        descends(64);
+    }
+}
