@@ -32,8 +32,8 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then show_help && exit 0; fi
 again="mend what the message above names, then ./scripts/test.sh again: finished work is skipped"
 step "tools" "$again" "$SCRIPTS/setup-tools.sh" --test
 step "llama.cpp" "$again" "$SCRIPTS/build-llama.sh"
-step "kernels" "see simd/mod.rs in crates/statecells-kernels" "$SCRIPTS/check-inlined.sh"
 step "workspace" "$again" "$SCRIPTS/build-workspace.sh"
+step "kernels" "see simd/mod.rs in crates/statecells-kernels" "$SCRIPTS/check-inlined.sh"
 step "model" "$again" "$SCRIPTS/fetch-model.sh"
 if (($# == 0)); then step "tests in Python: scripts and file format" "the failed check is named above" python_tests; fi
 # Only pages are looked at with it: without Node.js or the network, these tests say that they are skipped.

@@ -49,6 +49,8 @@ pub struct Context<'m, O = ()> {
 struct Watch<O> {
     observer: O,
     stopped: bool,
+    /// Ended early, and nothing is wrong.
+    ended: bool,
     panic: Option<Box<dyn Any + Send>>,
 }
 
@@ -109,7 +111,7 @@ impl<'m, O: Observer> Context<'m, O> {
         if params.n_ctx == 0 || params.n_batch == 0 || params.n_threads <= 0 {
             return Err(LlamaError::Context("sizes and threads must be positive".to_owned()));
         }
-        let watch = Box::new(Watch { observer, stopped: false, panic: None });
+        let watch = Box::new(Watch { observer, stopped: false, ended: false, panic: None });
         let watch = NonNull::from(Box::leak(watch));
         let mut raw_params = raw_params::<O>(params, watch);
         change(&mut raw_params);
@@ -194,6 +196,9 @@ impl<'m, O: Observer> Context<'m, O> {
         }
         if std::mem::take(&mut watch.stopped) {
             return Err(LlamaError::Stopped);
+        }
+        if std::mem::take(&mut watch.ended) {
+            self.batch.outputs.clear(); // there are no logits
         }
         let unnamed = || format!("llama_decode returned {status}");
         match status {
@@ -356,12 +361,12 @@ unsafe extern "C" fn visit<O: Observer>(
 ) -> bool {
     // SAFETY: the pointer given to llama.cpp, used by nobody else during `decode`.
     let watch = unsafe { &mut *user_data.cast::<Watch<O>>() };
-    if watch.stopped || watch.panic.is_some() {
-        // Stopped: wanting every node ends each part of the graph after its first one.
+    if watch.stopped || watch.ended || watch.panic.is_some() {
+        // Over: wanting every node ends each part of the graph after its first one.
         return ask;
     }
-    let observer = &mut watch.observer;
     let result = catch_unwind(AssertUnwindSafe(|| {
+        let observer = &mut watch.observer;
         // SAFETY: ggml passes a valid tensor of the graph; when it does not ask, its backend has been
         // synchronized, so no thread is computing.
         unsafe {
@@ -374,7 +379,8 @@ unsafe extern "C" fn visit<O: Observer>(
     match result {
         Ok(answer) => {
             watch.stopped = !ask && !answer;
-            answer
+            watch.ended = !ask && answer && watch.observer.has_enough();
+            answer && !watch.ended
         }
         Err(panic) => {
             watch.panic = Some(panic);

@@ -17,6 +17,12 @@ pub trait Observer {
 
     /// Takes what it needs from a wanted node; `false` stops the evaluation.
     fn observe(&mut self, node: Computed<'_>) -> bool;
+
+    /// Whether nothing more of this evaluation is wanted, its outputs neither: asked after every node that was observed. The
+    /// rest is not computed then.
+    fn has_enough(&self) -> bool {
+        false
+    }
 }
 
 /// Watches nothing.

@@ -180,6 +180,43 @@ fn observers_may_stop_or_panic() {
     );
 }
 
+/// Sees the products with the gates of the first layers, and has enough then.
+struct Content(Recorder, usize);
+
+impl Observer for Content {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        self.0.wants(node)
+    }
+
+    fn observe(&mut self, node: Computed<'_>) -> bool {
+        self.0.observe(node)
+    }
+
+    fn has_enough(&self) -> bool {
+        self.0.seen.len() == self.1
+    }
+}
+
+#[test]
+fn what_nobody_wants_any_more_is_not_computed_and_spoils_nothing() {
+    let Some(model) = load() else { return };
+    let tokens = tokens(&model);
+    let recorder = || Recorder { suffix: "ffn_gate.weight", ..Default::default() };
+    let mut context = Context::with_observer(&model, PARAMS, Content(recorder(), 2)).unwrap();
+    let mut whole = Context::with_observer(&model, PARAMS, recorder()).unwrap();
+    // The second batch reads what the first one left in the cache.
+    for batch in tokens.chunks(4).take(2) {
+        context.observer_mut().0.seen.clear();
+        context.decode(batch, Outputs::All).unwrap();
+        assert!(matches!(context.logits(0), Err(LlamaError::NoLogits(0))));
+        whole.observer_mut().seen.clear();
+        whole.decode(batch, Outputs::All).unwrap();
+        assert!(whole.observer().seen.len() > 2);
+        assert_eq!(context.observer().0.seen, whole.observer().seen[..2]);
+    }
+    assert_eq!(context.n_past(), whole.n_past());
+}
+
 #[test]
 fn bad_batches_are_refused() {
     let Some(model) = load() else { return };

@@ -1,5 +1,7 @@
 //! One pass over the matrix: winners for every block, errors pushed on to the blocks to the right.
 
+use std::ops::Range;
+
 use format::MatrixShape;
 use numerics::coo::Coo;
 use numerics::{MatMul, SPAN_STEP};
@@ -172,17 +174,12 @@ struct Stripe<'a> {
     problem: &'a Problem<'a>,
     atoms: &'a Atoms,
     beam: usize,
-    blocks: std::ops::Range<usize>,
+    blocks: Range<usize>,
     tables: Vec<(BlockFactor, Tables)>,
 }
 
 impl<'a> Stripe<'a> {
-    fn new(
-        problem: &'a Problem<'a>,
-        atoms: &'a Atoms,
-        blocks: std::ops::Range<usize>,
-        beam: usize,
-    ) -> Self {
+    fn new(problem: &'a Problem<'a>, atoms: &'a Atoms, blocks: Range<usize>, beam: usize) -> Self {
         let make = |block: usize| {
             let factor = problem.metric.block(block);
             (factor, Tables::new(atoms, &factor))
@@ -205,20 +202,15 @@ impl<'a> Stripe<'a> {
         let n = rows.len();
         let mut scratch = Scratch::default();
         let (width, planes) = (carry.len() / n, winners.len() / n);
-        let mut outliers = self.problem.outliers.entries(first..first + n).peekable();
+        let columns = columns_by_row(self.problem.outliers, first..first + n);
         let per_row = winners.chunks_exact_mut(planes).zip(rows).zip(carry.chunks_exact_mut(width));
-        let mut fits: Vec<RowFit<'_>> = (first..)
-            .zip(per_row)
-            .zip(scales)
-            .map(|((row, ((winners, sums), carry)), &scale)| {
-                let mut columns = Vec::new();
-                while let Some((_, column, _)) = outliers.next_if(|o| o.0 == row) {
-                    columns.push(column);
-                }
-                let (outliers, errors) = (columns, [0.0; STRIPE_INPUTS]);
-                RowFit { stripe: self, row, scale, outliers, winners, carry, errors, sums }
-            })
-            .collect();
+        let mut fits = Vec::with_capacity(n);
+        for (i, (outliers, ((winners, sums), carry))) in
+            columns.into_iter().zip(per_row).enumerate()
+        {
+            let (row, scale, errors) = (first + i, scales[i], [0.0; STRIPE_INPUTS]);
+            fits.push(RowFit { stripe: self, row, scale, outliers, winners, carry, errors, sums });
+        }
         for fits in fits.chunks_mut(S::F32_LANES) {
             self.encode_together(simd, fits, &mut scratch);
         }
@@ -311,9 +303,7 @@ impl RowFit<'_> {
         self.winners[block * found.len()..][..found.len()].copy_from_slice(found);
         let sum = sum_atoms(atoms, found);
         let mut e: [f32; BLOCK] = std::array::from_fn(|i| x[i] - sum[i]);
-        for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
-            e[column % BLOCK] = 0.0;
-        }
+        mask(&self.outliers, block, &mut e);
         let error = times(&e, factor);
         let whole = if full.is_some() { self.load(&problem.projected, block, false) } else { *own };
         for i in 0..BLOCK {
@@ -336,10 +326,25 @@ impl RowFit<'_> {
     fn load(&self, matrix: &[f32], block: usize, masked: bool) -> [f32; BLOCK] {
         let mut x = self.stripe.problem.load(matrix, (self.row, self.scale), block);
         if masked {
-            for &column in self.outliers.iter().filter(|c| **c / BLOCK == block) {
-                x[column % BLOCK] = 0.0;
-            }
+            mask(&self.outliers, block, &mut x);
         }
         x
+    }
+}
+
+/// Columns of the outliers of every one of `rows`.
+pub(crate) fn columns_by_row(outliers: &Coo, rows: Range<usize>) -> Vec<Vec<usize>> {
+    let mut columns = vec![Vec::new(); rows.len()];
+    for (row, column, _) in outliers.entries(rows.clone()) {
+        columns[row - rows.start].push(column);
+    }
+    columns
+}
+
+/// Makes the values of `block` at the columns `outliers` 0.
+#[inline(always)]
+pub(crate) fn mask(outliers: &[usize], block: usize, values: &mut [f32; BLOCK]) {
+    for &column in outliers.iter().filter(|c| **c / BLOCK == block) {
+        values[column % BLOCK] = 0.0;
     }
 }

@@ -21,6 +21,8 @@ pub struct Collector<'a> {
     max_moment_dim: usize,
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
+    /// Tokens of this batch.
+    n_batch: usize,
     kind: PassageKind,
     scratch: MomentScratch,
     rows: Vec<f32>,
@@ -52,6 +54,7 @@ impl<'a> Collector<'a> {
             sampling,
             max_moment_dim: params.max_moment_dim,
             n_before: [0; 2],
+            n_batch: 0,
             kind: PassageKind::Fitted,
             scratch: MomentScratch::default(),
             rows: Vec::new(),
@@ -63,15 +66,16 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// The next batch is part of a context of `kind`.
-    pub(super) fn begin(&mut self, kind: PassageKind) {
-        self.kind = kind;
+    /// The next batch, of `n` tokens, is part of a context of `kind`.
+    pub(super) fn begin(&mut self, kind: PassageKind, n: usize) {
+        (self.kind, self.n_batch) = (kind, n);
         self.shared.clear();
         self.inputs.values_mut().for_each(|i| i.n_in_batch = 0);
     }
 
-    /// The batch of `n` tokens is over.
-    pub(super) fn end(&mut self, n: usize) -> Result<(), CaptureError> {
+    /// The batch is over.
+    pub(super) fn end(&mut self) -> Result<(), CaptureError> {
+        let n = self.n_batch;
         self.n_before[self.kind as usize] += n as u64;
         match self.inputs.iter().find(|(_, i)| i.n_in_batch != n) {
             None => Ok(()),
@@ -214,5 +218,10 @@ impl Observer for Collector<'_> {
             self.error.get_or_insert(CaptureError::Stopped);
         }
         self.error.is_none()
+    }
+
+    /// Layers behind the last input and the output matrix need not be computed.
+    fn has_enough(&self) -> bool {
+        self.inputs.values().all(|input| input.n_in_batch == self.n_batch)
     }
 }

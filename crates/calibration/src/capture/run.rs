@@ -99,14 +99,14 @@ impl<'m, 'a> Capture<'m, 'a> {
         let start = Instant::now();
         self.context.clear();
         for batch in tokens.chunks(self.context.n_batch().min(self.params.n_batch as usize)) {
-            self.context.observer_mut().begin(kind);
+            self.context.observer_mut().begin(kind, batch.len());
             let decoded = self.context.decode(batch, Outputs::All);
             let collector = self.context.observer_mut();
             if let Some(error) = collector.error.take() {
                 return Err(error);
             }
             decoded?;
-            collector.end(batch.len())?;
+            collector.end()?;
         }
         self.total += start.elapsed();
         Ok(())
