@@ -199,6 +199,7 @@ impl Error {
     }
 
     /// [`Self::Calibrating`] for a model that nothing can be seen of.
+    #[cfg(any(feature = "calibrate", feature = "sections"))]
     pub(crate) fn cannot_run(error: &llama::LlamaError) -> Self {
         Self::Calibrating(format!("{error}: --no-calib fits to the weights alone"))
     }
