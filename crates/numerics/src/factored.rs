@@ -330,6 +330,31 @@ mod tests {
     }
 
     #[test]
+    fn a_large_moment_is_factored_in_f32_closely_enough() {
+        let d = IN_F64 + PAD;
+        // A few directions hold most of it, as in the inputs of ffn_down.
+        let large = |i: usize| if i.is_multiple_of(97) { 30.0 } else { 0.1 };
+        let h = |i: usize, j: usize| {
+            large(i) * large(j)
+                + (-0.1 * i.abs_diff(j) as f32).exp() * f32::from(u8::from(i.abs_diff(j) < 64))
+        };
+        let moment = Arc::new(Moment::from_fn(d, d, h));
+        let mean = moment.mean_square();
+        let damping = 0.01;
+        let factored = FactoredMoment::new(moment, 0.0, damping).unwrap();
+        assert_eq!(factored.factors[0].added, damping, "no more is needed");
+        let r = &factored.factors[0];
+        for n in 0..300 {
+            let (i, j) = (n * 7919 % d, n * 104_729 % d);
+            let first = i.max(j);
+            let (a, b) = (r.row(i, first..d), r.row(j, first..d));
+            let product: f64 = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+            let expected = f64::from(h(i, j)) / mean + if i == j { damping } else { 0.0 };
+            assert!((product - expected).abs() < 0.1 * damping, "{i} {j}: {product} {expected}");
+        }
+    }
+
+    #[test]
     fn shrinking_keeps_the_diagonal() {
         let moment = Arc::new(Moment::whole(&[4.0, 2.0, 2.0, 3.0], 2));
         let factored = FactoredMoment::new(moment, 0.25, 0.5).unwrap();

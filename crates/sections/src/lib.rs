@@ -5,7 +5,8 @@
 //! codes is what the run time looks up as it is, see [`format::sections::SectionsLayout`].
 //!
 //! The winners of a block are found by a beam search. With a second moment H of the inputs the error of a
-//! finished block is made up for by the blocks to its right, and scales and atoms are refitted under H.
+//! finished block is made up for by the blocks to its right, and scales and atoms are refitted under H. At last every block is
+//! searched anew with the errors of all others known.
 //!
 //! Everything here is plain arithmetic on slices: no FFI, no files, and the same bytes for the same input
 //! whatever the number of threads.
