@@ -365,22 +365,24 @@ unsafe extern "C" fn visit<O: Observer>(
         // Over: wanting every node ends each part of the graph after its first one.
         return ask;
     }
+    let observer = &mut watch.observer;
     let result = catch_unwind(AssertUnwindSafe(|| {
-        let observer = &mut watch.observer;
         // SAFETY: ggml passes a valid tensor of the graph; when it does not ask, its backend has been
         // synchronized, so no thread is computing.
         unsafe {
             match ask {
-                true => observer.wants(Node::new(tensor)),
-                false => observer.observe(Computed::new(tensor)),
+                true => (observer.wants(Node::new(tensor)), false),
+                false => {
+                    let goes_on = observer.observe(Computed::new(tensor));
+                    (goes_on, goes_on && observer.has_enough())
+                }
             }
         }
     }));
     match result {
-        Ok(answer) => {
-            watch.stopped = !ask && !answer;
-            watch.ended = !ask && answer && watch.observer.has_enough();
-            answer && !watch.ended
+        Ok((answer, ended)) => {
+            (watch.stopped, watch.ended) = (!ask && !answer, ended);
+            answer && !ended
         }
         Err(panic) => {
             watch.panic = Some(panic);

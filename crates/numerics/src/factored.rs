@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::linalg::{LowerTiles, add_scaled};
+use crate::linalg::{LowerTiles, add_four_scaled, add_scaled};
 use crate::moment::MomentSpan;
 use crate::{MatMul, Moment};
 
@@ -126,14 +126,10 @@ impl FactoredMoment {
         let first = first - factor.start;
         let carry = &mut carry[..n];
         let values = |i: usize| factor.row(row + i, first..first + n);
-        // four rows at a time: the sums are loaded and stored a quarter as often
         let (quads, rest) = errors.as_chunks::<4>();
         for (q, e) in quads.iter().enumerate() {
-            let (a, b) = (values(4 * q), values(4 * q + 1));
-            let (c, d) = (values(4 * q + 2), values(4 * q + 3));
-            for ((((out, a), b), c), d) in carry.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *out += (e[0] * a + e[1] * b) + (e[2] * c + e[3] * d);
-            }
+            let q = 4 * q;
+            add_four_scaled(carry, e, [values(q), values(q + 1), values(q + 2), values(q + 3)]);
         }
         for (i, e) in rest.iter().enumerate() {
             add_scaled(carry, *e, values(quads.len() * 4 + i));

@@ -20,7 +20,7 @@ pub(crate) const STRIPE_INPUTS: usize = STRIPE * BLOCK;
 const _: () = assert!(SPAN_STEP.is_multiple_of(STRIPE_INPUTS));
 /// Columns that all rows of a task hand errors on to before the next ones: their part of the factor stays in
 /// the second-level cache.
-const PUSH_COLUMNS: usize = 512;
+pub(crate) const PUSH_COLUMNS: usize = 512;
 /// Rows per task.
 pub(crate) const GROUP: usize = 32;
 /// Rows per product with the second moment.
@@ -111,6 +111,19 @@ impl<'a> Problem<'a> {
         for v in &mut x {
             *v *= inverse;
         }
+        x
+    }
+
+    /// The block `block` of a row of the weights; 0 for `outliers`, the row's columns that are corrected exactly.
+    #[inline(always)]
+    pub(crate) fn load_masked(
+        &self,
+        row: (usize, f32),
+        block: usize,
+        outliers: &[usize],
+    ) -> [f32; BLOCK] {
+        let mut x = self.load(self.weights, row, block);
+        mask(outliers, block, &mut x);
         x
     }
 
@@ -285,7 +298,7 @@ impl RowFit<'_> {
     #[inline(always)]
     fn wanted(&self, block: usize, factor: &BlockFactor) -> Wanted {
         let problem = self.stripe.problem;
-        let x = self.load(problem.weights, block, true);
+        let x = problem.load_masked((self.row, self.scale), block, &self.outliers);
         let before = match problem.metric.as_full() {
             Some(_) => self.carry[block * BLOCK..][..BLOCK].try_into().expect("whole block"),
             None => [0.0; BLOCK],
@@ -305,7 +318,10 @@ impl RowFit<'_> {
         let mut e: [f32; BLOCK] = std::array::from_fn(|i| x[i] - sum[i]);
         mask(&self.outliers, block, &mut e);
         let error = times(&e, factor);
-        let whole = if full.is_some() { self.load(&problem.projected, block, false) } else { *own };
+        let whole = match full {
+            Some(_) => problem.load(&problem.projected, (self.row, self.scale), block),
+            None => *own,
+        };
         for i in 0..BLOCK {
             let x = f64::from(whole[i]);
             let q = x - f64::from(error[i] + before[i]);
@@ -318,17 +334,6 @@ impl RowFit<'_> {
             full.push_errors((block * BLOCK, &e), next, &mut self.carry[next..end]);
             self.errors[(block - blocks.start) * BLOCK..][..BLOCK].copy_from_slice(&e);
         }
-    }
-
-    /// The block of the row in `matrix`, [d_in, d_out], in units of the row's scale; padded inputs
-    /// and, if `masked`, outliers are 0.
-    #[inline(always)]
-    fn load(&self, matrix: &[f32], block: usize, masked: bool) -> [f32; BLOCK] {
-        let mut x = self.stripe.problem.load(matrix, (self.row, self.scale), block);
-        if masked {
-            mask(&self.outliers, block, &mut x);
-        }
-        x
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The pass from left to right leaves errors that later blocks could not make up for, and knows nothing of what comes. With all
 //! other errors e known, the cost of block b is e_b H_bb e_b^T + 2 e_b g_b^T, g_b being what the other blocks' errors send
-//! through H: a search like the first one, for a wanted block that g_b has moved. No step raises the cost but by the beam,
-//! which may miss what it had; QuantEase (Behdin et al. 2023) does the same with single weights.
+//! through H: a search like the first one, for a wanted block that g_b has moved. The beam may miss what a block has already, which
+//! stays then, so that no step raises the cost; QuantEase (Behdin et al. 2023) does the same with single weights.
 
 mod stripe;
 

@@ -5,12 +5,10 @@ use std::ops::Range;
 use crate::beam::{BlockFactor, MAX_LANES, Scratch, Tables, times};
 use crate::descent::Descent;
 use crate::parts::{Atoms, sum_atoms};
-use crate::search::{Problem, STRIPE_INPUTS, columns_by_row, mask};
+use crate::search::{PUSH_COLUMNS, Problem, STRIPE_INPUTS, columns_by_row, mask};
 use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
+use numerics::linalg::add_four_scaled;
 use rayon::prelude::*;
-
-/// Columns that all rows of a task hand errors on to before the next ones.
-const PUSH_COLUMNS: usize = 512;
 
 /// Some neighbouring blocks of all rows.
 pub(super) struct Stripe<'a> {
@@ -162,7 +160,8 @@ impl Stripe<'_> {
         let mut blocks = [[0.0; BLOCK]; MAX_LANES];
         for (block, tables) in self.blocks.clone().zip(&self.tables) {
             for ((row, wanted), x) in rows.iter().zip(&mut wanted).zip(&mut blocks) {
-                *x = row.load(self.descent.problem, block);
+                let problem = self.descent.problem;
+                *x = problem.load_masked((row.row, row.scale), block, &row.outliers);
                 *wanted = row.wanted(x, block, tables);
             }
             tables.tables.search(simd, &wanted[..rows.len()], self.beam, scratch);
@@ -201,23 +200,12 @@ impl Stripe<'_> {
             let row = |i: usize| {
                 self.moments((first + 4 * q + i).min(self.span.end - 1), columns.clone())
             };
-            let (a, b, c, d) = (row(0), row(1), row(2), row(3));
-            for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                *out += (e[0] * a + e[1] * b) + (e[2] * c + e[3] * d);
-            }
+            add_four_scaled(out, e, [row(0), row(1), row(2), row(3)]);
         }
     }
 }
 
 impl Row<'_> {
-    /// The block's weights in units of the scale; 0 for outliers.
-    #[inline(always)]
-    fn load(&self, problem: &Problem<'_>, block: usize) -> [f32; BLOCK] {
-        let mut x = problem.load(problem.weights, (self.row, self.scale), block);
-        mask(&self.outliers, block, &mut x);
-        x
-    }
-
     /// The block's part of `values`, which has one for every input; 0 for inputs that are not there.
     #[inline(always)]
     fn part(values: &[f32], block: usize) -> [f32; BLOCK] {
@@ -269,20 +257,15 @@ impl Row<'_> {
         }
         winners.copy_from_slice(&found[..sections]);
         let mut changes = [0.0; BLOCK];
-        for i in 0..BLOCK {
-            changes[i] = before[i] - now[i];
-        }
-        let known = self.errors[block * BLOCK..].iter_mut().zip(x).zip(now);
-        for (change, ((known, x), q)) in changes.iter_mut().zip(known) {
+        // Inputs that are not there have no errors, and no changes.
+        let known = self.errors[block * BLOCK..].iter_mut().zip(x).zip(before.iter().zip(now));
+        for (change, ((known, x), (before, now))) in changes.iter_mut().zip(known) {
+            *change = before - now;
             if *change != 0.0 {
-                *known = x - q;
+                *known = x - now;
             }
         }
         let inputs = stripe.inputs();
-        // Inputs that are not there have no errors.
-        for change in changes.iter_mut().skip(inputs.end - block * BLOCK) {
-            *change = 0.0;
-        }
         stripe.add(&mut self.images[inputs.clone()], inputs, block * BLOCK, &changes);
         let at = (block - stripe.blocks.start) * BLOCK;
         self.changes[at..at + BLOCK].copy_from_slice(&changes);
