@@ -61,8 +61,13 @@ fn a_build_of_many_layers_needs_as_much_as_one_of_few() {
         let (few, small) = build(&of(2), flags);
         let (many, large) = build(&of(16), flags);
         println!("{flags}: 2 layers, {small} bytes: {few:?}; 16 layers, {large} bytes: {many:?}");
-        let grown = many.resident.saturating_sub(few.resident);
-        assert!(grown < (large - small) / 8, "{few:?}, {many:?} for {} bytes more", large - small);
+        let more = large - small;
+        let own = many.own.saturating_sub(few.own);
+        assert!(own < more / 8, "{few:?}, {many:?} for {more} bytes more");
+        // Pages of the mapped model are given back too. The kernel maps more than what is touched, up to 2 MB at
+        // a time where the page cache has such pages, so this limit is wider.
+        let resident = many.resident.saturating_sub(few.resident);
+        assert!(resident < more / 2, "{few:?}, {many:?} for {more} bytes more");
     }
 }
 
