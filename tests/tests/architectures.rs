@@ -26,9 +26,10 @@ const REGENERATE: &str = "UPDATE_ARCHITECTURES";
 const TITLE: &str = "\
 # Architectures
 
-Every dense architecture of the pinned llama.cpp of which a random model can be made from metadata alone: two layers, and what
-works with it. Where a step does not, `statecells-build` says why before it begins. \"run\": the coded file answers in llama.cpp
-with `--statecells`. gemma-embedding predicts no tokens and mamba, mamba2 and rwkv6 have no FFN of the kind that is coded.
+Every dense architecture of the pinned llama.cpp of which a random model can be made from metadata alone, and gemma3n: two layers
+(gemma3n: 22, of which the last two read keys and values of an earlier one), and what works with it. Where a step does not,
+`statecells-build` says why before it begins. \"run\": the coded file answers in llama.cpp with `--statecells`. gemma-embedding
+predicts no tokens and mamba, mamba2 and rwkv6 have no FFN of the kind that is coded.
 
     UPDATE_ARCHITECTURES=1 cargo test --release -p end-to-end --test architectures
 

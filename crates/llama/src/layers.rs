@@ -64,7 +64,7 @@ pub struct Part<'a> {
     pub to: Point<'a>,
     /// Weights that take the place of the model's.
     pub stand_ins: &'a [StandIn],
-    /// Weight of whose product [`Ran::gain`] tells and [`Layers::watched`] shows.
+    /// Weight of whose product [`Layers::gain`] tells and [`Layers::watched`] shows.
     pub watched: Option<&'a str>,
     /// Whether that product counts as zero instead of being computed.
     pub omits: bool,
@@ -78,12 +78,32 @@ impl<'a> Part<'a> {
     }
 }
 
-/// What a run has to tell.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Ran {
-    /// The factor with which the product with [`Part::watched`] is added to the result; 0 where the product gets there in
-    /// any other way, through a norm for example.
-    pub gain: f32,
+/// What one sequence of tokens has where a part begins.
+#[derive(Debug)]
+pub struct Carried<'a> {
+    /// What is at the point, [width, tokens]; not read where the part begins with the tokens.
+    pub state: &'a [f32],
+    /// What layers keep that later ones read, [`Layers::n_shared`] bytes: filled where the part has the layer that keeps it,
+    /// read where it has only the later one.
+    pub shared: &'a mut [u8],
+}
+
+impl<'a> Carried<'a> {
+    /// In a model whose layers share nothing.
+    #[must_use]
+    pub fn alone(state: &'a [f32]) -> Self {
+        Self { state, shared: &mut [] }
+    }
+}
+
+/// What a part has to tell when its graph is cut out.
+struct Told {
+    /// See [`Layers::gain`].
+    gain: f32,
+    /// Values where the part ends, over all tokens.
+    n_state: usize,
+    /// Bytes that layers share.
+    n_shared: usize,
 }
 
 /// A matrix that takes the place of a weight.
@@ -213,35 +233,57 @@ impl<'m> Layers<'m> {
         Ok(Self { context, model })
     }
 
-    /// Whether the model can be cut at `point`. Nothing is computed.
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &'m Model {
+        self.model
+    }
+
+    /// Whether the model can be cut at `point`, and has `width` values to a token there. Nothing is computed.
     ///
     /// # Errors
     /// [`LlamaError::Part`] with the reason why not.
     pub fn check(&mut self, point: Point<'_>, width: usize) -> Result<(), LlamaError> {
+        match self.width(point)? {
+            found if found == width => Ok(()),
+            found => Err(LlamaError::Part(format!("{found} values at {point:?}, not {width}"))),
+        }
+    }
+
+    /// Values to a token at `point`. Nothing is computed.
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] if the model cannot be cut there.
+    pub fn width(&mut self, point: Point<'_>) -> Result<usize, LlamaError> {
         // From the layer itself where the point is in it, and never from the tokens: both ends are looked at.
         let from = match point {
             Point::Before(layer) => Point::Before(layer.saturating_sub(1)),
             Point::Middle { layer, .. } | Point::Input { layer, .. } => Point::Before(layer),
         };
-        let part = Part::new(from, point);
-        let input = vec![0.0; self.model.n_embd()];
-        self.compute(&part, &[0], &input, (std::ptr::null_mut(), width)).map(|_| ())
+        Ok(self.cut_out(&Part::new(from, point))?.n_state)
     }
 
-    /// The factor with which the product with [`Part::watched`] is added to the result of `part`, see [`Ran::gain`], where the
-    /// state has `width` values. Nothing is computed.
+    /// Bytes that layers keep of one sequence and later layers read, such as keys and values that several layers share.
+    ///
+    /// # Errors
+    /// [`LlamaError::Part`] if the model cannot be cut behind its first layer.
+    pub fn n_shared(&mut self) -> Result<usize, LlamaError> {
+        Ok(self.cut_out(&Part::new(Point::Before(0), Point::Before(1)))?.n_shared)
+    }
+
+    /// The factor with which the product with [`Part::watched`] is added to the result of `part`; 0 where the product gets
+    /// there in any other way, through a norm for example. Nothing is computed.
     ///
     /// # Errors
     /// [`LlamaError::Part`] if the part cannot be cut out.
-    pub fn gain(&mut self, part: &Part<'_>, width: usize) -> Result<f32, LlamaError> {
-        let input = vec![0.0; width];
-        Ok(self.compute(part, &[0], &input, (std::ptr::null_mut(), width))?.gain)
+    pub fn gain(&mut self, part: &Part<'_>) -> Result<f32, LlamaError> {
+        Ok(self.cut_out(part)?.gain)
     }
 
-    /// Computes `part` for `tokens`.
+    /// Computes `part` for `tokens`; the factor of [`Self::gain`].
     ///
     /// # Shapes
-    /// `input` and `out`: [width at the point, tokens.len()]; `input` is not read where the part begins with the tokens.
+    /// `out`: [width at the point, tokens.len()].
     ///
     /// # Errors
     /// [`LlamaError::Part`] if the part cannot be cut out or a size is wrong, or as [`Context::decode`].
@@ -249,14 +291,19 @@ impl<'m> Layers<'m> {
         &mut self,
         part: &Part<'_>,
         tokens: &[Token],
-        input: &[f32],
+        carried: Carried<'_>,
         out: &mut [f32],
-    ) -> Result<Ran, LlamaError> {
-        let ran = self.compute(part, tokens, input, (out.as_mut_ptr(), out.len()));
+    ) -> Result<f32, LlamaError> {
+        let ran = self.compute(part, tokens, carried, (out.as_mut_ptr(), out.len()));
         match self.context.observer_mut().error.take() {
             Some(error) => Err(error),
-            None => ran,
+            None => Ok(ran?.gain),
         }
+    }
+
+    /// Cuts `part` out and computes nothing.
+    fn cut_out(&mut self, part: &Part<'_>) -> Result<Told, LlamaError> {
+        self.compute(part, &[0], Carried::alone(&[]), (std::ptr::null_mut(), 0))
     }
 
     /// The product of [`Part::watched`] in the last run.
@@ -270,9 +317,9 @@ impl<'m> Layers<'m> {
         &mut self,
         part: &Part<'_>,
         tokens: &[Token],
-        input: &[f32],
+        carried: Carried<'_>,
         (out, n_out): (*mut f32, usize),
-    ) -> Result<Ran, LlamaError> {
+    ) -> Result<Told, LlamaError> {
         let (mut from, mut to) = (CString::default(), CString::default());
         let added = CString::new(part.watched.unwrap_or_default())
             .map_err(|_| LlamaError::Part("the name of a weight holds NUL".to_owned()))?;
@@ -284,18 +331,22 @@ impl<'m> Layers<'m> {
         let mut run = sys::llama_layers_run {
             from: part.from.raw(&mut from)?,
             to: part.to.raw(&mut to)?,
-            in_: input.as_ptr(),
-            n_in: input.len(),
+            in_: carried.state.as_ptr(),
+            n_in: carried.state.len(),
             out,
             n_out,
+            shared: carried.shared.as_mut_ptr().cast(),
+            n_shared: carried.shared.len(),
             swaps: swaps.as_ptr(),
             n_swaps: swaps.len(),
             added: if part.watched.is_some() { added.as_ptr() } else { std::ptr::null() },
             omits: part.watched.is_some() && part.omits,
+            n_state: 0,
+            n_shared_needed: 0,
             gain: 0.0,
             error: [0; 256],
         };
-        // SAFETY: names, input and stand-ins live until the end of this function, as does the output.
+        // SAFETY: names, what is carried and stand-ins live until the end of this function, as does the output.
         unsafe { self.decode(tokens, &mut run) }
     }
 
@@ -305,11 +356,11 @@ impl<'m> Layers<'m> {
         &mut self,
         tokens: &[Token],
         run: &mut sys::llama_layers_run,
-    ) -> Result<Ran, LlamaError> {
+    ) -> Result<Told, LlamaError> {
         self.context.clear();
         let decoded = self.context.decode_with(tokens, Outputs::All, |raw, batch| {
             // SAFETY: context and batch are valid as for llama_decode, the run as promised; the glue compares the sizes of
-            // input and output with the graph before it touches them.
+            // what goes in and out with the graph before it touches any of it.
             unsafe { sys::llama_layers_decode(raw, batch, run) }
         });
         self.context.clear();
@@ -318,7 +369,9 @@ impl<'m> Layers<'m> {
         match decoded {
             Err(_) if !error.is_empty() => Err(LlamaError::Part(error.into_owned())),
             Err(other) if !run.out.is_null() => Err(other),
-            Ok(()) | Err(_) => Ok(Ran { gain: run.gain }),
+            Ok(()) | Err(_) => {
+                Ok(Told { gain: run.gain, n_state: run.n_state, n_shared: run.n_shared_needed })
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use statecells_hook as _;
 pub use architecture::knows_architecture;
 pub use context::{Context, ContextParams, Outputs};
 pub use error::LlamaError;
-pub use layers::{Layers, Part, Point, Ran, StandIn};
+pub use layers::{Carried, Layers, Part, Point, StandIn};
 pub use model::{Model, ModelParams, Override};
 pub use node::{Computed, Node, Observer};
 pub use sequences::Sequences;

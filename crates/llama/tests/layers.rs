@@ -4,8 +4,8 @@ use fixtures::installed;
 use fixtures::models;
 use ggml::Type;
 use llama::{
-    Backend, Computed, Context, ContextParams, Layers, LlamaError, Model, ModelParams, Node,
-    Observer, Outputs, Part, Point, StandIn, Token,
+    Backend, Carried, Computed, Context, ContextParams, Layers, LlamaError, Model, ModelParams,
+    Node, Observer, Outputs, Part, Point, StandIn, Token,
 };
 
 const PARAMS: ContextParams =
@@ -53,13 +53,13 @@ fn check(model: &Model) {
         let weight = format!("blk.{layer}.ffn_up.weight");
         let middle = Point::Middle { layer, weight: &weight };
         for (from, to) in [(Point::Before(layer), middle), (middle, Point::Before(layer + 1))] {
-            layers.run(&Part::new(from, to), &tokens, &state, &mut next).unwrap();
+            layers.run(&Part::new(from, to), &tokens, Carried::alone(&state), &mut next).unwrap();
             std::mem::swap(&mut state, &mut next);
         }
     }
     assert_eq!(state, expected, "halves of layers");
     let part = Part::new(Point::Before(0), Point::Before(model.n_layer()));
-    layers.run(&part, &tokens, &[], &mut next).unwrap();
+    layers.run(&part, &tokens, Carried::alone(&[]), &mut next).unwrap();
     assert_eq!(next, expected, "all layers");
 }
 
@@ -109,17 +109,24 @@ fn stand_ins_take_the_place_of_weights() {
     };
     let mut layers = Layers::new(&model, PARAMS).unwrap();
     let mut state = vec![0.0; tokens.len() * model.n_embd()];
-    let ran = layers.run(&part, &tokens, &[], &mut state).unwrap();
-    assert_eq!(ran.gain, 1.0);
+    let gain = layers.run(&part, &tokens, Carried::alone(&[]), &mut state).unwrap();
+    assert_eq!(gain, 1.0);
     let (rows, columns) = (layers.watched().output.len(), layers.watched().input.len());
     assert_eq!((rows, columns), (tokens.len() * model.n_embd(), tokens.len() * made.n_ff));
     let mut last = state.clone();
-    layers.run(&Part::new(Point::Before(1), Point::Before(2)), &tokens, &state, &mut last).unwrap();
+    layers
+        .run(
+            &Part::new(Point::Before(1), Point::Before(2)),
+            &tokens,
+            Carried::alone(&state),
+            &mut last,
+        )
+        .unwrap();
     assert_eq!(last, expected);
 
     let wrong = [StandIn::new(name, &zeros[..64 * 64], 64, Type::F32).unwrap()];
     let part = Part { stand_ins: &wrong, ..part };
-    let error = layers.run(&part, &tokens, &[], &mut state).unwrap_err();
+    let error = layers.run(&part, &tokens, Carried::alone(&[]), &mut state).unwrap_err();
     assert!(matches!(&error, LlamaError::Part(reason) if reason.contains(name)), "{error}");
 }
 
@@ -139,7 +146,7 @@ fn products_left_out_count_as_zero() {
         let part = Part::new(Point::Before(0), Point::Before(1));
         let part = Part { stand_ins, watched: Some(name), omits, ..part };
         let mut state = vec![0.0; tokens.len() * model.n_embd()];
-        assert_eq!(layers.run(&part, &tokens, &[], &mut state).unwrap().gain, 1.0);
+        assert_eq!(layers.run(&part, &tokens, Carried::alone(&[]), &mut state).unwrap(), 1.0);
         (state, layers.watched().input.clone())
     };
     let zeros = vec![0.0; made.n_ff * model.n_embd()];
@@ -169,12 +176,12 @@ fn places_that_are_not_there_are_refused() {
     }
     let mut out = vec![0.0; 7];
     let part = Part::new(Point::Before(0), Point::Before(1));
-    let error = layers.run(&part, &[3, 4], &[], &mut out).unwrap_err();
+    let error = layers.run(&part, &[3, 4], Carried::alone(&[]), &mut out).unwrap_err();
     assert!(
         matches!(&error, LlamaError::Part(reason) if reason.contains("not 7 values")),
         "{error}"
     );
     // The context is as good as new afterwards.
     let mut out = vec![0.0; 2 * model.n_embd()];
-    layers.run(&part, &[3, 4], &[], &mut out).unwrap();
+    layers.run(&part, &[3, 4], Carried::alone(&[]), &mut out).unwrap();
 }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use format::{MatrixId, ModelMap, Role};
 use ggml::gguf::GgufFile;
-use llama::{Layers, Model, Part, Point, Token};
+use llama::{Carried, Layers, Model, Part, Point, Token};
 
 use crate::TuningError;
 use crate::fused::Activation;
@@ -59,14 +59,16 @@ impl Seen {
         has_gate: bool,
     ) -> Result<Self, TuningError> {
         let mut layers = Layers::new(model, crate::stream::params(TOKENS, 1))?;
-        let n = TOKENS * model.n_embd();
+        let n = TOKENS * layers.width(Point::Before(layer + 1))?;
+        let mut shared = vec![0; layers.n_shared()?];
         let state: Vec<f32> = (0..n).map(|i| (1.7 * i as f32).sin()).collect();
         let tokens: Vec<Token> = (0..TOKENS as Token).collect();
         let mut look = |role: Role| -> Result<(Vec<f32>, Vec<f32>), TuningError> {
             let weight = MatrixId { layer, role }.weight();
             let part = Part::new(Point::Before(layer), Point::Before(layer + 1));
             let part = Part { watched: Some(&weight), ..part };
-            layers.run(&part, &tokens, &state, &mut vec![0.0; n])?;
+            let carried = Carried { state: &state, shared: &mut shared };
+            layers.run(&part, &tokens, carried, &mut vec![0.0; n])?;
             Ok((layers.watched().input.clone(), layers.watched().output.clone()))
         };
         let mut product = |role: Role| -> Result<Vec<f32>, TuningError> {

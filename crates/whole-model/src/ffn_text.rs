@@ -57,7 +57,8 @@ impl Stream<'_> {
     /// Which contexts are looked at: as many as there is room for, evenly spread over those of each kind.
     fn kept_contexts(&self) -> Vec<bool> {
         let n_tokens = self.contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1).max(1);
-        let bytes = 2 * size_of::<f32>() * n_tokens * self.n_embd();
+        let width = self.source.states.context(0).len() / n_tokens;
+        let bytes = 2 * size_of::<f32>() * n_tokens * width;
         let room = (BYTES / bytes.max(1)).max(1);
         let step = self.contexts.len().div_ceil(room).max(1);
         let mut n_before = [0; 2];
@@ -75,9 +76,9 @@ impl Stream<'_> {
         let first = self.first_matrix(down.layer);
         let tokens = &self.contexts[number].tokens;
         let part = Part { watched: Some(&weight), ..Part::new(self.source.at.point(&first), to) };
-        let state = self.source.states.context_mut(number);
-        let before = state.to_vec();
-        self.layers.run(&part, tokens, &before, state)?;
+        let mut state = vec![0.0; self.source.states.context(number).len()];
+        self.source.run(&mut self.layers, &part, (number, tokens), &mut state)?;
+        self.source.states.context_mut(number).copy_from_slice(&state);
         Ok(self.layers.watched().output.clone())
     }
 
@@ -93,22 +94,22 @@ impl Stream<'_> {
         let d_in = self.file.require_tensor(&of_up)?.dims()[0];
         let first = self.first_matrix(down.layer);
         let from = self.coded.at.point(&first);
-        let tokens = &self.contexts[number].tokens;
-        let state = self.coded.states.context(number);
-        let (mut input, mut found) = (vec![0.0; tokens.len() * d_in], vec![0.0; state.len()]);
+        let (layers, context) = (&mut self.layers, (number, &*self.contexts[number].tokens));
+        let mut input = vec![0.0; context.1.len() * d_in];
+        let mut found = vec![0.0; self.coded.states.context(number).len()];
         let before_up = Point::Input { layer: up.layer, weight: &of_up };
-        self.layers.run(&Part::new(from, before_up), tokens, state, &mut input)?;
+        self.coded.run(layers, &Part::new(from, before_up), context, &mut input)?;
         let part = Part::new(from, Point::Before(down.layer + 1));
         let part = Part { stand_ins: replaced, watched: Some(&of_down), ..part };
-        let ran = self.layers.run(&part, tokens, state, &mut found)?;
+        let gain = self.coded.run(layers, &part, context, &mut found)?;
         let state = self.source.states.context(number);
-        let roots = roots_by_state(state, self.n_embd());
-        if ran.gain == 0.0 {
+        let roots = roots_by_state(state, self.layers.model().n_embd(), context.1.len());
+        if gain == 0.0 {
             return Ok(FfnContext { input, wanted: source_output, roots });
         }
         let mut wanted = self.layers.watched().output.clone();
         let both = state.iter().zip(&found);
-        wanted.iter_mut().zip(both).for_each(|(y, (there, here))| *y += (there - here) / ran.gain);
+        wanted.iter_mut().zip(both).for_each(|(y, (there, here))| *y += (there - here) / gain);
         Ok(FfnContext { input, wanted, roots })
     }
 }

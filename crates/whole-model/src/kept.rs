@@ -5,9 +5,12 @@ use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::path::Path;
 
+use llama::{Layers, LlamaError, Model, Point};
 use memmap2::MmapMut;
 
+use crate::TuningError;
 use crate::states::fill;
+use crate::stream::params;
 
 /// First bytes of such a file: name and version.
 const MAGIC: &[u8; 8] = b"SCSTATE1";
@@ -30,10 +33,18 @@ pub struct KeptShape {
 }
 
 impl KeptShape {
-    /// For `n_contexts` of `n_ctx` tokens in a model of `n_layers` layers and `n_embd` values to a token.
-    #[must_use]
-    pub fn new(n_layers: usize, n_contexts: usize, n_ctx: usize, n_embd: usize) -> Self {
-        Self { n_places: 2 * n_layers + 1, n_contexts, n_values: n_ctx * n_embd }
+    /// For `n_contexts` of `n_ctx` tokens in `model`.
+    ///
+    /// # Errors
+    /// [`TuningError::Llama`] for a model whose layers cannot be run alone, or share more than the hidden states.
+    pub fn of(model: &Model, n_contexts: usize, n_ctx: usize) -> Result<Self, TuningError> {
+        let mut layers = Layers::new(model, params(n_ctx, 1))?;
+        if layers.n_shared()? > 0 {
+            let reason = "layers of this model share keys and values, which are not kept";
+            return Err(LlamaError::Part(reason.to_owned()).into());
+        }
+        let n_values = n_ctx * layers.width(Point::Before(1))?;
+        Ok(Self { n_places: 2 * model.n_layer() + 1, n_contexts, n_values })
     }
 
     /// Size of the file in bytes; `None` if that is no number, or there are too many places.
@@ -175,7 +186,7 @@ mod tests {
     fn sizes_are_those_of_the_file_or_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.states");
-        let shape = KeptShape::new(5, 3, 8, 4);
+        let shape = KeptShape { n_places: 11, n_contexts: 3, n_values: 32 };
         KeptStates::open(&path, &[0; 32], shape).unwrap();
         assert_eq!(Some(path.metadata().unwrap().len()), shape.n_bytes());
         assert_eq!(shape.n_bytes(), Some(4096 + 11 * 3 * 32 * 4));

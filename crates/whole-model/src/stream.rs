@@ -1,6 +1,7 @@
 //! Contexts on their way through the layers of a model, as it was and as it is coded so far, run by llama.cpp.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use calibration::PassageKind;
 use format::{MatrixId, ModelMap, Site};
 use ggml::Type;
 use ggml::gguf::GgufFile;
-use llama::{ContextParams, Layers, Model, Part, Point, StandIn, Token};
+use llama::{Carried, ContextParams, Layers, LlamaError, Model, Part, Point, StandIn, Token};
 
 use crate::check::check_tokens;
 use crate::error::{TuningError, stop_if};
@@ -25,8 +26,6 @@ pub struct Stream<'m> {
     pub(crate) file: &'m GgufFile,
     map: &'m ModelMap,
     folder: PathBuf,
-    /// Of the hidden state.
-    n_embd: usize,
     pub(crate) contexts: Vec<Context>,
     pub(crate) source: Side,
     pub(crate) coded: Side,
@@ -49,7 +48,59 @@ pub(crate) struct Context {
 /// One of the two models.
 pub(crate) struct Side {
     pub(crate) states: States,
+    /// What layers share, bytes of each context in the memory of [`States`], and how many; none where they share nothing.
+    shared: Option<(States, usize)>,
     pub(crate) at: Place,
+}
+
+impl Side {
+    /// Before the first layer.
+    fn new(folder: &Path, n_contexts: usize, size: ContextSize) -> io::Result<Self> {
+        let shared = match size.n_shared {
+            0 => None,
+            n => Some((States::new(folder, n_contexts, n.div_ceil(size_of::<f32>()))?, n)),
+        };
+        let states = States::new(folder, n_contexts, size.n_values)?;
+        Ok(Self { states, shared, at: Place::before(0) })
+    }
+
+    fn copy(&self, folder: &Path) -> io::Result<Self> {
+        let shared = self.shared.as_ref();
+        let shared = shared.map(|(states, n)| Ok::<_, io::Error>((states.copy(folder)?, *n)));
+        Ok(Self { states: self.states.copy(folder)?, shared: shared.transpose()?, at: self.at })
+    }
+
+    /// Computes `part` from the state of the context `number`, which has `tokens`; its gain.
+    pub(crate) fn run(
+        &mut self,
+        layers: &mut Layers<'_>,
+        part: &Part<'_>,
+        (number, tokens): (usize, &[Token]),
+        out: &mut [f32],
+    ) -> Result<f32, LlamaError> {
+        let shared = self.shared.as_mut();
+        let shared = shared.map_or(&mut [][..], |(states, n)| {
+            &mut bytemuck::cast_slice_mut::<f32, u8>(states.context_mut(number))[..*n]
+        });
+        layers.run(part, tokens, Carried { state: self.states.context(number), shared }, out)
+    }
+
+    /// Takes over what `other` has of the context `number`.
+    fn copy_context(&mut self, other: &Self, number: usize) {
+        self.states.context_mut(number).copy_from_slice(other.states.context(number));
+        if let (Some((to, _)), Some((from, _))) = (&mut self.shared, &other.shared) {
+            to.context_mut(number).copy_from_slice(from.context(number));
+        }
+    }
+}
+
+/// What a context takes between two layers.
+#[derive(Clone, Copy)]
+struct ContextSize {
+    /// Of the state.
+    n_values: usize,
+    /// Bytes that layers share.
+    n_shared: usize,
 }
 
 /// Where the states are; places further on are greater.
@@ -89,8 +140,9 @@ pub fn check(model: &Model, map: &ModelMap, tokens: &[i32]) -> Result<(), Tuning
     check_tokens(tokens, model.n_vocab())?;
     let mut layers = Layers::new(model, params(8, 1))?;
     let last = map.sites().last().map_or(0, |site| site.input.layer);
+    let width = layers.width(Point::Before(1))?;
     for layer in 0..=last {
-        layers.check(Point::Before(layer + 1), model.n_embd())?;
+        layers.check(Point::Before(layer + 1), width)?;
     }
     for site in map.sites() {
         let (weight, layer) = (site.matrices[0].id.weight(), site.input.layer);
@@ -138,17 +190,16 @@ impl<'m> Stream<'m> {
         let context = |(kind, tokens)| Context { kind, tokens };
         let contexts: Vec<Context> = contexts.into_iter().map(context).collect();
         let n_ctx = contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1);
-        let side = || -> Result<Side, TuningError> {
-            let states = States::new(folder, contexts.len(), n_ctx * model.n_embd())?;
-            Ok(Side { states, at: Place::before(0) })
-        };
+        let mut layers = Layers::new(model, params(n_ctx, n_threads))?;
+        let n_values = n_ctx * layers.width(Point::Before(1))?;
+        let size = ContextSize { n_values, n_shared: layers.n_shared()? };
+        let side = || Side::new(folder, contexts.len(), size);
         let (source, coded) = (side()?, side()?);
         Ok(Self {
-            layers: Layers::new(model, params(n_ctx, n_threads))?,
+            layers,
             file,
             map,
             folder: folder.to_owned(),
-            n_embd: model.n_embd(),
             contexts,
             source,
             coded,
@@ -225,11 +276,6 @@ impl<'m> Stream<'m> {
         Ok(())
     }
 
-    /// Width of the hidden state.
-    pub(crate) fn n_embd(&self) -> usize {
-        self.n_embd
-    }
-
     /// Sites of `layer`, in the order in which it uses them.
     pub(crate) fn sites(&self, layer: usize) -> impl Iterator<Item = &'m Site> + use<'m> {
         self.map.sites().iter().filter(move |site| site.input.layer == layer)
@@ -244,7 +290,10 @@ impl<'m> Stream<'m> {
     pub(crate) fn middle(&mut self, layer: usize) -> Place {
         let weight = self.first_matrix(layer);
         let middle = Point::Middle { layer, weight: &weight };
-        Place { layer, is_middle: self.layers.check(middle, self.n_embd).is_ok() }
+        let width = |layers: &mut Layers<'_>, point| layers.width(point).ok();
+        let whole = width(&mut self.layers, Point::Before(layer + 1));
+        let is_middle = whole.is_some() && width(&mut self.layers, middle) == whole;
+        Place { layer, is_middle }
     }
 
     /// Takes both sides on to `to`, a place in the layer in hand or that behind it, unless they are there.
@@ -260,16 +309,15 @@ impl<'m> Stream<'m> {
             if is_behind {
                 self.source_to(to, number, &site)?;
             }
-            let context = &self.contexts[number];
             if self.differs && self.coded.at < to {
                 let part = Part::new(self.coded.at.point(&site), to.point(&site));
                 let part = Part { stand_ins, ..part };
-                let state = self.coded.states.context_mut(number);
-                let before = state.to_vec();
-                self.layers.run(&part, &context.tokens, &before, state)?;
+                let tokens = &self.contexts[number].tokens;
+                let mut state = vec![0.0; self.coded.states.context(number).len()];
+                self.coded.run(&mut self.layers, &part, (number, tokens), &mut state)?;
+                self.coded.states.context_mut(number).copy_from_slice(&state);
             } else if self.coded.at < to {
-                let source = self.source.states.context(number);
-                self.coded.states.context_mut(number).copy_from_slice(source);
+                self.coded.copy_context(&self.source, number);
             }
             stop_if(stop)?;
         }
@@ -289,9 +337,9 @@ impl<'m> Stream<'m> {
             Some(known) => known.to_vec(),
             None => {
                 let part = Part::new(self.source.at.point(site), to.point(site));
-                let before = self.source.states.context(number);
-                let mut state = vec![0.0; before.len()];
-                self.layers.run(&part, &self.contexts[number].tokens, before, &mut state)?;
+                let tokens = &self.contexts[number].tokens;
+                let mut state = vec![0.0; self.source.states.context(number).len()];
+                self.source.run(&mut self.layers, &part, (number, tokens), &mut state)?;
                 state
             }
         };
@@ -325,10 +373,7 @@ impl<'m> Stream<'m> {
 
     /// Where everything is, to come back to.
     pub(crate) fn mark(&self) -> Result<Mark, TuningError> {
-        let copy = |side: &Side| -> Result<Side, TuningError> {
-            Ok(Side { states: side.states.copy(&self.folder)?, at: side.at })
-        };
-        let (source, coded) = (copy(&self.source)?, copy(&self.coded)?);
+        let (source, coded) = (self.source.copy(&self.folder)?, self.coded.copy(&self.folder)?);
         Ok(Mark { source, coded, differs: self.differs, distance: self.distance })
     }
 

@@ -198,10 +198,10 @@ impl Ahead<'_, '_> {
         let mut values = [(); 2].map(|()| vec![0.0; tokens.len() * site.matrices[0].shape.d_in]);
         let [input, lack] = &mut values;
         let part = |place: Place| Part::new(place.point(&first), to);
-        let coded = (&stream.coded, input);
-        let source = stream.differs.then_some((&stream.source, &mut *lack));
+        let coded = (&mut stream.coded, input);
+        let source = stream.differs.then_some((&mut stream.source, &mut *lack));
         for (side, out) in [Some(coded), source].into_iter().flatten() {
-            stream.layers.run(&part(side.at), tokens, side.states.context(number), out)?;
+            side.run(&mut stream.layers, &part(side.at), (number, tokens), out)?;
         }
         let [input, mut lack] = values;
         match stream.differs {
@@ -223,13 +223,13 @@ impl Ahead<'_, '_> {
         let reached = Place::before(id.layer + 1);
         // What the source's own product gives is not kept: where that is wanted, the source runs.
         let known = stream.known_state(reached, number).filter(|_| differs).map(<[f32]>::to_vec);
-        let gain = if known.is_some() { stream.layers.gain(&part, stream.n_embd())? } else { 0.0 };
+        let gain = if known.is_some() { stream.layers.gain(&part)? } else { 0.0 };
         let (wanted, gain) = match known {
             Some(known) if gain != 0.0 => (known, gain),
             _ => {
-                let state = stream.source.states.context(number);
-                let mut wanted = vec![0.0; state.len()];
-                let gain = stream.layers.run(&part, tokens, state, &mut wanted)?.gain;
+                let mut wanted = vec![0.0; stream.source.states.context(number).len()];
+                let gain =
+                    stream.source.run(&mut stream.layers, &part, (number, tokens), &mut wanted)?;
                 (wanted, gain)
             }
         };
@@ -243,7 +243,7 @@ impl Ahead<'_, '_> {
         let is_whole = may_be_whole && gain != 0.0;
         let mut found = vec![0.0; wanted.len()];
         let part = Part { stand_ins: replaced, omits: is_whole, ..part };
-        stream.layers.run(&part, tokens, stream.coded.states.context(number), &mut found)?;
+        stream.coded.run(&mut stream.layers, &part, (number, tokens), &mut found)?;
         let seen = stream.layers.watched();
         let lack = match outputs {
             Some(outputs) => outputs.iter().zip(&seen.output).map(|(y, found)| y - found).collect(),

@@ -69,9 +69,14 @@ impl TokenWeights {
     }
 }
 
-/// One over the root of each token's mean square, where `state` is [n_embd, tokens].
-pub(crate) fn roots_by_state(state: &[f32], n_embd: usize) -> Vec<f32> {
-    state.chunks(n_embd).map(inverse_root_mean_square).collect()
+/// One over the root of each token's mean square, where `state` is [n_embd, tokens, any].
+pub(crate) fn roots_by_state(state: &[f32], n_embd: usize, n_tokens: usize) -> Vec<f32> {
+    let of_token = |token| {
+        let rows = state.chunks(n_embd).skip(token).step_by(n_tokens);
+        let values: Vec<f32> = rows.flatten().copied().collect();
+        inverse_root_mean_square(&values)
+    };
+    (0..n_tokens).map(of_token).collect()
 }
 
 /// 1 over the root of the mean square; 1 of zeros.
@@ -129,7 +134,7 @@ mod tests {
 
     #[test]
     fn states_are_divided_by_their_size() {
-        let roots = roots_by_state(&[3.0, 4.0, 0.0, 0.0, 1e3, 0.0], 2);
+        let roots = roots_by_state(&[3.0, 4.0, 0.0, 0.0, 1e3, 0.0], 2, 3);
         let expected = [2f32.sqrt() / 5.0, 1.0, 2f32.sqrt() / 1e3];
         assert!(roots.iter().zip(expected).all(|(r, e)| (r - e).abs() < 1e-6), "{roots:?}");
     }

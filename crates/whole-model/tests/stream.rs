@@ -5,8 +5,9 @@ use std::path::Path;
 use calibration::PassageKind;
 use fixtures::{architectures, models};
 use format::{InputId, InputRole, MatrixId, ModelMap, Role};
+use ggml::Type;
 use ggml::gguf::GgufFile;
-use llama::{Backend, Model, ModelParams};
+use llama::{Backend, Carried, ContextParams, Layers, Model, ModelParams, Part, Point, StandIn};
 use numerics::TiledMatMul;
 use tempfile::TempDir;
 use whole_model::{
@@ -155,7 +156,7 @@ fn kept_states_take_the_place_of_the_source() {
     let seen = |kept: bool| {
         let mut stream = fixture.stream(n);
         if kept {
-            let shape = KeptShape::new(2, n, 24, fixture.model.n_embd());
+            let shape = KeptShape::of(&fixture.model, n, 24).unwrap();
             stream.keep_source(KeptStates::open(&path, &[1; 32], shape).unwrap());
         }
         let own = fixture.map.matrices().map(|m| m.id).filter(|id| id.layer == 0);
@@ -228,12 +229,21 @@ fn targets_bring_the_hidden_states_back_to_where_they_were() {
     assert!(all < 0.8 * none && all < up, "{none} {up} {all}");
 }
 
-/// Norms behind the FFN, attention beside it, scaled residuals, one matrix for gate and up, none for the gate.
+/// Norms behind the FFN, several states side by side, attention beside it, scaled residuals, one matrix for gate and up, none for the gate.
 #[test]
 fn targets_help_whatever_the_architecture() {
-    for name in
-        ["qwen2", "gemma2", "olmo2", "phi2", "command-r", "granite", "phi3", "starcoder2", "lfm2"]
-    {
+    for name in [
+        "qwen2",
+        "gemma2",
+        "gemma3n",
+        "olmo2",
+        "phi2",
+        "command-r",
+        "granite",
+        "phi3",
+        "starcoder2",
+        "lfm2",
+    ] {
         let fixture = fixture_of(|path| architectures::write(name, path).unwrap());
         let up = MatrixId { layer: 1, role: Role::Up };
         let gate = MatrixId { layer: 1, role: Role::Gate };
@@ -243,6 +253,46 @@ fn targets_help_whatever_the_architecture() {
         println!("{name}: {none} {gate_up} {all}");
         assert!(all < none, "{name}: {none} {gate_up} {all}");
     }
+}
+
+/// The last layers of gemma3n read keys and values of an earlier one: those of their own side, in every context.
+#[test]
+fn shared_keys_and_values_are_those_of_the_context_and_of_the_side() {
+    let fixture = fixture_of(|path| architectures::write("gemma3n", path).unwrap());
+    let n_layers = fixture.model.n_layer();
+    let down = MatrixId { layer: 0, role: Role::Down };
+    let other: Vec<f32> = fixture.weights(down).iter().map(|w| -w).collect();
+    let mut stream = fixture.stream(4);
+    stream.advance(&Decoded::from([(down, other.clone())]), &|| false).unwrap();
+    let first = stream.distance();
+    (1..n_layers).for_each(|_| stream.advance(&Decoded::new(), &|| false).unwrap());
+
+    // The same without a cut.
+    let params = ContextParams { n_ctx: 24, n_batch: 24, n_threads: 1, cache_type: Type::F16 };
+    let mut layers = Layers::new(&fixture.model, params).unwrap();
+    let d_in = fixture.map.matrix(down).unwrap().shape.d_in;
+    let stand_ins = [StandIn::new(&down.weight(), &other, d_in, Type::Q8_0).unwrap()];
+    let (width, mut shared) =
+        (layers.width(Point::Before(1)).unwrap(), vec![0; layers.n_shared().unwrap()]);
+    let (mut difference, mut size) = (0.0, 0.0);
+    for context in contexts(4) {
+        let tokens: Vec<i32> = context.into_iter().map(u32::cast_signed).collect();
+        let mut run = |stand_ins| {
+            let part = Part::new(Point::Before(0), Point::Before(n_layers));
+            let mut state = vec![0.0; width * tokens.len()];
+            let carried = Carried { state: &[], shared: &mut shared };
+            layers.run(&Part { stand_ins, ..part }, &tokens, carried, &mut state).unwrap();
+            state
+        };
+        for (a, b) in run(&[]).iter().zip(run(&stand_ins)) {
+            difference += f64::from(a - b).powi(2);
+            size += f64::from(*a).powi(2);
+        }
+    }
+    assert_eq!(stream.distance(), difference / size);
+    let refused = KeptShape::of(&fixture.model, 4, 24).unwrap_err().to_string();
+    assert!(refused.contains("share keys and values"), "{refused}");
+    assert!(first > 1e-3 && stream.distance() > 1e-3);
 }
 
 #[test]

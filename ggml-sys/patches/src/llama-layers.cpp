@@ -1,6 +1,7 @@
 // Runs a part of a model: cuts the graph where a single tensor carries on what was computed before.
 
 #include "llama-layers-cut.h"
+#include "llama-layers-graph.h"
 
 #include "ggml-backend.h"
 #include "llama-context.h"
@@ -9,9 +10,7 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -20,274 +19,6 @@
 #endif
 
 namespace {
-
-constexpr int NO_LAYER = -1;
-
-bool starts_with(const char * text, const char * prefix) {
-    return strncmp(text, prefix, strlen(prefix)) == 0;
-}
-
-// the number behind `marker` in the name of a weight (blk.N.) or of what a layer keeps between batches (cache_k_lN)
-int number_in(const char * name, const char * marker, bool at_start) {
-    const char * found = at_start ? (starts_with(name, marker) ? name : nullptr) : strstr(name, marker);
-    if (!found || !isdigit((unsigned char) found[strlen(marker)])) {
-        return NO_LAYER;
-    }
-    return atoi(found + strlen(marker));
-}
-
-bool is_kept(const ggml_tensor * leaf) {
-    return starts_with(leaf->name, "cache_");
-}
-
-// operations that a part may repeat: by value or by row, whatever their weights
-bool is_cheap(const ggml_tensor * node) {
-    switch (node->op) {
-        case GGML_OP_ADD: case GGML_OP_ADD1: case GGML_OP_SUB: case GGML_OP_MUL: case GGML_OP_DIV: case GGML_OP_SCALE:
-        case GGML_OP_NORM: case GGML_OP_RMS_NORM: case GGML_OP_UNARY: case GGML_OP_GLU: case GGML_OP_CLAMP:
-        case GGML_OP_RESHAPE: case GGML_OP_VIEW: case GGML_OP_PERMUTE: case GGML_OP_TRANSPOSE: case GGML_OP_CONT: case GGML_OP_CPY:
-        case GGML_OP_CONCAT: case GGML_OP_REPEAT: case GGML_OP_GET_ROWS: case GGML_OP_SUM_ROWS:
-            return true;
-        default:
-            return false;
-    }
-}
-
-struct graph_view {
-    ggml_cgraph * gf;
-    int n;
-    std::unordered_map<const ggml_tensor *, int> index;
-    std::vector<int> layers; // of the weights or of what is kept that a node reads; NO_LAYER: none, or by value only
-
-    explicit graph_view(ggml_cgraph * gf) : gf(gf), n(ggml_graph_n_nodes(gf)) {
-        for (int i = 0; i < n; i++) {
-            index[node(i)] = i;
-        }
-        for (int i = 0; i < n; i++) {
-            layers.push_back(layer_of(node(i)));
-        }
-    }
-
-    ggml_tensor * node(int i) const { return ggml_graph_node(gf, i); }
-
-    // -1 for leaves
-    int find(const ggml_tensor * t) const {
-        const auto it = index.find(t);
-        return it == index.end() ? -1 : it->second;
-    }
-
-    template <typename F> void each_source(int i, F f) const {
-        for (const ggml_tensor * src : node(i)->src) {
-            if (src) { f(src, find(src)); }
-        }
-    }
-
-    int layer_of(const ggml_tensor * t) const {
-        int layer = NO_LAYER;
-        for (const ggml_tensor * src : t->src) {
-            if (!src || find(src) >= 0) { continue; }
-            if (is_kept(src)) {
-                layer = std::max(layer, number_in(src->name, "_l", false));
-            } else if (!is_cheap(t)) {
-                layer = std::max(layer, number_in(src->name, "blk.", true));
-            }
-        }
-        return layer;
-    }
-
-    // nodes that are made of one of those in `from`
-    std::vector<bool> made_of(std::vector<bool> from) const {
-        for (int i = 0; i < n; i++) {
-            each_source(i, [&](const ggml_tensor *, int s) { from[i] = from[i] || (s >= 0 && from[s]); });
-        }
-        return from;
-    }
-
-    // node with the product, coded or not; -1 if there is none
-    int product(const char * weight) const {
-        const std::string stem = std::string(weight).substr(0, strlen(weight) - std::min(strlen(weight), strlen("weight")));
-        for (int i = 0; i < n; i++) {
-            const ggml_tensor * t = node(i);
-            if (t->op == GGML_OP_MUL_MAT && strcmp(t->src[0]->name, weight) == 0) {
-                return i;
-            }
-            // an operation of the hook: the input, what was made of it, a sidecar of the matrix
-            const bool coded = t->op == GGML_OP_CUSTOM && t->src[2] && starts_with(t->src[2]->name, stem.c_str()) && !stem.empty();
-            if (coded) {
-                return i;
-            }
-        }
-        return -1;
-    }
-
-    ggml_tensor * input_of(int product) const {
-        return node(product)->op == GGML_OP_MUL_MAT ? node(product)->src[1] : node(product)->src[0];
-    }
-
-    // The last node through which everything goes from `early` nodes to `late` ones; -1 if there is none that can be had
-    // without doing an early product again.
-    int waist(const std::vector<bool> & early, const std::vector<bool> & late) const {
-        const auto behind = made_of(early);
-        const auto after  = made_of(late);
-        std::set<int> open;
-        for (int i = 0; i < n; i++) {
-            if (!after[i]) { continue; }
-            each_source(i, [&](const ggml_tensor *, int s) {
-                if (s >= 0 && behind[s] && !after[s]) { open.insert(s); }
-            });
-        }
-        while (open.size() > 1) {
-            const int last = *open.rbegin();
-            if (early[last] || !is_cheap(node(last))) {
-                return -1;
-            }
-            open.erase(last);
-            each_source(last, [&](const ggml_tensor *, int s) {
-                if (s >= 0 && behind[s]) { open.insert(s); }
-            });
-        }
-        return open.empty() ? -1 : *open.begin();
-    }
-
-    int before_layer(int layer) const {
-        std::vector<bool> early(n), late(n);
-        for (int i = 0; i < n; i++) {
-            early[i] = layers[i] != NO_LAYER && layers[i] < layer;
-            late[i]  = layers[i] != NO_LAYER && layers[i] >= layer;
-        }
-        if (std::find(late.begin(), late.end(), true) == late.end()) {
-            late = behind_layers(early);
-        }
-        return waist(early, late);
-    }
-
-    // what is made of the last layer's state: by weights that belong to no layer, and what alone leads there
-    std::vector<bool> behind_layers(const std::vector<bool> & early) const {
-        const auto behind = made_of(early);
-        std::vector<bool> late(n), leads_elsewhere(n), is_used(n), leads_to_early = early;
-        for (int i = n - 1; i >= 0; i--) {
-            bool outside = false;
-            int  n_states = 0;
-            each_source(i, [&](const ggml_tensor * src, int s) {
-                outside = outside || (s < 0 && strstr(src->name, ".weight") && number_in(src->name, "blk.", true) == NO_LAYER);
-                n_states += s >= 0 && behind[s];
-            });
-            // a state is a sum: what is made of one tensor only is on the way to the output
-            const bool on_the_way = n_states == 1 && layers[i] == NO_LAYER && is_cheap(node(i)) && is_used[i] && !leads_elsewhere[i];
-            late[i] = n_states > 0 && !leads_to_early[i] && (outside || on_the_way);
-            each_source(i, [&](const ggml_tensor *, int s) {
-                if (s >= 0) {
-                    is_used[s]         = true;
-                    leads_elsewhere[s] = leads_elsewhere[s] || !late[i];
-                    leads_to_early[s]  = leads_to_early[s] || leads_to_early[i];
-                }
-            });
-        }
-        return late;
-    }
-
-    int middle(int layer, const ggml_tensor * input) const {
-        std::vector<bool> early(n), late(n);
-        for (int i = 0; i < n; i++) {
-            each_source(i, [&](const ggml_tensor * src, int) { late[i] = late[i] || (src == input && layers[i] == layer); });
-        }
-        const auto after = made_of(late);
-        for (int i = 0; i < n; i++) {
-            early[i] = layers[i] != NO_LAYER && layers[i] <= layer && !after[i];
-        }
-        return waist(early, late);
-    }
-
-    // null with `error`
-    ggml_tensor * at(const llama_layers_point & point, std::string & error) const {
-        if (point.place == LLAMA_LAYERS_BEFORE) {
-            const int found = before_layer(point.layer);
-            error = found < 0 ? format("no single state stands before layer %d", point.layer) : "";
-            return found < 0 ? nullptr : node(found);
-        }
-        const int reader = product(point.weight);
-        if (reader < 0) {
-            error = format("no product with '%s' is in the graph", point.weight);
-            return nullptr;
-        }
-        ggml_tensor * input = input_of(reader);
-        if (point.place == LLAMA_LAYERS_INPUT) {
-            return input;
-        }
-        const int found = middle(point.layer, input);
-        error = found < 0 ? format("no single state stands before '%s' in its layer", point.weight) : "";
-        return found < 0 ? nullptr : node(found);
-    }
-
-    // with which factor the product is added to `end`; 0: it is not
-    float gain(const ggml_tensor * end, int product) const {
-        float factor = 1.0f;
-        std::vector<std::pair<const ggml_tensor *, float>> open = { { end, factor } };
-        float found = 0.0f;
-        while (!open.empty()) {
-            const auto [t, f] = open.back();
-            open.pop_back();
-            const int i = find(t);
-            if (i < 0) { continue; }
-            if (i == product) {
-                found += f;
-                continue;
-            }
-            switch (t->op) {
-                case GGML_OP_ADD:
-                    open.push_back({ t->src[0], f });
-                    open.push_back({ t->src[1], f });
-                    break;
-                case GGML_OP_SCALE: {
-                    float scale, bias;
-                    memcpy(&scale, (const float *) t->op_params + 0, sizeof(float));
-                    memcpy(&bias,  (const float *) t->op_params + 1, sizeof(float));
-                    if (bias == 0.0f) { open.push_back({ t->src[0], f * scale }); }
-                    break;
-                }
-                case GGML_OP_RESHAPE: case GGML_OP_CONT:
-                    open.push_back({ t->src[0], f });
-                    break;
-                default:
-                    break;
-            }
-        }
-        return found;
-    }
-
-    // What `end` needs that is not before `begin`, in the order of the graph: what it is made of, and what is written into
-    // memory that is read on the way.
-    std::vector<int> needed(int begin, int end) const {
-        std::vector<bool> wanted(n);
-        std::set<const ggml_tensor *> read;
-        const auto want = [&](int last) {
-            wanted[last] = true;
-            for (int i = last; i >= 0; i--) {
-                if (!wanted[i] || i == begin) { continue; }
-                each_source(i, [&](const ggml_tensor * src, int s) {
-                    if (s >= 0) {
-                        wanted[s] = true;
-                    } else if (is_kept(src)) {
-                        read.insert(src);
-                    }
-                });
-            }
-        };
-        want(end);
-        for (int i = begin + 1; i < end; i++) {
-            const ggml_tensor * root = node(i)->view_src ? node(i)->view_src : node(i);
-            const bool writes = node(i)->op == GGML_OP_SET_ROWS || node(i)->op == GGML_OP_CPY;
-            if (writes && !wanted[i] && read.count(root) > 0) {
-                want(i);
-            }
-        }
-        std::vector<int> res;
-        for (int i = 0; i < n; i++) {
-            if (wanted[i] && i != begin) { res.push_back(i); }
-        }
-        return res;
-    }
-};
 
 std::string check_layers(const graph_view & graph, const std::vector<int> & needed, const llama_layers_run & run) {
     const int last = run.to.layer - (run.to.place == LLAMA_LAYERS_BEFORE ? 1 : 0);
@@ -306,6 +37,23 @@ std::string check_size(const ggml_tensor * t, size_t n, const char * what) {
     }
     return format("the %s ('%s') is %s [%lld, %lld, %lld, %lld], not %zu values", what, t->name, ggml_type_name(t->type),
             (long long) t->ne[0], (long long) t->ne[1], (long long) t->ne[2], (long long) t->ne[3], n);
+}
+
+// what the part takes from earlier layers and gives to later ones
+std::string share(const graph_view & graph, const std::vector<int> & needed, llama_layers_cut & cut) {
+    size_t offset = 0;
+    for (const auto & [name, leaf] : graph.shared) {
+        const auto any = [&](auto f) { return std::any_of(needed.begin(), needed.end(), f); };
+        if (any([&, leaf = leaf](int i) { return graph.writes(i, leaf); })) {
+            cut.given.push_back({ leaf, offset });
+        } else if (any([&, leaf = leaf](int i) { return graph.viewed(i) == leaf; })) {
+            cut.taken.push_back({ leaf, offset });
+        }
+        offset += ggml_nbytes(leaf);
+    }
+    cut.run->n_shared_needed = offset;
+    const bool has_room = cut.run->n_shared == offset || (cut.taken.empty() && cut.given.empty()) || !cut.run->out;
+    return has_room ? "" : format("layers share %zu bytes, not %zu", offset, cut.run->n_shared);
 }
 
 std::string swap_weights(const graph_view & graph, const std::vector<int> & needed, const llama_layers_run & run) {
@@ -365,10 +113,13 @@ ggml_cgraph * llama_layers_cut::cut(ggml_context * ctx, ggml_cgraph * gf) {
     const int first = begin ? graph.find(begin) : -1;
     const auto needed = graph.needed(first, graph.find(end));
     if (error = check_layers(graph, needed, *run); !error.empty()) { return fail(error); }
-    if (begin) {
-        if (error = check_size(begin, run->n_in, "state that it begins with"); !error.empty()) { return fail(error); }
+    if (error = share(graph, needed, *this); !error.empty()) { return fail(error); }
+    run->n_state = ggml_nelements(end);
+    if (run->out) {
+        error = begin ? check_size(begin, run->n_in, "state that it begins with") : "";
+        if (error.empty()) { error = check_size(end, run->n_out, "state that it ends with"); }
+        if (!error.empty()) { return fail(error); }
     }
-    if (error = check_size(end, run->n_out, "state that it ends with"); !error.empty()) { return fail(error); }
     if (run->added) {
         const int product = graph.product(run->added);
         run->gain = product < 0 ? 0.0f : graph.gain(end, product);
@@ -404,14 +155,21 @@ void llama_layers_cut::set_input() const {
     if (begin) {
         ggml_backend_tensor_set(begin, run->in, 0, ggml_nbytes(begin));
     }
+    for (const auto & [leaf, offset] : taken) {
+        ggml_backend_tensor_set(leaf, (const char *) run->shared + offset, 0, ggml_nbytes(leaf));
+    }
 }
 
 void llama_layers_cut::get_output() const {
     ggml_backend_tensor_get(end, run->out, 0, ggml_nbytes(end));
+    for (const auto & [leaf, offset] : given) {
+        ggml_backend_tensor_get(leaf, (char *) run->shared + offset, 0, ggml_nbytes(leaf));
+    }
 }
 
 int32_t llama_layers_decode(llama_context * ctx, llama_batch batch, llama_layers_run * run) {
-    llama_layers_cut cut = { run };
+    llama_layers_cut cut;
+    cut.run = run;
     run->error[0] = 0;
     ctx->layers = &cut;
     const int32_t res = llama_decode(ctx, batch);

@@ -35,11 +35,20 @@ struct llama_layers_run {
 
     const float * in; // what is at `from`: n_in values, one row per token; ignored from the tokens
     size_t n_in;
-    float * out; // receives what is at `to`; null: the part is cut out, and neither allocated nor computed
+    float * out; // receives what is at `to`; null: the part is cut out, sizes do not matter, and nothing is allocated or computed
     size_t n_out;
+
+    // What layers keep that later ones read, such as keys and values that several layers share: written where the part has the
+    // layer that keeps it, read where it has only the later one. Belongs to one sequence of tokens.
+    void * shared;
+    size_t n_shared; // bytes
 
     const struct llama_layers_swap * swaps;
     size_t n_swaps;
+
+    // told: the values at `to`, and the bytes of `shared` that the model needs
+    size_t n_state;
+    size_t n_shared_needed;
 
     // told: the factor with which the product with `added` is added to what is at `to`, 0 where it gets there in any other
     // way. `added` may be null

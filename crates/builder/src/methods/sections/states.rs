@@ -76,7 +76,8 @@ fn shape(source: &Source, calibration: &Calibration) -> Result<KeptShape, Error>
     let provenance = calibration.provenance();
     let n_ctx = (provenance.n_ctx as usize).max(1);
     let n_contexts = provenance.tokens.len() / n_ctx;
-    Ok(KeptShape::new(model.n_layer(), n_contexts, n_ctx, model.n_embd()))
+    KeptShape::of(model, n_contexts, n_ctx)
+        .map_err(|e| Error::flag(FLAG, format!("{e}: leave the flag out")))
 }
 
 /// Everything that the source's states follow from: model, text, and what computes them.
