@@ -1,0 +1,144 @@
+#!/usr/bin/env python3
+"""What each step of fitting brings and costs: a model coded without a text, with its own, with yours, and so on.
+
+Every build starts anew, so that its time is that of the whole command. Shown are time, the largest memory (pages
+of the mapped model that were touched among it), Kullback-Leibler divergence from the base and perplexity over the
+base's, each with the standard error that llama-perplexity gives. Finished steps are kept in --folder and used
+again. Writes a Markdown table to standard output. Python's standard library only.
+
+    scripts/steps.py --model M.gguf --fit fit.txt --text text.txt --folder results/steps --layers 4-7
+"""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from programs import ROOT, ProgramError, divergence_run, positive, write_json
+
+# The base's logits, in the folder.
+LOGITS = "base.kld"
+MIB = 1 << 20
+
+
+@dataclass
+class Outcome:
+    """Of one step."""
+
+    seconds: float
+    peak: int
+    divergence: list[float]
+    perplexity: list[float]
+
+
+def steps(args: argparse.Namespace) -> dict[str, list]:
+    """Names with the flags of statecells-build."""
+    own, text = ["--tokens", args.tokens], ["--tokens", args.tokens, "-f", args.fit]
+    sequential = [*text, "--sequential", 1]
+    return {
+        "no text (`--no-calib`)": ["--no-calib"],
+        "its own text (`--sequential 0`)": [*own, "--sequential", 0],
+        "its own text, `--sequential 1`": [*own, "--sequential", 1],
+        "`-f` (`--sequential 0`)": [*text, "--sequential", 0],
+        "`-f`, `--sequential 1`": sequential,
+        f"`-f`, `--sequential 1 --tune-ffn {args.tune_ffn}`": [*sequential, "--tune-ffn", args.tune_ffn],
+        f"`-f`, `--sequential 1 --tune {args.tune}`": [*sequential, "--tune", args.tune],
+    }
+
+
+def measured(command: list) -> tuple[float, int]:
+    """Seconds and largest memory of a program that must succeed."""
+    started = time.monotonic()
+    try:
+        child = subprocess.Popen([str(a) for a in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    except OSError as error:
+        raise ProgramError(f"{command[0]}: {error.strerror}; run ./scripts/quickstart.sh --to build") from None
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise ProgramError(f"{' '.join(str(a) for a in command)}\nended with code {child.returncode}")
+    return time.monotonic() - started, 1024 * usage.ru_maxrss
+
+
+def of_log(log: str, name: str) -> list[float]:
+    """The value called `name` and its error."""
+    found = re.search(rf"{name}\s*:\s*(\S+) ±\s*(\S+)", log)
+    if not found:
+        raise ProgramError(f"llama-perplexity gave no '{name}'")
+    return [float(found[1]), float(found[2])]
+
+
+def measure(args: argparse.Namespace, flags: list) -> Outcome:
+    coded = args.folder / "coded.gguf"
+    # A calibration that the step before kept would save the time that is measured.
+    for kept in args.folder.glob("coded.*"):
+        kept.unlink()
+    layers = ["--layers", args.layers] if args.layers else []
+    line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "-t", args.threads, "--S", args.sections]
+    seconds, peak = measured([*line, *layers, *flags])
+    log = divergence_run(args, args.folder / LOGITS, coded, "--statecells", "--kl-divergence")
+    return Outcome(seconds, peak, of_log(log, r"Mean\s+KLD"), of_log(log, r"Mean PPL\(Q\)/PPL\(base\)"))
+
+
+def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
+    args.folder.mkdir(parents=True, exist_ok=True)
+    kept_path = args.folder / "outcomes.json"
+    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
+    if not (args.folder / LOGITS).exists():
+        divergence_run(args, args.folder / LOGITS, args.model)
+    found = {}
+    for name, flags in steps(args).items():
+        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
+        if key not in kept:
+            kept[key] = vars(measure(args, flags))
+            write_json(kept_path, kept)
+        found[name] = Outcome(**kept[key])
+        print(f"   {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
+
+
+def table(found: dict[str, Outcome]) -> str:
+    lines = ["| fitted to | time | largest memory | KL divergence | perplexity over the base's |", "|" + "---|" * 5]
+    for name, o in found.items():
+        minutes, seconds = divmod(round(o.seconds), 60)
+        cells = [name, f"{minutes} min {seconds:02} s", f"{o.peak / MIB:.0f} MiB"]
+        cells.append(f"{o.divergence[0]:.5f} +- {o.divergence[1]:.5f}")
+        cells.append(f"{o.perplexity[0]:.4f} +- {o.perplexity[1]:.4f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
+    parser.add_argument("--fit", type=Path, required=True, help="text to fit to")
+    parser.add_argument("--text", type=Path, required=True, help="text to measure on, none of what is fitted to")
+    parser.add_argument("--folder", type=Path, required=True, help="for models and finished steps")
+    parser.add_argument("--layers", help="that are coded (default: all)")
+    parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
+    parser.add_argument("--tokens", type=positive, default=8192, help="to fit to (default %(default)s)")
+    parser.add_argument("--tune-ffn", type=positive, default=20, help="steps (default %(default)s)")
+    parser.add_argument("--tune", type=positive, default=20, help="steps (default %(default)s)")
+    parser.add_argument("--chunks", type=positive, default=16, help="of 512 tokens (default %(default)s)")
+    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
+    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str]) -> int:
+    args = parse(arguments)
+    try:
+        print(table(outcomes(args)))
+    except (ProgramError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
