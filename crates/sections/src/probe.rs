@@ -14,6 +14,8 @@ const ROWS: usize = 64;
 const SHARE: usize = 8;
 /// Beam: settings rank as they do with a wide one.
 const BEAM: usize = 4;
+/// Sweeps: these fit more closely to the moment, which has to be trusted less then.
+const SWEEPS: usize = 1;
 /// Blocks to learn from, at most.
 const SAMPLES: usize = 4096;
 /// Joint steps of learning.
@@ -51,7 +53,7 @@ impl Probe {
         let params = SectionsParams {
             beam: BEAM.min(params.beam),
             rounds: 0,
-            sweeps: 0,
+            sweeps: params.sweeps.min(SWEEPS),
             max_samples: SAMPLES.min(params.max_samples),
             learn_rounds: LEARN_ROUNDS.min(params.learn_rounds),
             ..params.clone()
@@ -141,7 +143,7 @@ mod tests {
         fn advance(&self, _: u64) {}
     }
 
-    const D: usize = 48;
+    const D: usize = 128;
 
     /// Values of about unit size; different for every seed.
     fn values(n: usize, seed: u64) -> Vec<f32> {
