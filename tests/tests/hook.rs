@@ -6,11 +6,11 @@ use dictionary::DictType;
 use end_to_end::coding::{Coding, Method, Twins};
 use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::ModelFile;
-use end_to_end::programs::smollm2;
+use end_to_end::programs::{Run, smollm2};
 use fixtures::models::Model as RandomModel;
 use format::{Role, Scheme};
 use ggml::Type;
-use llama::Token;
+use llama::{Computed, Context, ContextParams, Node, Observer, Outputs, Token};
 use tempfile::TempDir;
 
 /// Largest difference of logits over the largest logit, coded against dense, for global dictionaries. What
@@ -112,6 +112,52 @@ fn coded_and_base_model_differ() {
     twins.dense = base;
     let worst = worst_distance(folder.path(), &twins, &random_tokens());
     assert!(worst > 0.1, "{worst}");
+}
+
+/// Operations of the hook in one graph.
+#[derive(Default)]
+struct Custom(usize);
+
+impl Observer for Custom {
+    fn wants(&mut self, node: Node<'_>) -> bool {
+        self.0 += usize::from(node.op() == "CUSTOM");
+        false
+    }
+
+    fn observe(&mut self, _: Computed<'_>) -> bool {
+        true
+    }
+}
+
+/// One dictionary for gate and up: the tables are made once for both, and the logits are those of the dense twin.
+#[test]
+fn what_gate_and_up_look_up_is_made_once_where_they_have_one_dictionary() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let base = RandomModel { other_type: Type::F32, ..RandomModel::default() };
+    base.write(Path::new(&path("base.gguf"))).unwrap();
+    let run = |line: &str| {
+        let line = line.replace("DIR", folder.path().to_str().unwrap());
+        let _ = Run::of("statecells-build", line.split_whitespace()).ok();
+    };
+    let mut operations = [0; 2];
+    for (n, more) in operations.iter_mut().zip(["", "--share-dict gate,up"]) {
+        run(&format!("-i DIR/base.gguf -o DIR/coded.gguf --no-calib --S 6 --force {more}"));
+        run("-i DIR/coded.gguf --decode DIR/dense.gguf --decode-type f32 --force");
+        let coded = load_coded(Path::new(&path("coded.gguf"))).unwrap();
+        let dense = load_dense(Path::new(&path("dense.gguf"))).unwrap();
+        for (pace, n_threads) in [(Pace::Single, 1), (Pace::Batch, 2)] {
+            let of = |model| logits(model, &random_tokens(), pace, n_threads);
+            let distance = distance(&of(&dense), &of(&coded));
+            assert!(distance <= TOLERANCE_SECTIONS, "{more}, {pace:?}: {distance}");
+        }
+        let params = ContextParams { n_ctx: 8, n_batch: 8, n_threads: 1, cache_type: Type::F32 };
+        let mut context = Context::with_observer(&coded, params, Custom::default()).unwrap();
+        context.decode(&[3], Outputs::All).unwrap();
+        *n = context.observer().0;
+    }
+    // Of each of two layers: tables for gate, up and down, and three look-ups.
+    assert_eq!(operations, [12, 10]);
 }
 
 /// On weights and activations as training makes them, some of them thousands of times the others.

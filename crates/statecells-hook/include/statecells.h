@@ -71,6 +71,9 @@ statecells_matrix * statecells_matrix_new(const char * scheme, int64_t d_in, int
 /* Accepts null. */
 void statecells_matrix_free(statecells_matrix * matrix);
 
+/* 1 if what `a` prepares of an input does for `b` as well: their dictionaries are the same. */
+int32_t statecells_matrix_prepares_like(const statecells_matrix * a, const statecells_matrix * b);
+
 /* Called by all `nth` threads of the pool with their own `ith`; each does its share. There is a barrier between
  * prepare and apply. x: [d_in, n_tokens] F32, contiguous. Non-zero if the call was refused or failed: the host must not use
  * the product. This thread's share of y is then NaN, so that the failure shows; where matrix, n_tokens, ith, nth or y itself
@@ -120,7 +123,7 @@ statecells_experts * statecells_experts_new(const char * scheme, int64_t d_in, i
 void statecells_experts_free(statecells_experts * experts);
 
 /* 1 if what `a` prepares of an input does for `b` as well: their dictionaries are the same. */
-int32_t statecells_prepares_like(const statecells_experts * a, const statecells_experts * b);
+int32_t statecells_experts_prepares_like(const statecells_experts * a, const statecells_experts * b);
 
 /* As statecells_prepare and statecells_apply; prepared: [prepared_ne0, n_columns], y: [d_out, n_used, n_tokens] F32. An id
  * that is no expert's makes both fail; y is then left alone. */

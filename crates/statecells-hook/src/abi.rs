@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use statecells_kernels::Dispatch;
 
 use crate::arguments::{arguments, text};
-use crate::border::{free, guarded, handed_out, status, write_finding, write_plan};
+use crate::border::{alike, free, guarded, handed_out, status, write_finding, write_plan};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
 use crate::c_types::{StatecellsFinding, StatecellsPlan, StatecellsTensor};
 use crate::check::Share;
@@ -142,6 +142,19 @@ pub unsafe extern "C" fn statecells_matrix_new(
 pub unsafe extern "C" fn statecells_matrix_free(matrix: *mut Matrix) {
     // SAFETY: the caller's promises.
     unsafe { free(matrix) }
+}
+
+/// 1 if what `a` prepares of an input does for `b` as well.
+///
+/// # Safety
+/// Each is null or live.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn statecells_matrix_prepares_like(
+    a: *const Matrix,
+    b: *const Matrix,
+) -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { alike(a, b, Matrix::prepares_like) }
 }
 
 /// This thread's share of the step before the projection or the look-up. 0 on success.

@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_void};
 
 use crate::arguments::{described, stack};
-use crate::border::{free, guarded, handed_out, write_finding, write_plan};
+use crate::border::{alike, free, guarded, handed_out, write_finding, write_plan};
 use crate::buffer::{SharedOutput, bytes_of, part_of};
 use crate::c_types::{StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor};
 use crate::error::HookError;
@@ -75,11 +75,12 @@ pub unsafe extern "C" fn statecells_experts_free(experts: *mut Experts) {
 /// # Safety
 /// Each is null or live.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn statecells_prepares_like(a: *const Experts, b: *const Experts) -> i32 {
+pub unsafe extern "C" fn statecells_experts_prepares_like(
+    a: *const Experts,
+    b: *const Experts,
+) -> i32 {
     // SAFETY: the caller's promise.
-    let (a, b) = unsafe { (a.as_ref(), b.as_ref()) };
-    let alike = guarded(|| Ok(a.zip(b).is_some_and(|(a, b)| a.prepares_like(b))));
-    i32::from(alike == Ok(true))
+    unsafe { alike(a, b, Experts::prepares_like) }
 }
 
 /// What the host passes for one call.

@@ -68,6 +68,17 @@ pub(crate) unsafe fn handed_out<T>(
     }
 }
 
+/// 1 if `alike` says so of both.
+///
+/// # Safety
+/// Each is null or live.
+pub(crate) unsafe fn alike<T>(a: *const T, b: *const T, alike: impl Fn(&T, &T) -> bool) -> i32 {
+    // SAFETY: the caller's promise.
+    let (a, b) = unsafe { (a.as_ref(), b.as_ref()) };
+    let answer = guarded(|| Ok(a.zip(b).is_some_and(|(a, b)| alike(a, b))));
+    i32::from(answer == Ok(true))
+}
+
 /// Drops what [`handed_out`] made; null is accepted.
 ///
 /// # Safety

@@ -24,13 +24,14 @@ mod sidecars;
 
 pub use abi::{
     statecells_abi_version, statecells_apply, statecells_check, statecells_flag,
-    statecells_kernels, statecells_matrix_free, statecells_matrix_new, statecells_may_code,
-    statecells_plan_matrix, statecells_prepare, statecells_suffixes, statecells_version,
+    statecells_kernels, statecells_matrix_free, statecells_matrix_new,
+    statecells_matrix_prepares_like, statecells_may_code, statecells_plan_matrix,
+    statecells_prepare, statecells_suffixes, statecells_version,
 };
 pub use abi_experts::{
     statecells_apply_experts, statecells_check_experts, statecells_experts_free,
-    statecells_experts_new, statecells_plan_experts, statecells_prepare_experts,
-    statecells_prepares_like,
+    statecells_experts_new, statecells_experts_prepares_like, statecells_plan_experts,
+    statecells_prepare_experts,
 };
 pub use c_types::{StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor};
 pub use experts::Experts;

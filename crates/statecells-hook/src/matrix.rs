@@ -46,6 +46,14 @@ impl Matrix {
         self.shape
     }
 
+    /// Whether what one of them prepares does for the other.
+    pub(crate) fn prepares_like(&self, other: &Self) -> bool {
+        let dictionary = self.product.dictionary();
+        self.shape.d_in == other.shape.d_in
+            && dictionary.is_some()
+            && dictionary == other.product.dictionary()
+    }
+
     /// This thread's share of the step before projection or look-up.
     pub(crate) fn prepare(
         &self,

@@ -71,6 +71,11 @@ pub trait Product: std::fmt::Debug + Send + Sync {
         call: Call,
         out: &SharedOutput<f32>,
     ) -> Result<(), HookError>;
+
+    /// The bytes that decide, besides the input, what is prepared; `None` if others decide too.
+    fn dictionary(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// Matrices of experts of some scheme, checked and immutable. Any number of threads may use them at once.

@@ -236,7 +236,7 @@ fn what_is_prepared_is_shared_by_those_with_the_same_dictionary() {
     let (a, mut other) = (stacked(&[]).host, stacked(&[(1, 2.0)]).host);
     let (first, second) = (open(&a), open(&other));
     // SAFETY: live matrices.
-    let alike = |a, b| unsafe { statecells_prepares_like(a, b) };
+    let alike = |a, b| unsafe { statecells_experts_prepares_like(a, b) };
     assert_eq!(
         (alike(first, first), alike(first, second), alike(first, std::ptr::null())),
         (1, 1, 0)

@@ -4,6 +4,7 @@ mod common;
 
 use common::{ATOMS, BLOCK, Coded, Host, coded, noise};
 use half::f16;
+use statecells_hook::{statecells_matrix_free, statecells_matrix_prepares_like};
 
 /// Largest error that rounding the tables can cause in one output: half a step for every code, and a step is the
 /// group's largest projection over 127. No group holds a larger projection than the whole input.
@@ -90,5 +91,28 @@ fn bad_sidecars_are_refused_with_a_reason() {
                 h.tensor(suffix).2[..2].copy_from_slice(&bad.to_le_bytes());
             });
         }
+    }
+}
+
+#[test]
+fn what_is_prepared_is_shared_by_those_with_the_same_dictionary() {
+    let first = coded(64, 40, 6, &[]).host;
+    let with_its_dictionary = |d_in: usize, first_byte: u8| {
+        let mut host = coded(d_in, 32, 6, &[]).host;
+        host.tensor("dict").2 = first.tensors[0].2.clone();
+        host.tensor("dict").2[0] ^= first_byte;
+        host
+    };
+    let others = [(64, 0), (64, 1), (72, 0)].map(|(d_in, byte)| with_its_dictionary(d_in, byte));
+    let a = first.open().unwrap();
+    let [same, changed, longer] = others.each_ref().map(|host| host.open().unwrap());
+    // SAFETY: null or live matrices.
+    let alike = |a, b| unsafe { statecells_matrix_prepares_like(a, b) };
+    assert_eq!((alike(a, a), alike(a, same), alike(same, a)), (1, 1, 1));
+    assert_eq!((alike(a, changed), alike(a, longer)), (0, 0));
+    assert_eq!((alike(a, std::ptr::null()), alike(std::ptr::null(), a)), (0, 0));
+    for matrix in [a, same, changed, longer] {
+        // SAFETY: made above, freed once.
+        unsafe { statecells_matrix_free(matrix) };
     }
 }

@@ -106,9 +106,10 @@ struct llama_statecells_product {
     }
 };
 
-// What experts have prepared of an input, for others with the same dictionary.
+// What a product has prepared of an input, for others with the same dictionary; without ids: one of a matrix.
 struct llama_statecells_prepared {
     const ggml_tensor * x;
+    ggml_tensor * plain; // x in F32, contiguous
     const ggml_tensor * ids;
     const llama_statecells_matrix * m;
     ggml_tensor * node;
@@ -362,17 +363,21 @@ ggml_tensor * llama_statecells_mul_mat(ggml_context * ctx, ggml_tensor * w, ggml
     }
     graph->products.push_back(std::make_unique<llama_statecells_product>(m, graph->told));
     auto * product = graph->products.back().get();
-    x = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
-    ggml_tensor * prepared = x;
-    if (m.plan.prepared_ne0 > 0) {
-        ggml_tensor * args[] = { x, m.sidecars[0].second };
-        prepared = ggml_custom_4d(ctx, (ggml_type) m.plan.prepared_type, m.plan.prepared_ne0, ggml_nrows(x) * m.plan.prepared_columns, 1, 1,
-                args, 2, statecells_op_prepare, GGML_N_TASKS_MAX, product);
+    auto & last = graph->prepared;
+    if (last.x != x || last.ids || !statecells_matrix_prepares_like(last.m->matrix.get(), m.matrix.get())) {
+        ggml_tensor * plain = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
+        ggml_tensor * node = plain;
+        if (m.plan.prepared_ne0 > 0) {
+            ggml_tensor * args[] = { plain, m.sidecars[0].second };
+            node = ggml_custom_4d(ctx, (ggml_type) m.plan.prepared_type, m.plan.prepared_ne0, ggml_nrows(plain) * m.plan.prepared_columns, 1, 1,
+                    args, 2, statecells_op_prepare, GGML_N_TASKS_MAX, product);
+        }
+        if (m.plan.project) {
+            node = ggml_mul_mat(ctx, m.find("dict"), node);
+        }
+        last = { x, plain, nullptr, &m, node };
     }
-    if (m.plan.project) {
-        prepared = ggml_mul_mat(ctx, m.find("dict"), prepared);
-    }
-    ggml_tensor * args[] = { x, prepared, m.sidecars[0].second };
+    ggml_tensor * args[] = { last.plain, last.node, m.sidecars[0].second };
     return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], x->ne[1], x->ne[2], x->ne[3], args, 3, statecells_op_apply, GGML_N_TASKS_MAX, product);
 }
 
@@ -417,14 +422,14 @@ ggml_tensor * llama_statecells_mul_mat_id(
     graph->products.push_back(std::make_unique<llama_statecells_product>(m, graph->told));
     auto * product = graph->products.back().get();
     auto & last = graph->prepared;
-    if (last.x != x || last.ids != ids || !statecells_prepares_like(last.m->experts.get(), m.experts.get())) {
+    if (last.x != x || last.ids != ids || !statecells_experts_prepares_like(last.m->experts.get(), m.experts.get())) {
         ggml_tensor * plain = x->type == GGML_TYPE_F32 && ggml_is_contiguous(x) ? x : ggml_cont(ctx, ggml_cast(ctx, x, GGML_TYPE_F32));
         ggml_tensor * args[] = { plain, ids, m.sidecars[0].second };
         ggml_tensor * node = ggml_custom_4d(ctx, (ggml_type) m.plan.prepared_type, m.plan.prepared_ne0, plain->ne[1] * plain->ne[2], 1, 1,
                 args, 3, statecells_op_prepare_experts, GGML_N_TASKS_MAX, product);
-        last = { x, ids, &m, node };
+        last = { x, plain, ids, &m, node };
     }
-    ggml_tensor * args[] = { last.node->src[0], ids, last.node, m.sidecars[0].second };
+    ggml_tensor * args[] = { last.plain, ids, last.node, m.sidecars[0].second };
     return ggml_custom_4d(ctx, GGML_TYPE_F32, w->ne[1], ids->ne[0], ids->ne[1], 1, args, 4, statecells_op_apply_experts, GGML_N_TASKS_MAX, product);
 }
 

@@ -204,7 +204,8 @@ fn method(
             let moments = Moments { shrink: sections.shrink, max_dim: sections.max_h_dim };
             let budget = budget(sections)?;
             let moments = calibrated.is_some().then_some(moments);
-            let method = SectionsMethod::new(params, moments, budget);
+            let method = SectionsMethod::new(params, moments, budget)
+                .with_shared_dictionary(sections.share_dict.is_some());
             Box::new(method.with_steps(calibrated.unwrap_or_default()))
         }
         global => Box::new(GlobalMethod::new(global, params(flags, dict))),

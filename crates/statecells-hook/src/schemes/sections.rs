@@ -143,6 +143,10 @@ impl Product for SectionsMatrix {
             }
         })
     }
+
+    fn dictionary(&self) -> Option<&[u8]> {
+        Some(self.dictionary)
+    }
 }
 
 /// Tokens of one expert that are decoded together: what they read and write stays in the caches.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use builder::methods::sections::Weighing;
+use builder::methods::sections::{SHARED_BY, Weighing};
 use clap::Args;
 use numerics::Shrink;
 use program::flags::{number, positive};
@@ -77,6 +77,16 @@ pub struct SectionsFlags {
     /// Times that every block of 8 inputs is searched anew with the errors of all others known; only with a calibration
     #[arg(long, value_name = "SWEEPS", default_value_t = SECTIONS.sweeps)]
     pub sweeps: usize,
+
+    /// One dictionary for ffn_gate and ffn_up of a layer, so that the run time builds its tables once for both; the atoms are
+    /// then not refitted to each of them
+    #[arg(
+        long,
+        value_name = "MATRICES",
+        value_parser = [SHARED_BY],
+        conflicts_with_all = ["tune", "tune_ffn"]
+    )]
+    pub share_dict: Option<String>,
 
     /// Share of the weights, 0 to 0.1, that are kept exact beside the codes, 48 bits each: those that no
     /// sum of atoms reaches

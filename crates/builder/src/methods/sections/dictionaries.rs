@@ -42,11 +42,21 @@ impl SharedDictionaries {
     }
 }
 
+/// The matrices of the model that read what that of `encoding` reads.
+fn readers(encoding: &Encoding<'_>) -> Vec<MatrixId> {
+    let input = encoding.item.tensor.input();
+    let all = encoding.source.map().matrices().map(|matrix| matrix.id);
+    all.filter(|id| id.input() == input).collect()
+}
+
+/// Whether another matrix reads what that of `encoding` reads.
+pub(super) fn has_two(encoding: &Encoding<'_>) -> bool {
+    readers(encoding).len() > 1
+}
+
 /// Rows of all matrices of the model that read what that of `encoding` reads, [d_in, n].
 pub(super) fn rows(encoding: &Encoding<'_>) -> Result<(Vec<f32>, MatrixShape), CodecError> {
-    let (input, source) = (encoding.item.tensor.input(), encoding.source);
-    let all = source.map().matrices().map(|matrix| matrix.id);
-    let readers: Vec<MatrixId> = all.filter(|id| id.input() == input).collect();
+    let (readers, source) = (readers(encoding), encoding.source);
     let mut rows = Vec::new();
     for id in &readers {
         let picked = spread(source.shape(*id).d_out, DICTIONARY_ROWS / readers.len());

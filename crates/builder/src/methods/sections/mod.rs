@@ -37,6 +37,11 @@ use crate::{
 use dictionaries::SharedDictionaries;
 use sequential::SequentialStep;
 
+/// The flag that gives several matrices one dictionary.
+const SHARE_DICT: &str = "--share-dict";
+/// Its only value: the matrices that do.
+pub const SHARED_BY: &str = "gate,up";
+
 /// Sections with the same parameters for every tensor, except their number where a budget is shared out.
 #[derive(Clone, Debug)]
 pub struct SectionsMethod {
@@ -49,6 +54,8 @@ pub struct SectionsMethod {
     /// Of the input of the last matrix.
     metrics: Arc<MetricCache>,
     dictionaries: Arc<SharedDictionaries>,
+    /// Whether gate and up of a layer have one dictionary, as those of experts always have.
+    shares_dictionary: bool,
 }
 
 /// What is done with the whole model besides coding tensor by tensor.
@@ -73,13 +80,29 @@ impl SectionsMethod {
     ) -> Self {
         let (allocation, steps) = (Allocation::default(), ModelSteps::default());
         let (metrics, dictionaries) = (Arc::default(), Arc::default());
-        Self { params, moments, budget, allocation, steps, metrics, dictionaries }
+        let shares_dictionary = false;
+        Self {
+            params,
+            moments,
+            budget,
+            allocation,
+            steps,
+            metrics,
+            dictionaries,
+            shares_dictionary,
+        }
     }
 
     /// The same with `steps`, which need a calibration.
     #[must_use]
     pub fn with_steps(self, steps: ModelSteps) -> Self {
         Self { steps, ..self }
+    }
+
+    /// The same with one dictionary for gate and up of a layer, if `shares`.
+    #[must_use]
+    pub fn with_shared_dictionary(self, shares: bool) -> Self {
+        Self { shares_dictionary: shares, ..self }
     }
 
     fn params_for(&self, tensor: MatrixId) -> SectionsParams {
@@ -108,6 +131,23 @@ impl SectionsMethod {
             moments.metric(&mut metrics, &codec.params, input, weights, context)?;
         self.metrics.keep(metrics);
         Ok((codec.with_metric(metric), Some(share)))
+    }
+
+    /// The codec with the dictionary of all matrices that read what that of `encoding` reads, and the shrinkage of their
+    /// second moment.
+    fn with_common_dictionary(
+        &self,
+        encoding: &Encoding<'_>,
+    ) -> Result<(SectionsCodec, Option<f64>), CodecError> {
+        let Encoding { item, context, .. } = encoding;
+        let codec = self.codec_for(item.tensor);
+        self.dictionaries.codec(encoding, codec.params.sections, || {
+            let (rows, shape) = dictionaries::rows(encoding)?;
+            let context = EncodeContext { seed: item.input_seed, ..**context };
+            let (codec, shrink) = self.fitted(codec, (&rows, shape), encoding, &context)?;
+            let dictionary = codec.learn(&rows, shape, &context)?;
+            Ok((codec.with_dictionary(Arc::new(dictionary)), shrink))
+        })
     }
 
     /// Metrics of `input`, with what is known from the matrix before if that reads it too.
@@ -145,18 +185,16 @@ impl Method for SectionsMethod {
 
     fn encode(&self, encoding: &Encoding<'_>) -> Result<Encoded, CodecError> {
         let Encoding { item, weights, context, .. } = encoding;
-        let codec = self.codec_for(item.tensor);
         let Some(n_experts) = item.matrix.n_experts else {
-            let (codec, shrink) = self.fitted(codec, (weights, item.shape), encoding, context)?;
+            let (codec, shrink) = if self.shares_dictionary && dictionaries::has_two(encoding) {
+                self.with_common_dictionary(encoding)?
+            } else {
+                let codec = self.codec_for(item.tensor);
+                self.fitted(codec, (weights, item.shape), encoding, context)?
+            };
             return Ok(Encoded { sidecars: codec.encode(weights, item.shape, context)?, shrink });
         };
-        let (codec, shrink) = self.dictionaries.codec(encoding, codec.params.sections, || {
-            let (rows, shape) = dictionaries::rows(encoding)?;
-            let context = EncodeContext { seed: item.input_seed, ..**context };
-            let (codec, shrink) = self.fitted(codec, (&rows, shape), encoding, &context)?;
-            let dictionary = codec.learn(&rows, shape, &context)?;
-            Ok((codec.with_dictionary(Arc::new(dictionary)), shrink))
-        })?;
+        let (codec, shrink) = self.with_common_dictionary(encoding)?;
         let stack = ExpertStack { each: item.matrix.shape, n_experts };
         let experts = ExpertsCodec::new(codec.clone(), stack);
         let sidecars = match (self.moments, encoding.calibrated, shrink) {
@@ -212,6 +250,9 @@ impl Method for SectionsMethod {
         .map(|(name, value)| (name.to_owned(), value))
         .into();
         let mut set = |name: &str, value| arguments.insert(name.to_owned(), value);
+        if self.shares_dictionary {
+            set(SHARE_DICT, SHARED_BY.to_owned());
+        }
         match &self.budget {
             None => _ = set("--S", params.sections.to_string()),
             Some((budget, sensitivity)) => {

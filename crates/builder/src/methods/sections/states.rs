@@ -39,6 +39,7 @@ pub(super) fn check(
     calibration: Option<&Calibration>,
 ) -> Result<(), Error> {
     outputs::check_output(path)?;
+    shape_of(source, (1, 1))?;
     let Some(calibration) = calibration else { return Ok(()) };
     if path.symlink_metadata().is_ok() {
         return open(path, source, calibration).map(drop);
@@ -72,10 +73,13 @@ pub(super) fn open(
 }
 
 fn shape(source: &Source, calibration: &Calibration) -> Result<KeptShape, Error> {
-    let model = source.model().map_err(|e| Error::cannot_run(&e))?;
     let provenance = calibration.provenance();
     let n_ctx = (provenance.n_ctx as usize).max(1);
-    let n_contexts = provenance.tokens.len() / n_ctx;
+    shape_of(source, (provenance.tokens.len() / n_ctx, n_ctx))
+}
+
+fn shape_of(source: &Source, (n_contexts, n_ctx): (usize, usize)) -> Result<KeptShape, Error> {
+    let model = source.model().map_err(|e| Error::cannot_run(&e))?;
     KeptShape::of(model, n_contexts, n_ctx)
         .map_err(|e| Error::flag(FLAG, format!("{e}: leave the flag out")))
 }
