@@ -291,10 +291,10 @@ impl<'m> Layers<'m> {
         &mut self,
         part: &Part<'_>,
         tokens: &[Token],
-        carried: Carried<'_>,
+        mut carried: Carried<'_>,
         out: &mut [f32],
     ) -> Result<f32, LlamaError> {
-        let ran = self.compute(part, tokens, carried, (out.as_mut_ptr(), out.len()));
+        let ran = self.compute(part, tokens, &mut carried, (out.as_mut_ptr(), out.len()));
         match self.context.observer_mut().error.take() {
             Some(error) => Err(error),
             None => Ok(ran?.gain),
@@ -303,7 +303,7 @@ impl<'m> Layers<'m> {
 
     /// Cuts `part` out and computes nothing.
     fn cut_out(&mut self, part: &Part<'_>) -> Result<Told, LlamaError> {
-        self.compute(part, &[0], Carried::alone(&[]), (std::ptr::null_mut(), 0))
+        self.compute(part, &[0], &mut Carried::alone(&[]), (std::ptr::null_mut(), 0))
     }
 
     /// The product of [`Part::watched`] in the last run.
@@ -317,7 +317,7 @@ impl<'m> Layers<'m> {
         &mut self,
         part: &Part<'_>,
         tokens: &[Token],
-        carried: Carried<'_>,
+        carried: &mut Carried<'_>,
         (out, n_out): (*mut f32, usize),
     ) -> Result<Told, LlamaError> {
         let (mut from, mut to) = (CString::default(), CString::default());
