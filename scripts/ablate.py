@@ -10,7 +10,6 @@ that of the defaults), perplexity and Kullback-Leibler divergence from the base.
 """
 
 import argparse
-import json
 import math
 import re
 import sys
@@ -18,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from programs import (
-    ProgramError, calibrated_model_flags, coded_run, divergence_run, mean_divergence, positive, write_json,
+    BASE_LOGITS, ProgramError, calibrated_model_flags, coded_run, kept_outcomes, mean_divergence, positive,
 )  # fmt: skip
 
-# The base's logits, in the folder.
-LOGITS = "base.kld"
 # Name, and what differs from the defaults.
 SETTINGS = {
     "defaults": [],
@@ -88,24 +85,7 @@ def settings(args: argparse.Namespace) -> dict[str, list]:
 
 def measure(args: argparse.Namespace, flags: list) -> Outcome:
     size = [] if "--bpw" in flags else ["--S", args.sections]
-    return Outcome.of(*coded_run(args, args.folder, args.folder / LOGITS, "--layers", args.layers, *size, *flags))
-
-
-def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
-    args.folder.mkdir(parents=True, exist_ok=True)
-    kept_path = args.folder / "outcomes.json"
-    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    if not (args.folder / LOGITS).exists():
-        divergence_run(args, args.folder / LOGITS, args.model)
-    found = {}
-    for name, flags in settings(args).items():
-        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
-        if key not in kept:
-            kept[key] = vars(measure(args, flags))
-            write_json(kept_path, kept)
-        found[name] = Outcome(**kept[key])
-        print(f"   {name}: {found[name]}", file=sys.stderr, flush=True)
-    return found
+    return Outcome.of(*coded_run(args, args.folder, args.folder / BASE_LOGITS, "--layers", args.layers, *size, *flags))
 
 
 def table(found: dict[str, Outcome]) -> str:
@@ -134,7 +114,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        print(table(outcomes(args)))
+        print(table(kept_outcomes(args, settings(args), measure, Outcome)))
     except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,9 +5,13 @@ import json
 import os
 import re
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# The base's logits, in the folder of kept outcomes.
+BASE_LOGITS = "base.kld"
 
 
 class ProgramError(Exception):
@@ -50,14 +54,37 @@ def mean_divergence(log: str) -> float:
     return float(found[1])
 
 
-def calibrated_model_flags(parser: argparse.ArgumentParser, *, chunks: int) -> None:
-    """The flags of scripts that code a calibrated model and run it on a text."""
+def model_flags(parser: argparse.ArgumentParser, *, chunks: int) -> None:
+    """The flags of scripts that code a model and run it on a text."""
     parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
-    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
     parser.add_argument("--text", type=Path, required=True, help="text to run on")
     parser.add_argument("--chunks", type=positive, default=chunks, help="of 512 tokens (default %(default)s)")
     parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
     parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
+
+
+def calibrated_model_flags(parser: argparse.ArgumentParser, *, chunks: int) -> None:
+    """The same for a model with a calibration."""
+    model_flags(parser, chunks=chunks)
+    parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
+
+
+def kept_outcomes(args: argparse.Namespace, settings: dict[str, list], measure: Callable, kind: type) -> dict:
+    """What `measure` finds for the flags of every setting, as `kind`; what --folder knows already is used again."""
+    args.folder.mkdir(parents=True, exist_ok=True)
+    kept_path, base_logits = args.folder / "outcomes.json", args.folder / BASE_LOGITS
+    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
+    if not base_logits.exists():
+        divergence_run(args, base_logits, args.model)
+    found = {}
+    for name, flags in settings.items():
+        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
+        if key not in kept:
+            kept[key] = vars(measure(args, flags))
+            write_json(kept_path, kept)
+        found[name] = kind(**kept[key])
+        print(f"   {name}: {found[name]}", file=sys.stderr, flush=True)
+    return found
 
 
 def write_json(path: Path, value: object) -> None:

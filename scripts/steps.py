@@ -10,7 +10,6 @@ again. Writes a Markdown table to standard output. Python's standard library onl
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -19,10 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from programs import ROOT, ProgramError, divergence_run, positive, write_json
+from programs import BASE_LOGITS, ProgramError, divergence_run, kept_outcomes, model_flags, positive
 
-# The base's logits, in the folder.
-LOGITS = "base.kld"
 MIB = 1 << 20
 
 
@@ -81,25 +78,8 @@ def measure(args: argparse.Namespace, flags: list) -> Outcome:
     layers = ["--layers", args.layers] if args.layers else []
     line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "-t", args.threads, "--S", args.sections]
     seconds, peak = measured([*line, *layers, *flags])
-    log = divergence_run(args, args.folder / LOGITS, coded, "--statecells", "--kl-divergence")
+    log = divergence_run(args, args.folder / BASE_LOGITS, coded, "--statecells", "--kl-divergence")
     return Outcome(seconds, peak, of_log(log, r"Mean\s+KLD"), of_log(log, r"Mean PPL\(Q\)/PPL\(base\)"))
-
-
-def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
-    args.folder.mkdir(parents=True, exist_ok=True)
-    kept_path = args.folder / "outcomes.json"
-    kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    if not (args.folder / LOGITS).exists():
-        divergence_run(args, args.folder / LOGITS, args.model)
-    found = {}
-    for name, flags in steps(args).items():
-        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
-        if key not in kept:
-            kept[key] = vars(measure(args, flags))
-            write_json(kept_path, kept)
-        found[name] = Outcome(**kept[key])
-        print(f"   {name}: {found[name]}", file=sys.stderr, flush=True)
-    return found
 
 
 def table(found: dict[str, Outcome]) -> str:
@@ -115,25 +95,21 @@ def table(found: dict[str, Outcome]) -> str:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="the dense GGUF")
-    parser.add_argument("--fit", type=Path, required=True, help="text to fit to")
-    parser.add_argument("--text", type=Path, required=True, help="text to measure on, none of what is fitted to")
+    model_flags(parser, chunks=16)
+    parser.add_argument("--fit", type=Path, required=True, help="text to fit to, none of --text")
     parser.add_argument("--folder", type=Path, required=True, help="for models and finished steps")
     parser.add_argument("--layers", help="that are coded (default: all)")
     parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
     parser.add_argument("--tokens", type=positive, default=8192, help="to fit to (default %(default)s)")
     parser.add_argument("--tune-ffn", type=positive, default=20, help="steps (default %(default)s)")
     parser.add_argument("--tune", type=positive, default=20, help="steps (default %(default)s)")
-    parser.add_argument("--chunks", type=positive, default=16, help="of 512 tokens (default %(default)s)")
-    parser.add_argument("--threads", type=positive, default=os.cpu_count(), help="default: one per core")
-    parser.add_argument("--bin-dir", type=Path, default=ROOT / "bin", help="where the programs are (default: bin)")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        print(table(outcomes(args)))
+        print(table(kept_outcomes(args, steps(args), measure, Outcome)))
     except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

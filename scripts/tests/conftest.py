@@ -12,6 +12,30 @@ sys.path.insert(0, str(SCRIPTS))
 
 
 @pytest.fixture
+def stand_ins(tmp_path, monkeypatch):
+    """Makes programs of shell texts, which may append to the file that CALLS names; their folder. llama-perplexity writes the
+    base's logits, and says `found` of a coded model."""
+
+    def make(builder, found):
+        said = "; ".join(f'echo "{line}"' for line in found)
+        perplexity = f"""#!/bin/sh
+case "$*" in
+*--statecells*) {said};;
+*) while [ $# -gt 0 ]; do [ "$1" != --kl-divergence-base ] || echo logits >"$2"; shift; done ;;
+esac
+"""
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        for name, text in {"statecells-build": builder, "llama-perplexity": perplexity}.items():
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+        monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+        return folder
+
+    return make
+
+
+@pytest.fixture
 def run_script(tmp_path):
     """Runs a script with a cache of its own; the result has returncode, stdout and stderr."""
 

@@ -16,22 +16,12 @@ done
 t='{"functional": {"error_held_out_tokens": '$error'}, "bytes": 24, "d_in": 8, "d_out": 8}'
 echo "{\\"tensors\\": [$t, $t], \\"seconds\\": 2.4}" >"$report"
 """
-PERPLEXITY = """#!/bin/sh
-case "$*" in
-*--statecells*) echo "Mean PPL(Q)  :  21.5 +- 0.1"; echo "Mean    KLD:   0.04 +- 0.001";;
-*) while [ $# -gt 0 ]; do [ "$1" != --kl-divergence-base ] || echo logits >"$2"; shift; done ;;
-esac
-"""
+FOUND = ["Mean PPL(Q)  :  21.5 +- 0.1", "Mean    KLD:   0.04 +- 0.001"]
 
 
 @pytest.fixture
-def arguments(tmp_path, monkeypatch):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, text in {"statecells-build": BUILDER, "llama-perplexity": PERPLEXITY}.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+def arguments(tmp_path, stand_ins):
+    folder = stand_ins(BUILDER, FOUND)
     line = ["--model", "m", "--calib", "c", "--text", "t", "--folder", tmp_path / "work", "--bin-dir", folder]
     return [str(a) for a in [*line, "--fewer", "short.gguf", "--sequential", 4, "short.gguf", "--sensitivity", "s.json"]]
 

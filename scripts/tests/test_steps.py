@@ -14,22 +14,12 @@ while [ $# -gt 0 ]; do
   shift
 done
 """
-PERPLEXITY = """#!/bin/sh
-case "$*" in
-*--statecells*) echo "Mean PPL(Q)/PPL(base)  :  1.021 ± 0.004"; echo "Mean    KLD:   0.0412 ± 0.001";;
-*) while [ $# -gt 0 ]; do [ "$1" != --kl-divergence-base ] || echo logits >"$2"; shift; done ;;
-esac
-"""
+FOUND = ["Mean PPL(Q)/PPL(base)  :  1.021 ± 0.004", "Mean    KLD:   0.0412 ± 0.001"]
 
 
 @pytest.fixture
-def arguments(tmp_path, monkeypatch):
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    for name, text in {"statecells-build": BUILDER, "llama-perplexity": PERPLEXITY}.items():
-        (folder / name).write_text(text)
-        (folder / name).chmod(0o755)
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+def arguments(tmp_path, stand_ins):
+    folder = stand_ins(BUILDER, FOUND)
     line = ["--model", "m", "--fit", "f", "--text", "t", "--folder", tmp_path / "work", "--bin-dir", folder]
     return [str(a) for a in [*line, "--layers", "4-7", "--tune", 3]]
 

@@ -57,8 +57,7 @@ impl Stream<'_> {
     /// Which contexts are looked at: as many as there is room for, evenly spread over those of each kind.
     fn kept_contexts(&self) -> Vec<bool> {
         let n_tokens = self.contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1).max(1);
-        let width = self.source.states.context(0).len() / n_tokens;
-        let bytes = 2 * size_of::<f32>() * n_tokens * width;
+        let bytes = 2 * size_of::<f32>() * n_tokens * self.width;
         let room = (BYTES / bytes.max(1)).max(1);
         let step = self.contexts.len().div_ceil(room).max(1);
         let mut n_before = [0; 2];
@@ -76,8 +75,7 @@ impl Stream<'_> {
         let first = self.first_matrix(down.layer);
         let tokens = &self.contexts[number].tokens;
         let part = Part { watched: Some(&weight), ..Part::new(self.source.at.point(&first), to) };
-        let mut state = vec![0.0; self.source.states.context(number).len()];
-        self.source.run(&mut self.layers, &part, (number, tokens), &mut state)?;
+        let (state, _) = self.source.state_behind(&mut self.layers, &part, (number, tokens))?;
         self.source.states.context_mut(number).copy_from_slice(&state);
         Ok(self.layers.watched().output.clone())
     }
@@ -96,12 +94,11 @@ impl Stream<'_> {
         let from = self.coded.at.point(&first);
         let (layers, context) = (&mut self.layers, (number, &*self.contexts[number].tokens));
         let mut input = vec![0.0; context.1.len() * d_in];
-        let mut found = vec![0.0; self.coded.states.context(number).len()];
         let before_up = Point::Input { layer: up.layer, weight: &of_up };
         self.coded.run(layers, &Part::new(from, before_up), context, &mut input)?;
         let part = Part::new(from, Point::Before(down.layer + 1));
         let part = Part { stand_ins: replaced, watched: Some(&of_down), ..part };
-        let gain = self.coded.run(layers, &part, context, &mut found)?;
+        let (found, gain) = self.coded.state_behind(layers, &part, context)?;
         let state = self.source.states.context(number);
         let roots = roots_by_state(state, self.layers.model().n_embd(), context.1.len());
         if gain == 0.0 {

@@ -26,6 +26,8 @@ pub struct Stream<'m> {
     pub(crate) file: &'m GgufFile,
     map: &'m ModelMap,
     folder: PathBuf,
+    /// Values of a state to a token.
+    pub(crate) width: usize,
     pub(crate) contexts: Vec<Context>,
     pub(crate) source: Side,
     pub(crate) coded: Side,
@@ -83,6 +85,18 @@ impl Side {
             &mut bytemuck::cast_slice_mut::<f32, u8>(states.context_mut(number))[..*n]
         });
         layers.run(part, tokens, Carried { state: self.states.context(number), shared }, out)
+    }
+
+    /// The same for a part that ends with a state as wide as that here: it, and the gain.
+    pub(crate) fn state_behind(
+        &mut self,
+        layers: &mut Layers<'_>,
+        part: &Part<'_>,
+        context: (usize, &[Token]),
+    ) -> Result<(Vec<f32>, f32), LlamaError> {
+        let mut state = vec![0.0; self.states.context(context.0).len()];
+        let gain = self.run(layers, part, context, &mut state)?;
+        Ok((state, gain))
     }
 
     /// Takes over what `other` has of the context `number`.
@@ -191,8 +205,8 @@ impl<'m> Stream<'m> {
         let contexts: Vec<Context> = contexts.into_iter().map(context).collect();
         let n_ctx = contexts.iter().map(|c| c.tokens.len()).max().unwrap_or(1);
         let mut layers = Layers::new(model, params(n_ctx, n_threads))?;
-        let n_values = n_ctx * layers.width(Point::Before(1))?;
-        let size = ContextSize { n_values, n_shared: layers.n_shared()? };
+        let width = layers.width(Point::Before(1))?;
+        let size = ContextSize { n_values: n_ctx * width, n_shared: layers.n_shared()? };
         let side = || Side::new(folder, contexts.len(), size);
         let (source, coded) = (side()?, side()?);
         Ok(Self {
@@ -200,6 +214,7 @@ impl<'m> Stream<'m> {
             file,
             map,
             folder: folder.to_owned(),
+            width,
             contexts,
             source,
             coded,
@@ -290,10 +305,7 @@ impl<'m> Stream<'m> {
     pub(crate) fn middle(&mut self, layer: usize) -> Place {
         let weight = self.first_matrix(layer);
         let middle = Point::Middle { layer, weight: &weight };
-        let width = |layers: &mut Layers<'_>, point| layers.width(point).ok();
-        let whole = width(&mut self.layers, Point::Before(layer + 1));
-        let is_middle = whole.is_some() && width(&mut self.layers, middle) == whole;
-        Place { layer, is_middle }
+        Place { layer, is_middle: self.layers.check(middle, self.width).is_ok() }
     }
 
     /// Takes both sides on to `to`, a place in the layer in hand or that behind it, unless they are there.
@@ -313,8 +325,8 @@ impl<'m> Stream<'m> {
                 let part = Part::new(self.coded.at.point(&site), to.point(&site));
                 let part = Part { stand_ins, ..part };
                 let tokens = &self.contexts[number].tokens;
-                let mut state = vec![0.0; self.coded.states.context(number).len()];
-                self.coded.run(&mut self.layers, &part, (number, tokens), &mut state)?;
+                let (state, _) =
+                    self.coded.state_behind(&mut self.layers, &part, (number, tokens))?;
                 self.coded.states.context_mut(number).copy_from_slice(&state);
             } else if self.coded.at < to {
                 self.coded.copy_context(&self.source, number);
@@ -338,9 +350,7 @@ impl<'m> Stream<'m> {
             None => {
                 let part = Part::new(self.source.at.point(site), to.point(site));
                 let tokens = &self.contexts[number].tokens;
-                let mut state = vec![0.0; self.source.states.context(number).len()];
-                self.source.run(&mut self.layers, &part, (number, tokens), &mut state)?;
-                state
+                self.source.state_behind(&mut self.layers, &part, (number, tokens))?.0
             }
         };
         self.set_source(to, number, &state);

@@ -226,12 +226,7 @@ impl Ahead<'_, '_> {
         let gain = if known.is_some() { stream.layers.gain(&part)? } else { 0.0 };
         let (wanted, gain) = match known {
             Some(known) if gain != 0.0 => (known, gain),
-            _ => {
-                let mut wanted = vec![0.0; stream.source.states.context(number).len()];
-                let gain =
-                    stream.source.run(&mut stream.layers, &part, (number, tokens), &mut wanted)?;
-                (wanted, gain)
-            }
+            _ => stream.source.state_behind(&mut stream.layers, &part, (number, tokens))?,
         };
         if !differs {
             let input = stream.layers.watched().input.clone();
@@ -241,9 +236,8 @@ impl Ahead<'_, '_> {
         // Where something stands between the output and the state, the output itself is wanted as it was.
         let outputs = (gain == 0.0).then(|| stream.layers.watched().output.clone());
         let is_whole = may_be_whole && gain != 0.0;
-        let mut found = vec![0.0; wanted.len()];
         let part = Part { stand_ins: replaced, omits: is_whole, ..part };
-        stream.coded.run(&mut stream.layers, &part, (number, tokens), &mut found)?;
+        let (found, _) = stream.coded.state_behind(&mut stream.layers, &part, (number, tokens))?;
         let seen = stream.layers.watched();
         let lack = match outputs {
             Some(outputs) => outputs.iter().zip(&seen.output).map(|(y, found)| y - found).collect(),

@@ -229,7 +229,8 @@ fn targets_bring_the_hidden_states_back_to_where_they_were() {
     assert!(all < 0.8 * none && all < up, "{none} {up} {all}");
 }
 
-/// Norms behind the FFN, several states side by side, attention beside it, scaled residuals, one matrix for gate and up, none for the gate.
+/// Norms behind the FFN, several states side by side, attention beside it, scaled residuals, one matrix for gate and up, none
+/// for the gate.
 #[test]
 fn targets_help_whatever_the_architecture() {
     for name in [
