@@ -31,9 +31,9 @@ def run(command: list[str]) -> str:
     return out + log
 
 
-def divergence_run(args: argparse.Namespace, base_logits: Path, model: Path, *flags: object) -> str:
+def divergence_run(args: argparse.Namespace, text: Path, base_logits: Path, model: Path, *flags: object) -> str:
     """What llama-perplexity says of `model`. Without --kl-divergence among `flags` it writes the base's logits."""
-    line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", args.text, "-c", 512, "--chunks", args.chunks]
+    line = [args.bin_dir / "llama-perplexity", "-m", model, "-f", text, "-c", 512, "--chunks", args.chunks]
     return run([str(a) for a in [*line, "-t", args.threads, "--kl-divergence-base", base_logits, *flags]])
 
 
@@ -42,7 +42,7 @@ def coded_run(args: argparse.Namespace, folder: Path, base_logits: Path, *flags:
     coded, report = folder / "coded.gguf", folder / "report.json"
     line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "--force", "-t", args.threads]
     run([str(a) for a in [*line, "--report-json", report, *flags]])
-    log = divergence_run(args, base_logits, coded, "--statecells", "--kl-divergence")
+    log = divergence_run(args, args.text, base_logits, coded, "--statecells", "--kl-divergence")
     return json.loads(report.read_text()), log
 
 
@@ -75,7 +75,7 @@ def kept_outcomes(args: argparse.Namespace, settings: dict[str, list], measure: 
     kept_path, base_logits = args.folder / "outcomes.json", args.folder / BASE_LOGITS
     kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
     if not base_logits.exists():
-        divergence_run(args, base_logits, args.model)
+        divergence_run(args, args.text, base_logits, args.model)
     found = {}
     for name, flags in settings.items():
         key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])

@@ -3,8 +3,8 @@
 
 Every build starts anew, so that its time is that of the whole command. Shown are time, the largest memory (pages
 of the mapped model that were touched among it), Kullback-Leibler divergence from the base and perplexity over the
-base's, each with the standard error that llama-perplexity gives. Finished steps are kept in --folder and used
-again. Writes a Markdown table to standard output. Python's standard library only.
+base's on every text, each with the standard error that llama-perplexity gives. Finished steps are kept in --folder
+and used again. Writes a Markdown table to standard output. Python's standard library only.
 
     scripts/steps.py --model M.gguf --fit fit.txt --text text.txt --folder results/steps --layers 4-7
 """
@@ -29,8 +29,9 @@ class Outcome:
 
     seconds: float
     peak: int
-    divergence: list[float]
-    perplexity: list[float]
+    # Of every text: value and error.
+    divergence: list[list[float]]
+    perplexity: list[list[float]]
 
 
 def steps(args: argparse.Namespace) -> dict[str, list]:
@@ -70,6 +71,12 @@ def of_log(log: str, name: str) -> list[float]:
     return [float(found[1]), float(found[2])]
 
 
+def texts(args: argparse.Namespace) -> dict[Path, Path]:
+    """The texts that are measured on, and where the base's logits on each are."""
+    also = {text: args.folder / f"base-{number}.kld" for number, text in enumerate(args.also, 2)}
+    return {args.text: args.folder / BASE_LOGITS, **also}
+
+
 def measure(args: argparse.Namespace, flags: list) -> Outcome:
     coded = args.folder / "coded.gguf"
     # A calibration that the step before kept would save the time that is measured.
@@ -78,17 +85,28 @@ def measure(args: argparse.Namespace, flags: list) -> Outcome:
     layers = ["--layers", args.layers] if args.layers else []
     line = [args.bin_dir / "statecells-build", "-i", args.model, "-o", coded, "-t", args.threads, "--S", args.sections]
     seconds, peak = measured([*line, *layers, *flags])
-    log = divergence_run(args, args.folder / BASE_LOGITS, coded, "--statecells", "--kl-divergence")
-    return Outcome(seconds, peak, of_log(log, r"Mean\s+KLD"), of_log(log, r"Mean PPL\(Q\)/PPL\(base\)"))
+    found = Outcome(seconds, peak, [], [])
+    for text, base_logits in texts(args).items():
+        if not base_logits.exists():
+            divergence_run(args, text, base_logits, args.model)
+        log = divergence_run(args, text, base_logits, coded, "--statecells", "--kl-divergence")
+        found.divergence.append(of_log(log, r"Mean\s+KLD"))
+        found.perplexity.append(of_log(log, r"Mean PPL\(Q\)/PPL\(base\)"))
+    return found
 
 
-def table(found: dict[str, Outcome]) -> str:
-    lines = ["| fitted to | time | largest memory | KL divergence | perplexity over the base's |", "|" + "---|" * 5]
+def table(found: dict[str, Outcome], names: list[str]) -> str:
+    """With the names of the texts, if there are several."""
+    of_text = [f" on {name}" for name in names] if len(names) > 1 else [""]
+    cells = ["fitted to", "time", "largest memory"]
+    cells += [cell + text for text in of_text for cell in ("KL divergence", "perplexity over the base's")]
+    lines = ["| " + " | ".join(cells) + " |", "|" + "---|" * len(cells)]
     for name, o in found.items():
         minutes, seconds = divmod(round(o.seconds), 60)
         cells = [name, f"{minutes} min {seconds:02} s", f"{o.peak / MIB:.0f} MiB"]
-        cells.append(f"{o.divergence[0]:.5f} +- {o.divergence[1]:.5f}")
-        cells.append(f"{o.perplexity[0]:.4f} +- {o.perplexity[1]:.4f}")
+        for divergence, perplexity in zip(o.divergence, o.perplexity, strict=True):
+            cells.append(f"{divergence[0]:.5f} +- {divergence[1]:.5f}")
+            cells.append(f"{perplexity[0]:.4f} +- {perplexity[1]:.4f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -97,6 +115,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model_flags(parser, chunks=16)
     parser.add_argument("--fit", type=Path, required=True, help="text to fit to, none of --text")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="other texts to run on")
     parser.add_argument("--folder", type=Path, required=True, help="for models and finished steps")
     parser.add_argument("--layers", help="that are coded (default: all)")
     parser.add_argument("--sections", type=positive, default=6, help="S (default %(default)s)")
@@ -109,7 +128,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        print(table(kept_outcomes(args, steps(args), measure, Outcome)))
+        found = kept_outcomes(args, steps(args), measure, Outcome)
+        print(table(found, [text.stem for text in texts(args)]))
     except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -38,6 +38,15 @@ def test_every_step_has_a_row_and_starts_anew(arguments, tmp_path, capsys):
     assert (tmp_path / "calls").read_text().splitlines() == calls
 
 
+def test_every_text_has_its_columns(arguments, tmp_path, capsys):
+    assert steps.main([*arguments, "--also", "code.txt"]) == 0
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split(" | ")[3:5] == ["KL divergence on t", "perplexity over the base's on t"]
+    assert "KL divergence on code" in head
+    assert all(row.count("0.04120 +- 0.00100 | 1.0210 +- 0.0040") == 2 for row in rows)
+    assert len((tmp_path / "calls").read_text().splitlines()) == 7
+
+
 def test_a_build_that_fails_is_named(arguments, tmp_path, capsys):
     (tmp_path / "bin" / "statecells-build").write_text("#!/bin/sh\nexit 3\n")
     assert steps.main(arguments) == 1

@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-#define STATECELLS_ABI_VERSION    6
+#define STATECELLS_ABI_VERSION    7
 #define STATECELLS_FORMAT_VERSION 1 /* of the tensors in the file, docs/format.md */
 
 /* A coded matrix, checked and ready to run. Immutable: any number of threads may use it at once. */
@@ -135,6 +135,30 @@ int32_t statecells_apply_experts(const statecells_experts * experts, const state
 /* As statecells_check, after statecells_apply_experts; the finding's token is the model's, not the column. */
 int32_t statecells_check_experts(const statecells_experts * experts, const statecells_routed * routed, const float * y,
                                  int32_t ith, int32_t nth, statecells_finding * finding);
+
+/* Decoded parts of matrices, kept for the next batch that is large enough to be computed from decoded weights. Any number of
+ * matrices and threads may use one at once. */
+typedef struct statecells_cache statecells_cache;
+
+typedef struct statecells_cache_use {
+    size_t   n_bytes; /* of decoded weights now */
+    size_t   limit;
+    uint64_t n_hits;  /* parts that were found, of n_asked */
+    uint64_t n_asked;
+} statecells_cache_use;
+
+/* Holds at most n_bytes of decoded weights, at no time more. Null if it cannot be made. */
+statecells_cache * statecells_cache_new(size_t n_bytes);
+
+/* Accepts null. Matrices that keep decoded weights in it go on as they were. */
+void statecells_cache_free(statecells_cache * cache);
+
+void statecells_cache_usage(const statecells_cache * cache, statecells_cache_use * usage);
+
+/* From now on decoded weights of the matrix, or of the experts, are kept in the cache, if the scheme decodes any; products
+ * stay the same, bit by bit. No other call on the matrix may be under way. */
+void statecells_matrix_keep(statecells_matrix * matrix, const statecells_cache * cache);
+void statecells_experts_keep(statecells_experts * experts, const statecells_cache * cache);
 
 #ifdef __cplusplus
 }

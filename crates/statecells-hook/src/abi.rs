@@ -17,7 +17,7 @@ use crate::product::Call;
 use crate::schemes;
 
 /// `STATECELLS_ABI_VERSION` of the header.
-const ABI_VERSION: i32 = 6;
+const ABI_VERSION: i32 = 7;
 
 /// `STATECELLS_ABI_VERSION` of this library.
 #[unsafe(no_mangle)]

@@ -2,6 +2,8 @@
 
 use std::ffi::{c_char, c_void};
 
+use statecells_kernels::CacheUse;
+
 use crate::check::{Finding, Place};
 use crate::product::Plan;
 use crate::sidecars::ggml_type;
@@ -62,6 +64,26 @@ impl From<Plan> for StatecellsPlan {
             prepared_type: ggml_type(plan.prepared_type),
             project: i32::from(plan.project),
         }
+    }
+}
+
+/// `statecells_cache_use` of the header.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StatecellsCacheUse {
+    /// Bytes of decoded weights now.
+    pub n_bytes: usize,
+    /// Bytes that there may be.
+    pub limit: usize,
+    /// Parts that were found.
+    pub n_hits: u64,
+    /// Parts that were asked for.
+    pub n_asked: u64,
+}
+
+impl From<CacheUse> for StatecellsCacheUse {
+    fn from(CacheUse { n_bytes, limit, n_hits, n_asked }: CacheUse) -> Self {
+        Self { n_bytes, limit, n_hits, n_asked }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The matrices of all experts of a layer, ready to run.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use format::ExpertStack;
-use statecells_kernels::Part;
+use statecells_kernels::{Part, TileCache};
 
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
@@ -53,6 +54,11 @@ impl Experts {
     #[must_use]
     pub fn stack(&self) -> ExpertStack {
         self.stack
+    }
+
+    /// Keeps decoded tiles in `cache`.
+    pub(crate) fn keep_tiles(&mut self, cache: &Arc<TileCache>) {
+        self.product.keep_tiles(cache);
     }
 
     /// Whether what one of them prepares does for the other.

@@ -3,10 +3,11 @@
 //! Every function checks its pointers, catches panics and turns errors into a status with one line of
 //! text. Behind the border everything is safe Rust on checked slices.
 //!
-//! From the outside in, each knowing only those behind it: `abi`, `abi_experts` (with `border`, `names`, `arguments`, `c_types`),
+//! From the outside in, each knowing only those behind it: `abi`, `abi_cache`, `abi_experts` (with `border`, `names`, `arguments`, `c_types`),
 //! `matrix`, `experts`, `schemes` (the table: one file per family), `routed`, `check`, `product`, `sidecars`, `buffer`, `error`.
 
 mod abi;
+mod abi_cache;
 mod abi_experts;
 mod arguments;
 mod border;
@@ -28,11 +29,17 @@ pub use abi::{
     statecells_matrix_prepares_like, statecells_may_code, statecells_plan_matrix,
     statecells_prepare, statecells_suffixes, statecells_version,
 };
+pub use abi_cache::{
+    Cache, statecells_cache_free, statecells_cache_new, statecells_cache_usage,
+    statecells_experts_keep, statecells_matrix_keep,
+};
 pub use abi_experts::{
     statecells_apply_experts, statecells_check_experts, statecells_experts_free,
     statecells_experts_new, statecells_experts_prepares_like, statecells_plan_experts,
     statecells_prepare_experts,
 };
-pub use c_types::{StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor};
+pub use c_types::{
+    StatecellsCacheUse, StatecellsFinding, StatecellsPlan, StatecellsRouted, StatecellsTensor,
+};
 pub use experts::Experts;
 pub use matrix::Matrix;

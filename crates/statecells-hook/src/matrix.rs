@@ -1,8 +1,10 @@
 //! A coded matrix that is ready to run, whatever its scheme.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use format::MatrixShape;
+use statecells_kernels::TileCache;
 
 use crate::buffer::SharedOutput;
 use crate::check::Share;
@@ -44,6 +46,11 @@ impl Matrix {
     #[must_use]
     pub fn shape(&self) -> MatrixShape {
         self.shape
+    }
+
+    /// Keeps decoded tiles in `cache`, if the scheme has any.
+    pub(crate) fn keep_tiles(&mut self, cache: &Arc<TileCache>) {
+        self.product.keep_tiles(cache);
     }
 
     /// Whether what one of them prepares does for the other.

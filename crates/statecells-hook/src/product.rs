@@ -1,9 +1,10 @@
 //! What every scheme gives and gets: the plan of a product, and one call of it.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use format::{ElementType, MatrixShape};
-use statecells_kernels::{Part, Scratch};
+use statecells_kernels::{Part, Scratch, TileCache};
 
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
@@ -76,6 +77,9 @@ pub trait Product: std::fmt::Debug + Send + Sync {
     fn dictionary(&self) -> Option<&[u8]> {
         None
     }
+
+    /// Keeps decoded tiles in `_cache`, if there are such.
+    fn keep_tiles(&mut self, _cache: &Arc<TileCache>) {}
 }
 
 /// Matrices of experts of some scheme, checked and immutable. Any number of threads may use them at once.
@@ -102,6 +106,9 @@ pub trait ExpertProduct: std::fmt::Debug + Send + Sync {
 
     /// The bytes that decide, besides the input, what is prepared.
     fn dictionary(&self) -> &[u8];
+
+    /// Keeps decoded tiles in `cache`.
+    fn keep_tiles(&mut self, cache: &Arc<TileCache>);
 }
 
 thread_local! {

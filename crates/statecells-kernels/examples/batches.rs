@@ -1,4 +1,4 @@
-//! Lookups against decoding, batch by batch, one thread, in turns, medians:
+//! Lookups against decoding, and against products whose decoded tiles are all in a cache, batch by batch, one thread, in turns, medians:
 //! `cargo run --release -p statecells-kernels --example batches [SECTIONS...] [ISA...]`. Several
 //! instruction sets run in turns too.
 //!
@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use half::f16;
 use statecells_kernels::{
-    Atoms, Columns, Decoder, InputLayout, InputOutput, Inputs, Isa, Output, Route, Scratch,
-    SectionMatrix, SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables,
+    Atoms, Columns, Decoder, InputLayout, InputOutput, Inputs, Isa, Output, Scratch, SectionMatrix,
+    SectionShape, TableBuilder, TableEntry, TableLayout, TableOutput, Tables, TileCache,
 };
 
 const D_IN: usize = 4096;
@@ -18,12 +18,14 @@ const D_OUT: usize = 4096;
 const CODES: usize = 96 << 20;
 /// Rounds of a batch of one token; larger batches have fewer.
 const ROUNDS: usize = 60;
-const ROUTES: [Route; 2] = [Route::Lookup, Route::Decode];
+const WAYS: [&str; 3] = ["lookup", "decode", "cached"];
 const TOKENS: [usize; 10] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 512];
 
 /// One matrix in several copies, its dictionary and the inputs of a batch.
 struct Workload<'a> {
     matrices: Vec<SectionMatrix<'a>>,
+    /// The same with a cache that holds all of their tiles.
+    cached: Vec<SectionMatrix<'a>>,
     builder: TableBuilder,
     decoder: Decoder,
     inputs: InputLayout,
@@ -50,7 +52,7 @@ impl Workload<'_> {
         matrix.product(isa, tables, x, &mut y, &mut self.scratch).unwrap();
     }
 
-    fn decode(&mut self, isa: Isa, i: usize) {
+    fn decode(&mut self, isa: Isa, i: usize, cached: bool) {
         let n = self.n_tokens();
         let x = Columns::contiguous(&self.x, D_IN).unwrap();
         let data = &mut self.prepared[..self.inputs.bytes_per_token() * n];
@@ -58,8 +60,8 @@ impl Workload<'_> {
         self.decoder.round_inputs(isa, x, &mut out).unwrap();
         let inputs = Inputs::new(data, &self.inputs, n).unwrap();
         let mut y = Output::whole(&mut self.y, D_OUT, n).unwrap();
-        let matrix = &self.matrices[i % self.matrices.len()];
-        let scratch = &mut self.scratch;
+        let matrices = if cached { &self.cached } else { &self.matrices };
+        let (matrix, scratch) = (&matrices[i % matrices.len()], &mut self.scratch);
         matrix.decoded_product(isa, &self.decoder, inputs, x, &mut y, scratch).unwrap();
     }
 }
@@ -69,22 +71,26 @@ fn median(mut seconds: Vec<f64>) -> f64 {
     seconds[seconds.len() / 2]
 }
 
-/// Gweights per second and token of every set and route, in turns: [set, route].
+/// Gweights per second and token of every set and way, in turns: [set, way].
 fn measure(
     sets: &[Isa],
     codes: &[u8],
     n_sections: usize,
     n_tokens: usize,
-) -> Vec<[f64; ROUTES.len()]> {
+) -> Vec<[f64; WAYS.len()]> {
     let shape = SectionShape { d_in: D_IN, d_out: D_OUT, n_sections };
     let row_scale = vec![f16::ONE; D_OUT];
     let dict: Vec<f32> = (0..n_sections * 128).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
     let layout = TableLayout::new(D_IN, n_sections, 8, TableEntry::I8).unwrap();
+    let matrices: Vec<SectionMatrix<'_>> = codes
+        .chunks_exact(shape.code_bytes().unwrap())
+        .map(|codes| SectionMatrix::new(shape, codes, &row_scale, None).unwrap())
+        .collect();
+    let (cache, mut cached) = (TileCache::new(usize::MAX), matrices.clone());
+    cached.iter_mut().for_each(|matrix| matrix.keep_tiles(&cache));
     let mut workload = Workload {
-        matrices: codes
-            .chunks_exact(shape.code_bytes().unwrap())
-            .map(|codes| SectionMatrix::new(shape, codes, &row_scale, None).unwrap())
-            .collect(),
+        cached,
+        matrices,
         builder: TableBuilder::new(layout, Atoms::F32(&dict)).unwrap(),
         decoder: Decoder::new(n_sections, Atoms::F32(&dict)).unwrap(),
         inputs: InputLayout::new(shape).unwrap(),
@@ -93,24 +99,27 @@ fn measure(
         prepared: vec![0; layout.bytes_per_token() * n_tokens],
         scratch: Scratch::new(),
     };
-    let mut seconds = vec![[const { vec![] }; ROUTES.len()]; sets.len()];
+    let mut seconds = vec![[const { vec![] }; WAYS.len()]; sets.len()];
+    for i in 0..workload.cached.len() {
+        workload.decode(sets[0], i, true);
+    }
     let mut products = 0..;
     for _ in 0..(ROUNDS / n_tokens).max(7) {
         for (&isa, seconds) in sets.iter().zip(&mut seconds) {
-            for (route, seconds) in ROUTES.into_iter().zip(seconds) {
+            for (way, seconds) in WAYS.into_iter().zip(seconds) {
                 // No product finds its codes in a cache because the one before has read them.
                 let i = products.next().unwrap();
                 let start = Instant::now();
-                match route {
-                    Route::Lookup => workload.lookup(isa, i),
-                    Route::Decode => workload.decode(isa, i),
+                match way {
+                    "lookup" => workload.lookup(isa, i),
+                    way => workload.decode(isa, i, way == "cached"),
                 }
                 seconds.push(start.elapsed().as_secs_f64());
             }
         }
     }
     let speed = |seconds| (D_IN * D_OUT * n_tokens) as f64 / median(seconds) * 1e-9;
-    seconds.into_iter().map(|routes| routes.map(speed)).collect()
+    seconds.into_iter().map(|ways| ways.map(speed)).collect()
 }
 
 fn main() {
@@ -139,9 +148,9 @@ fn main() {
         let columns = TOKENS.map(|n| measure(&sets, &codes, n_sections, n));
         println!("{:20}{}", "tokens", TOKENS.map(|n| format!("{n:7}")).concat());
         for (i, isa) in sets.iter().enumerate() {
-            for (j, route) in ROUTES.iter().enumerate() {
+            for (j, way) in WAYS.iter().enumerate() {
                 let cells: String = columns.iter().map(|c| format!("{:7.1}", c[i][j])).collect();
-                println!("{:20}{cells}", format!("{isa} {route}"));
+                println!("{:20}{cells}", format!("{isa} {way}"));
             }
         }
     }

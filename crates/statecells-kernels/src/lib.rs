@@ -38,8 +38,8 @@ pub use part::{Part, ROW_TILE};
 pub use route::{Dispatch, Route};
 pub use scratch::Scratch;
 pub use sections::{
-    Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
-    TableEntry, TableLayout, TableOutput, Tables,
+    Atoms, CacheUse, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape,
+    TableBuilder, TableEntry, TableLayout, TableOutput, Tables, TileCache,
 };
 pub use sparse::{ColumnIndex, SparseMatrix};
 pub use view::Columns;

@@ -8,7 +8,7 @@ use half::f16;
 use proptest::prelude::*;
 use statecells_kernels::{
     Atoms, Columns, Decoder, InputLayout, InputOutput, Inputs, Isa, Output, Scratch, SectionMatrix,
-    SectionShape, TableEntry, TableLayout,
+    SectionShape, TableEntry, TableLayout, TileCache,
 };
 
 /// Inputs that share a scale.
@@ -57,6 +57,29 @@ fn definition(case: &Case) -> Vec<(f64, f64)> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Whatever a cache keeps, the bits stay.
+    #[test]
+    fn tiles_that_are_kept_change_nothing(case in cases(), nth in 1..4usize, share in 0..4usize) {
+        let n_decoded = case.shape.d_in.next_multiple_of(SPAN) * case.shape.d_out.next_multiple_of(32);
+        for isa in Isa::available() {
+            let inputs = case.inputs(isa, 1);
+            let expected = bits(&case.decoded(isa, 1, &inputs));
+            let cache = TileCache::new(n_decoded * share / 3);
+            case.with_matrix(|matrix| {
+                let mut matrix = matrix.clone();
+                matrix.keep_tiles(&cache);
+                for _ in 0..3 {
+                    let y = case.decoded_by(&matrix, isa, nth, &inputs);
+                    assert_eq!(bits(&y), expected, "{isa}");
+                }
+            });
+            let usage = cache.usage();
+            // All tiles had room, and were decoded once.
+            assert!(share < 3 || usage.n_hits == usage.n_asked / 3 * 2, "{usage:?}");
+            assert!(usage.n_bytes <= usage.limit && (share > 0 || usage.n_hits == 0), "{usage:?}");
+        }
+    }
 
     #[test]
     fn the_reference_computes_the_definition(case in cases()) {

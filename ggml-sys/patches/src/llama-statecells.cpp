@@ -24,6 +24,10 @@ struct statecells_deleter {
     void operator()(statecells_matrix * m) { statecells_matrix_free(m); }
 };
 
+struct statecells_cache_deleter {
+    void operator()(statecells_cache * c) { statecells_cache_free(c); }
+};
+
 struct statecells_experts_deleter {
     void operator()(statecells_experts * e) { statecells_experts_free(e); }
 };
@@ -58,6 +62,17 @@ struct llama_statecells {
     size_t n_dense = 0, n_bytes_dense = 0;
     // coded weights that the model has asked for, as blk.N.ffn_X; null: they run dense or are skipped
     std::map<std::string, llama_statecells_matrix *> asked_for;
+    std::unique_ptr<statecells_cache, statecells_cache_deleter> cache; // --statecells-cache
+
+    ~llama_statecells() {
+        if (cache) { // a warning, as below
+            statecells_cache_use use = {};
+            statecells_cache_usage(cache.get(), &use);
+            const double mib = 1024.0 * 1024.0;
+            LLAMA_LOG_WARN("statecells: cache %.0f of %.0f MiB, %.0f %% hits\n", use.n_bytes / mib, use.limit / mib,
+                    use.n_asked > 0 ? 100.0 * use.n_hits / use.n_asked : 0.0);
+        }
+    }
 
     bool is_handle(const ggml_tensor * t) const {
         return t && t->type == GGML_TYPE_I8 && t->extra &&
@@ -148,6 +163,16 @@ static bool flag_is_on(const llama_model_loader & ml, const std::string & key) {
     return flag != ml.kv_overrides.end() && flag->second.val_bool;
 }
 
+// what --statecells-cache says
+static std::unique_ptr<statecells_cache, statecells_cache_deleter> cache_of(const llama_model_loader & ml) {
+    const auto flag = ml.kv_overrides.find("statecells.cache");
+    if (flag == ml.kv_overrides.end() || flag->second.val_i64 < 1) {
+        return nullptr;
+    }
+    const auto mib = std::min<uint64_t>(flag->second.val_i64, SIZE_MAX >> 20);
+    return std::unique_ptr<statecells_cache, statecells_cache_deleter>(statecells_cache_new((size_t) mib << 20));
+}
+
 // whether the weight runs from its code; throws where it cannot run at all
 static bool runs_coded(llama_model_loader & ml, const std::string & name, const std::string & stem, const std::string & scheme, bool has_dense) {
     float gap = 0.0f;
@@ -188,6 +213,7 @@ bool llama_statecells_create_tensor(
     if (!sc) {
         check_version(ml);
         sc = std::make_shared<llama_statecells>();
+        sc->cache = cache_of(ml);
         sc->ctx.reset(ggml_init({ ggml_tensor_overhead() * (ml.weights_map.size() + 1), nullptr, true }));
     }
     if (const auto before = sc->asked_for.find(stem); before != sc->asked_for.end() || (flags & llama_model_loader::TENSOR_DUPLICATED)) {
@@ -322,6 +348,11 @@ void llama_statecells_load(const llama_statecells_ptr & sc) {
         }
         if (!m->matrix && !m->experts) {
             throw std::runtime_error(format("tensor '%s': %s", m->handle->name, error.text));
+        }
+        if (sc->cache && m->is_experts) {
+            statecells_experts_keep(m->experts.get(), sc->cache.get());
+        } else if (sc->cache) {
+            statecells_matrix_keep(m->matrix.get(), sc->cache.get());
         }
     }
     // a warning, because the programs hide what the library says below that level

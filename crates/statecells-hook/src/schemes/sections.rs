@@ -3,6 +3,7 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use format::coo::Layout as CooLayout;
 use format::sections::{ATOMS, BLOCK, CODES, DICT, ROW_SCALE, SectionsLayout};
@@ -11,7 +12,9 @@ use statecells_kernels::sections::{
     Atoms, Decoder, InputLayout, InputOutput, Inputs, SectionMatrix, SectionShape, TableBuilder,
     TableEntry, TableLayout, TableOutput, Tables,
 };
-use statecells_kernels::{Columns, Dispatch, Output, Part, ROW_TILE, Route, SparseMatrix};
+use statecells_kernels::{
+    Columns, Dispatch, Output, Part, ROW_TILE, Route, SparseMatrix, TileCache,
+};
 
 use crate::buffer::SharedOutput;
 use crate::error::HookError;
@@ -146,6 +149,10 @@ impl Product for SectionsMatrix {
 
     fn dictionary(&self) -> Option<&[u8]> {
         Some(self.dictionary)
+    }
+
+    fn keep_tiles(&mut self, cache: &Arc<TileCache>) {
+        self.rows.keep_tiles(cache);
     }
 }
 
@@ -302,6 +309,10 @@ impl ExpertProduct for SectionsMatrix {
 
     fn dictionary(&self) -> &[u8] {
         self.dictionary
+    }
+
+    fn keep_tiles(&mut self, cache: &Arc<TileCache>) {
+        self.rows.keep_tiles(cache);
     }
 }
 

@@ -129,8 +129,22 @@ impl Host {
     ///
     /// `project` stands for `ggml_mul_mat(dict, .)`: it gets what prepare wrote and gives [M, n_tokens].
     pub fn product(&self, x: &[f32], nth: i32, project: impl Fn(&[f32]) -> Vec<f32>) -> Vec<f32> {
-        let (plan, n_tokens) = (self.plan(), (x.len() / self.d_in) as i64);
         let matrix = Shared(self.open().unwrap());
+        let y = self.product_by(&matrix, x, nth, project);
+        // SAFETY: made above, freed once.
+        unsafe { statecells_matrix_free(matrix.get()) };
+        y
+    }
+
+    /// The same by a matrix that is made already.
+    pub fn product_by(
+        &self,
+        matrix: &Shared<Matrix>,
+        x: &[f32],
+        nth: i32,
+        project: impl Fn(&[f32]) -> Vec<f32>,
+    ) -> Vec<f32> {
+        let (plan, n_tokens) = (self.plan(), (x.len() / self.d_in) as i64);
         // F32 elements, so that the buffer is aligned like a ggml tensor.
         let element = if plan.prepared_type == F32 { 4 } else { 1 };
         let n_columns = (plan.prepared_columns * n_tokens) as usize;
@@ -165,8 +179,6 @@ impl Host {
             };
             assert_eq!((status, found), (0, 0));
         });
-        // SAFETY: made above, freed once.
-        unsafe { statecells_matrix_free(matrix.get()) };
         y
     }
 

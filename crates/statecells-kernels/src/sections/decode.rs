@@ -9,18 +9,21 @@
 #![allow(clippy::needless_range_loop)] // one index runs over several arrays
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::bundles::Bundle;
+use super::cache::TileBytes;
 use super::decoder::Decoder;
 use super::inputs::{Inputs, SPAN, SPAN_WORDS, Scale, TOKENS, WORD};
 use super::matrix::SectionMatrix;
-use super::shape::{BLOCK, PAIR_BYTES};
+use super::shape::{BLOCK, PAIR_BYTES, SectionShape};
 use crate::common::finite_f16;
 use crate::simd::{Dot, Floats};
 use crate::{Output, ROW_TILE, Scratch};
 
-/// Rows that are decoded together: two tiles of codes.
-const PANEL_ROWS: usize = 2 * ROW_TILE;
+/// Tiles of codes that are decoded together, and their rows.
+const PANEL_TILES: usize = 2;
+const PANEL_ROWS: usize = PANEL_TILES * ROW_TILE;
 /// Most spans that are decoded together. Every pass over some spans reads and writes all results so far, so few
 /// passes are fast: with 1024 inputs a pass 512 tokens took 1.1 times as long (Zen 4). The bytes of a panel
 /// (256 KiB) stay in the second-level cache.
@@ -99,6 +102,11 @@ compiled!(avx_vnni, crate::simd::avx2::Vnni, 2, "x86_64", "avxvnni,avx2,fma");
 compiled!(neon_dot, crate::simd::neon::DotProduct<false>, 4, "aarch64", "neon,dotprod");
 compiled!(neon_i8mm, crate::simd::neon::DotProduct<true>, 4, "aarch64", "neon,i8mm");
 
+/// How often a product passes over its results: as few passes as there can be, of the same length.
+pub(super) fn n_passes(shape: SectionShape) -> usize {
+    shape.d_in.div_ceil(SPAN).div_ceil(PANEL_SPANS)
+}
+
 /// What all panels of rows have in common while they pass over some spans.
 struct Pass<'a> {
     matrix: &'a SectionMatrix<'a>,
@@ -113,6 +121,20 @@ impl Pass<'_> {
     fn n_words(&self) -> usize {
         self.blocks.len() * BLOCK / WORD
     }
+
+    /// Bytes of a decoded tile.
+    fn tile_bytes(&self) -> usize {
+        self.n_words() * ROW_TILE * WORD
+    }
+
+    /// The decoded tiles of a panel, wherever they are.
+    fn panel<'a>(&self, kept: &'a KeptTiles, room: &'a [u8]) -> [&'a [u8]; PANEL_TILES] {
+        let mut room = room.chunks_exact(self.tile_bytes());
+        kept.each_ref().map(|kept| {
+            let own = room.next().expect("room for a panel");
+            kept.as_ref().map_or(own, |bytes| bytes.as_slice())
+        })
+    }
 }
 
 /// Totals of a panel's rows for one token.
@@ -120,8 +142,7 @@ type Totals = [f32; PANEL_ROWS];
 /// A vector of totals, one for each row of a vector of sums.
 type FloatsOf<D> = <<D as Dot>::Floats as Floats>::F;
 
-/// `V` vectors of rows form a strip, whose sums for up to [`TOKENS`] tokens stay in registers. A decoded
-/// panel is [four inputs, row of the strip, word, strip].
+/// `V` vectors of rows form a strip, whose sums for up to [`TOKENS`] tokens stay in registers.
 ///
 /// # Safety
 /// The machine has the instructions of `D`; decoder and inputs are for the matrix; `y` has its rows and
@@ -135,19 +156,19 @@ unsafe fn product<D: Dot, const V: usize>(
     scratch: &mut Scratch,
 ) {
     let (grid, n_blocks) = (inputs.layout().grid, matrix.shape.n_blocks());
-    // As few passes as there can be, of the same length.
-    let n_spans = grid.n_groups.div_ceil(grid.n_groups.div_ceil(PANEL_SPANS));
-    let decoded = scratch.bytes(PANEL_ROWS * n_spans * SPAN);
+    let n_spans = grid.n_groups.div_ceil(n_passes(matrix.shape));
+    let room = scratch.bytes(PANEL_ROWS * n_spans * SPAN);
     let tiles = y.tiles();
     for begin in (0..grid.n_groups).step_by(n_spans) {
         let spans = begin..grid.n_groups.min(begin + n_spans);
         let blocks = spans.start * SPAN / BLOCK..n_blocks.min(spans.end * SPAN / BLOCK);
         let pass = Pass { matrix, decoder, inputs, spans, blocks };
-        for first in tiles.clone().step_by(2) {
-            let panel = first..tiles.end.min(first + 2);
+        for first in tiles.clone().step_by(PANEL_TILES) {
+            let panel = first..tiles.end.min(first + PANEL_TILES);
             // SAFETY: the caller's promise; the tiles are the matrix's.
             unsafe {
-                decode::<D, V>(&pass, panel.clone(), decoded);
+                let kept = decode_panel::<D, V>(&pass, panel.clone(), room);
+                let decoded = pass.panel(&kept, room);
                 for index in 0..grid.n_bundles(inputs.n_tokens()) {
                     let bundle = grid.bundle(inputs.n_tokens(), index);
                     match bundle.width {
@@ -164,33 +185,68 @@ unsafe fn product<D: Dot, const V: usize>(
     }
 }
 
-/// Decodes the pass's blocks of one or two tiles; rows of a tile that does not exist keep any bytes.
+/// The tiles of a panel that lie in a cache; the others are decoded into working memory.
+type KeptTiles = [Option<Arc<TileBytes>>; PANEL_TILES];
+
+/// Decodes the tiles of a panel that no cache holds, into the cache or, where they are not kept, into `room`.
 ///
 /// # Safety
-/// As [`product`]; `decoded` has room for a panel.
+/// As [`product`]; `room` has room for a panel.
 #[inline(always)]
-unsafe fn decode<D: Dot, const V: usize>(pass: &Pass<'_>, tiles: Range<usize>, decoded: &mut [u8]) {
+unsafe fn decode_panel<D: Dot, const V: usize>(
+    pass: &Pass<'_>,
+    tiles: Range<usize>,
+    room: &mut [u8],
+) -> KeptTiles {
+    let mut kept = KeptTiles::default();
+    for (i, tile) in tiles.enumerate() {
+        let own = &mut room[i * pass.tile_bytes()..][..pass.tile_bytes()];
+        let Some(cached) = &pass.matrix.cached else {
+            // SAFETY: the caller's promise; `own` is a tile's.
+            unsafe { decode::<D, V>(pass, tile, own) };
+            continue;
+        };
+        kept[i] = cached.find(tile, pass.spans.start);
+        if kept[i].is_some() {
+            continue;
+        }
+        if let Some(mut bytes) = cached.room(pass.tile_bytes()) {
+            // SAFETY: as above.
+            unsafe { decode::<D, V>(pass, tile, bytes.as_mut_slice()) };
+            kept[i] = Some(cached.keep(tile, pass.spans.start, bytes));
+        } else {
+            // SAFETY: as above.
+            unsafe { decode::<D, V>(pass, tile, own) };
+        }
+    }
+    kept
+}
+
+/// Decodes the pass's blocks of one tile to [four inputs, row of the strip, word, strip].
+///
+/// # Safety
+/// As [`product`]; `decoded` has room for a tile.
+#[inline(always)]
+unsafe fn decode<D: Dot, const V: usize>(pass: &Pass<'_>, tile: usize, decoded: &mut [u8]) {
     let n_sections = pass.decoder.n_sections();
     let tile_bytes = (pass.matrix.shape.n_blocks() * n_sections).div_ceil(2) * PAIR_BYTES;
     let strip_rows = V * D::Floats::LANES;
     let strip_bytes = pass.n_words() * strip_rows * WORD;
     let place = |row: usize| row / strip_rows * strip_bytes + row % strip_rows * WORD;
-    assert!(decoded.len() >= PANEL_ROWS / strip_rows * strip_bytes);
-    for (i, tile) in tiles.enumerate() {
-        let halves = [place(i * ROW_TILE), place(i * ROW_TILE + ROW_TILE / 2)];
-        let codes = &pass.matrix.codes[tile * tile_bytes..][..tile_bytes];
-        // SAFETY: the instructions are the caller's promise. The codes are those of a whole tile with these
-        // blocks; each half of its rows has 64 bytes in every word of a strip, and strips are in `decoded`.
-        unsafe {
-            let out = halves.map(|at| decoded.as_mut_ptr().add(at));
-            D::decode(
-                pass.decoder.bytes(),
-                codes.as_ptr(),
-                pass.blocks.clone(),
-                out,
-                strip_rows * WORD,
-            );
-        }
+    assert!(decoded.len() >= ROW_TILE / strip_rows * strip_bytes);
+    let halves = [place(0), place(ROW_TILE / 2)];
+    let codes = &pass.matrix.codes[tile * tile_bytes..][..tile_bytes];
+    // SAFETY: the instructions are the caller's promise. The codes are those of a whole tile with these
+    // blocks; each half of its rows has 64 bytes in every word of a strip, and strips are in `decoded`.
+    unsafe {
+        let out = halves.map(|at| decoded.as_mut_ptr().add(at));
+        D::decode(
+            pass.decoder.bytes(),
+            codes.as_ptr(),
+            pass.blocks.clone(),
+            out,
+            strip_rows * WORD,
+        );
     }
 }
 
@@ -202,7 +258,7 @@ unsafe fn decode<D: Dot, const V: usize>(pass: &Pass<'_>, tiles: Range<usize>, d
 unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
     pass: &Pass<'_>,
     tiles: Range<usize>,
-    decoded: &[u8],
+    decoded: [&[u8]; PANEL_TILES],
     bundle: Bundle,
     y: &mut Output<'_>,
 ) {
@@ -215,7 +271,8 @@ unsafe fn multiply<D: Dot, const V: usize, const C: usize>(
         }
     }
     for strip in 0..rows.len().div_ceil(strip_rows) {
-        let weights = &decoded[strip * strip_rows * WORD * pass.n_words()..];
+        let row = strip * strip_rows;
+        let weights = &decoded[row / ROW_TILE][row % ROW_TILE * WORD * pass.n_words()..];
         // SAFETY: the instructions are the caller's promise; a total is a panel's rows.
         unsafe {
             let mut at = [std::ptr::null_mut(); C];

@@ -1,10 +1,14 @@
 //! A matrix coded in sections.
 
+use std::sync::Arc;
+
 use half::f16;
 
+use super::cache::{CachedTiles, TileCache};
+use super::decode;
 use super::shape::SectionShape;
 use crate::error::{check_finite_f16, check_len};
-use crate::{KernelError, SparseMatrix};
+use crate::{KernelError, ROW_TILE, SparseMatrix};
 
 /// A matrix coded in sections, borrowed where it lies (a mapped file, say).
 ///
@@ -15,6 +19,7 @@ pub struct SectionMatrix<'a> {
     pub(super) codes: &'a [u8],
     pub(super) row_scale: &'a [f16],
     pub(super) outliers: Option<SparseMatrix<'a>>,
+    pub(super) cached: Option<CachedTiles>,
 }
 
 impl<'a> SectionMatrix<'a> {
@@ -47,7 +52,13 @@ impl<'a> SectionMatrix<'a> {
                 }
             }
         }
-        Ok(Self { shape, codes, row_scale, outliers })
+        Ok(Self { shape, codes, row_scale, outliers, cached: None })
+    }
+
+    /// Keeps decoded tiles in `cache`. The bits of a product stay what they are.
+    pub fn keep_tiles(&mut self, cache: &Arc<TileCache>) {
+        let n_tiles = self.shape.d_out.div_ceil(ROW_TILE) * decode::n_passes(self.shape);
+        self.cached = Some(CachedTiles::new(cache, n_tiles));
     }
 
     /// Shape of the matrix.

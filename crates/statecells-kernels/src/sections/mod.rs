@@ -10,6 +10,7 @@
 //! multiply-add. All forms give the same bits, for one token and for many.
 
 mod bundles;
+mod cache;
 mod decode;
 mod decoder;
 mod fill;
@@ -24,6 +25,7 @@ mod shape;
 mod table_builder;
 mod tables;
 
+pub use cache::{CacheUse, TileCache};
 pub use decoder::Decoder;
 pub(crate) use decoder::{AtomBytes, FINE};
 #[cfg(target_arch = "aarch64")]

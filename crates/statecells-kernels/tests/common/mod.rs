@@ -59,38 +59,53 @@ impl Case {
     /// The product by lookups.
     pub fn product(&self, isa: Isa, nth: usize, tables: &[u8]) -> Vec<f32> {
         let tables = Tables::new(tables, &self.layout(), self.n_tokens).unwrap();
-        self.each_part(nth, |matrix, part| {
-            matrix.product(isa, tables, self.x(), part, &mut Scratch::new()).unwrap();
+        self.with_matrix(|matrix| {
+            self.each_part(nth, |part| {
+                matrix.product(isa, tables, self.x(), part, &mut Scratch::new()).unwrap();
+            })
         })
     }
 
     /// The product by decoding.
     pub fn decoded(&self, isa: Isa, nth: usize, inputs: &[u8]) -> Vec<f32> {
+        self.with_matrix(|matrix| self.decoded_by(matrix, isa, nth, inputs))
+    }
+
+    /// The product by decoding, by a matrix of the case.
+    pub fn decoded_by(
+        &self,
+        matrix: &SectionMatrix<'_>,
+        isa: Isa,
+        nth: usize,
+        inputs: &[u8],
+    ) -> Vec<f32> {
         let layout = InputLayout::new(self.shape).unwrap();
         let inputs = Inputs::new(inputs, &layout, self.n_tokens).unwrap();
         let (decoder, x) = (self.decoder(), self.x());
-        self.each_part(nth, |matrix, part| {
+        self.each_part(nth, |part| {
             let scratch = &mut Scratch::new();
             matrix.decoded_product(isa, &decoder, inputs, x, part, scratch).unwrap();
         })
     }
 
     /// The result of `work`, token after token, of which each of `nth` threads does a part.
-    fn each_part(
-        &self,
-        nth: usize,
-        work: impl Fn(&SectionMatrix<'_>, &mut Output<'_>),
-    ) -> Vec<f32> {
+    fn each_part(&self, nth: usize, work: impl Fn(&mut Output<'_>)) -> Vec<f32> {
         let (d_out, stride) = (self.shape.d_out, self.shape.d_out + 5);
+        let mut y = vec![f32::NAN; stride * self.n_tokens];
+        for mut part in Output::split(&mut y, d_out, self.n_tokens, stride, nth).unwrap() {
+            work(&mut part);
+        }
+        y.chunks(stride).flat_map(|token| token[..d_out].to_vec()).collect()
+    }
+
+    /// What `work` finds with the coded matrix.
+    pub fn with_matrix<T>(&self, work: impl FnOnce(&SectionMatrix<'_>) -> T) -> T {
+        let d_out = self.shape.d_out;
         let (positions, vals): (Vec<i32>, Vec<f16>) = self.outliers.iter().copied().unzip();
         let outliers = SparseMatrix::from_flat(self.shape.d_in, d_out, &positions, &vals).unwrap();
         let matrix =
             SectionMatrix::new(self.shape, &self.codes, &self.row_scale, Some(outliers)).unwrap();
-        let mut y = vec![f32::NAN; stride * self.n_tokens];
-        for mut part in Output::split(&mut y, d_out, self.n_tokens, stride, nth).unwrap() {
-            work(&matrix, &mut part);
-        }
-        y.chunks(stride).flat_map(|token| token[..d_out].to_vec()).collect()
+        work(&matrix)
     }
 
     /// Atom of row `r` in `block`, `section`, found in the layout as docs describe it.
