@@ -1,10 +1,11 @@
 //! llama-perplexity on coded files: the same figure whatever the batches, also with quantized caches.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
-use end_to_end::programs::Run;
+use end_to_end::programs::{Run, assert_refused, command};
 use fixtures::models::Model;
 use ggml::Type;
 use tempfile::TempDir;
@@ -39,13 +40,19 @@ impl Fixture {
         self.folder.path().join(name)
     }
 
-    /// The final estimate of the perplexity.
-    fn perplexity(&self, model: &str, flags: &str) -> f64 {
+    fn command(&self, model: &str, flags: &str) -> Command {
         let (model, text) = (self.path(model), self.path("text.txt"));
         let fixed =
             ["-m", model.to_str().unwrap(), "-f", text.to_str().unwrap(), "-c", "256", "-t", "2"];
-        let run =
-            Run::of("llama-perplexity", fixed.into_iter().chain(flags.split_whitespace())).ok();
+        command("llama-perplexity", fixed.into_iter().chain(flags.split_whitespace()))
+    }
+
+    /// The final estimate of the perplexity.
+    fn perplexity(&self, model: &str, flags: &str) -> f64 {
+        Self::estimate(&Run::from(self.command(model, flags).output().unwrap()).ok())
+    }
+
+    fn estimate(run: &Run) -> f64 {
         let all = run.text() + &run.stderr;
         let (_, rest) = all.split_once("PPL = ").unwrap_or_else(|| panic!("no figure in:\n{all}"));
         rest.split_whitespace().next().unwrap().parse().unwrap()
@@ -83,4 +90,24 @@ fn another_model_has_another_perplexity() {
     let fixture = Fixture::new();
     let (dense, base) = (fixture.perplexity("dense.gguf", ""), fixture.perplexity("base.gguf", ""));
     assert!((dense / base - 1.0).abs() > 10.0 * NOISE_OF_BATCHES, "{dense} and {base}");
+}
+
+/// Batches by decoding, whatever the machine would choose, in micro-batches, so that tiles are asked for again.
+#[test]
+fn decoded_tiles_that_are_kept_change_nothing_and_are_told() {
+    let fixture = Fixture::new();
+    let base = ModelFile::read(&fixture.path("base.gguf"));
+    let coded = Twins::of(&base, &Coding::sections(0.001)).coded;
+    coded.write(&fixture.path("sections.gguf"));
+    let decoding = |flags: &str| {
+        let mut command = fixture.command("sections.gguf", &format!("--statecells -ub 64 {flags}"));
+        Run::from(command.env("STATECELLS_BATCH", "decode").output().unwrap())
+    };
+    assert_refused(&decoding("--statecells-cache -1"), &["--statecells-cache", "at least 0"]);
+    let plain = decoding("--statecells-cache 0").ok();
+    assert!(!plain.stderr.contains("statecells: cache"));
+    let cached = decoding("--statecells-cache 16").ok();
+    let said = cached.line(&["statecells: cache", "of 16 MiB", "% hits"]);
+    assert!(!said.contains(" 0 % hits"), "{said}");
+    assert_eq!(Fixture::estimate(&cached), Fixture::estimate(&plain));
 }
