@@ -3,6 +3,7 @@
 //! Tokens are drawn from the model's own predictions at temperature 1, as in LLM-QAT (Liu et al. 2023, "Data-free
 //! quantization aware training for large language models"): what the model finds likely is what the model was trained on.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use ggml::Type;
@@ -21,6 +22,12 @@ const OPENINGS: [&str; 8] = ["", "", "The", "", "# ", "", "In", "1. "];
 
 /// What passages begin with that would begin with nothing at all.
 const FIRST: &str = "\n";
+
+/// A passage goes in circles when its last so many tokens have fewer different pairs of neighbours than this: prose has
+/// about 60, code 45 and more, a loop of n tokens n. Small models fall into loops even at temperature 1, and tokens in a loop tell
+/// nothing about any other text.
+const LOOP_TOKENS: usize = 64;
+const LOOP_PAIRS: usize = 32;
 
 /// A model that writes.
 pub struct OwnText<'m> {
@@ -109,8 +116,13 @@ impl<'m> OwnText<'m> {
         growing.into_par_iter().try_for_each(|(passage, logits)| {
             let token = draw(logits, passage.rng.random()).ok_or(CaptureError::Predictions)?;
             passage.tokens.push(token);
-            Ok(())
-        })
+            Ok::<(), CaptureError>(())
+        })?;
+        let drawn = passages.iter_mut().filter(|passage| passage.tokens.len() == at + 1);
+        for passage in drawn.filter(|passage| goes_in_circles(&passage.tokens[passage.start..])) {
+            self.begin_anew(passage);
+        }
+        Ok(())
     }
 
     fn begin(&self, number: usize) -> Passage {
@@ -118,13 +130,23 @@ impl<'m> OwnText<'m> {
         rng.set_stream(number as u64);
         let mut tokens = self.openings[number % self.openings.len()].clone();
         tokens.truncate(self.n_body);
-        Passage { tokens, rng }
+        Passage { tokens, start: 0, rng }
+    }
+
+    /// Goes on with the beginning of another text.
+    fn begin_anew(&self, passage: &mut Passage) {
+        passage.start = passage.tokens.len();
+        let opening = &self.openings[passage.rng.random_range(..self.openings.len())];
+        passage.tokens.extend(self.bos.iter().chain(opening));
+        passage.tokens.truncate(self.n_body);
     }
 }
 
 /// A passage that is being written.
 struct Passage {
     tokens: Vec<Token>,
+    /// Where the text that is being written begins.
+    start: usize,
     rng: ChaCha8Rng,
 }
 
@@ -139,6 +161,13 @@ fn openings(model: &Model) -> Result<Vec<Vec<Token>>, CaptureError> {
         Ok(divider.into_iter().chain(tokens).collect())
     };
     OPENINGS.into_iter().map(tokens).collect()
+}
+
+/// Whether a text ends in a loop, exact or nearly so.
+fn goes_in_circles(text: &[Token]) -> bool {
+    let Some(last) = text.len().checked_sub(LOOP_TOKENS) else { return false };
+    let pairs: HashSet<&[Token]> = text[last..].windows(2).collect();
+    pairs.len() < LOOP_PAIRS
 }
 
 /// The token that the number `u` from 0 to 1 stands for when the tokens share that range by their probabilities; `None` if
@@ -175,6 +204,19 @@ mod tests {
         }
         assert_eq!(counts, [1000, 2000, 0, 5000]);
         assert_eq!((draw(&logits, 0.0), draw(&logits, 1.0)), (Some(0), Some(3)));
+    }
+
+    #[test]
+    fn loops_are_seen_and_repeated_words_are_none() {
+        let of = |n: i32, period: i32| (0..n).map(|i| i % period).collect::<Vec<Token>>();
+        assert!(goes_in_circles(&of(64, 1)) && goes_in_circles(&of(64, 31)));
+        assert!(!goes_in_circles(&of(64, 32)) && !goes_in_circles(&of(63, 1)));
+        // What a text has been before does not matter.
+        let text = [of(500, 500), of(64, 2)].concat();
+        assert!(goes_in_circles(&text) && !goes_in_circles(&text[..500]));
+        // Nearly a loop: every fourth token is another one.
+        let nearly: Vec<Token> = (0..64).map(|i| if i % 4 == 0 { i / 16 } else { 99 }).collect();
+        assert!(goes_in_circles(&nearly));
     }
 
     #[test]
