@@ -124,9 +124,10 @@ fn sidecars(tensor: MatrixId, shape: MatrixShape, random: &mut ChaCha8Rng) -> [T
     ]
 }
 
+/// Without repacking: what llama.cpp copies of the other weights for some CPUs (AMX: of all that are quantized) is its own.
 fn run(path: &str, flags: &str) -> Peak {
-    let always =
-        "--statecells -no-cnv -p hello -n 4 --temp 0 --ignore-eos -c 64 -t 2 --no-warmup -m";
+    let always = "--statecells -no-cnv -p hello -n 4 --temp 0 --ignore-eos -c 64 -t 2 --no-warmup \
+                  --no-repack -m";
     peak_of("llama-completion", always.split(' ').chain([path]).chain(flags.split_whitespace()))
 }
 

@@ -222,7 +222,9 @@ fn repacked_layouts_are_measured_beside_plain_ones() {
     };
     assert_eq!(layouts("q5_0"), ["CPU"]);
     if std::is_x86_feature_detected!("avx2") {
-        assert_eq!(layouts("q4_0"), ["CPU", "CPU_REPACK"]);
+        // The layout for AMX comes before the others, where llama.cpp was compiled for it.
+        let found = layouts("q4_0");
+        assert!(found == ["CPU", "CPU_REPACK"] || found == ["CPU", "AMX"], "{found:?}");
         assert!(layouts("q4_0").contains(&report["memory"]["q4_0"].as_str().unwrap()));
     }
 }

@@ -316,7 +316,7 @@ fn kept_states_serve_builds_of_other_sizes() {
 fn states_of_a_model_that_shares_keys_are_refused_before_the_work() {
     let fixture = Fixture::small();
     fixtures::architectures::write("gemma3n", &fixture.path("model.gguf")).unwrap();
-    write_calibration(&fixture, "calib.gguf", calibration_of(40));
+    write_calibration(&fixture, "calib.gguf", Made { n_layers: 0, ..calibration_of(40) });
     let mut command = command(&fixture, "out.gguf", "--sequential 1 --keep-states --dry-run");
     fails(&mut command, 1, &["--keep-states", "of earlier", "leave the flag out"]);
     assert_eq!(fixture.names(), ["calib.gguf", "model.gguf"]);
