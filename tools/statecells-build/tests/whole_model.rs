@@ -318,7 +318,7 @@ fn states_of_a_model_that_shares_keys_are_refused_before_the_work() {
     fixtures::architectures::write("gemma3n", &fixture.path("model.gguf")).unwrap();
     write_calibration(&fixture, "calib.gguf", Made { n_layers: 0, ..calibration_of(40) });
     let mut command = command(&fixture, "out.gguf", "--sequential 1 --keep-states --dry-run");
-    fails(&mut command, 1, &["--keep-states", "of earlier", "leave the flag out"]);
+    fails(&mut command, 1, &["--keep-states", "share keys", "leave the flag out"]);
     assert_eq!(fixture.names(), ["calib.gguf", "model.gguf"]);
 }
 
