@@ -114,7 +114,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        print(table(kept_outcomes(args, settings(args), measure, Outcome)))
+        texts = {args.text: args.folder / BASE_LOGITS}
+        print(table(kept_outcomes(args, settings(args), measure, Outcome, texts)))
     except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -69,16 +69,20 @@ def calibrated_model_flags(parser: argparse.ArgumentParser, *, chunks: int) -> N
     parser.add_argument("--calib", type=Path, required=True, help="its calibration, by statecells-calib")
 
 
-def kept_outcomes(args: argparse.Namespace, settings: dict[str, list], measure: Callable, kind: type) -> dict:
-    """What `measure` finds for the flags of every setting, as `kind`; what --folder knows already is used again."""
+def kept_outcomes(
+    args: argparse.Namespace, settings: dict[str, list], measure: Callable, kind: type, texts: dict[Path, Path]
+) -> dict:
+    """What `measure` finds for the flags of every setting, as `kind`; what --folder knows already is used again. `texts`:
+    those that are run on, and where the base's logits on each are or will be."""
     args.folder.mkdir(parents=True, exist_ok=True)
-    kept_path, base_logits = args.folder / "outcomes.json", args.folder / BASE_LOGITS
+    kept_path = args.folder / "outcomes.json"
     kept = json.loads(kept_path.read_text()) if kept_path.exists() else {}
-    if not base_logits.exists():
-        divergence_run(args, args.text, base_logits, args.model)
+    for text, base_logits in texts.items():
+        if not base_logits.exists():
+            divergence_run(args, text, base_logits, args.model)
     found = {}
     for name, flags in settings.items():
-        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, args.text, args.model, *flags])
+        key = " ".join(str(a) for a in [args.sections, args.layers, args.chunks, *texts, args.model, *flags])
         if key not in kept:
             kept[key] = vars(measure(args, flags))
             write_json(kept_path, kept)

@@ -73,7 +73,7 @@ def of_log(log: str, name: str) -> list[float]:
 
 def texts(args: argparse.Namespace) -> dict[Path, Path]:
     """The texts that are measured on, and where the base's logits on each are."""
-    also = {text: args.folder / f"base-{number}.kld" for number, text in enumerate(args.also, 2)}
+    also = {text: args.folder / f"base-{text.stem}.kld" for text in args.also}
     return {args.text: args.folder / BASE_LOGITS, **also}
 
 
@@ -87,8 +87,6 @@ def measure(args: argparse.Namespace, flags: list) -> Outcome:
     seconds, peak = measured([*line, *layers, *flags])
     found = Outcome(seconds, peak, [], [])
     for text, base_logits in texts(args).items():
-        if not base_logits.exists():
-            divergence_run(args, text, base_logits, args.model)
         log = divergence_run(args, text, base_logits, coded, "--statecells", "--kl-divergence")
         found.divergence.append(of_log(log, r"Mean\s+KLD"))
         found.perplexity.append(of_log(log, r"Mean PPL\(Q\)/PPL\(base\)"))
@@ -128,7 +126,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     args = parse(arguments)
     try:
-        found = kept_outcomes(args, steps(args), measure, Outcome)
+        found = kept_outcomes(args, steps(args), measure, Outcome, texts(args))
         print(table(found, [text.stem for text in texts(args)]))
     except (ProgramError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -45,6 +45,10 @@ def test_every_text_has_its_columns(arguments, tmp_path, capsys):
     assert "KL divergence on code" in head
     assert all(row.count("0.04120 +- 0.00100 | 1.0210 +- 0.0040") == 2 for row in rows)
     assert len((tmp_path / "calls").read_text().splitlines()) == 7
+    # What is kept of two texts says nothing of one.
+    assert steps.main(arguments) == 0
+    assert all(row.count("0.04120") == 1 for row in capsys.readouterr().out.splitlines()[2:])
+    assert len((tmp_path / "calls").read_text().splitlines()) == 14
 
 
 def test_a_build_that_fails_is_named(arguments, tmp_path, capsys):

@@ -134,11 +134,21 @@ impl Run {
     /// If it is missing or hangs.
     #[must_use]
     pub fn of<S: AsRef<OsStr>>(name: &str, arguments: impl IntoIterator<Item = S>) -> Self {
-        let mut command = assert_cmd::Command::from_std(command(name, arguments));
+        Self::to_the_end(command(name, arguments))
+    }
+
+    /// The same for a [`command`] that the test has changed.
+    ///
+    /// # Panics
+    /// As [`Self::of`].
+    #[must_use]
+    pub fn to_the_end(command: Command) -> Self {
+        let name = command.get_program().to_owned();
+        let mut command = assert_cmd::Command::from_std(command);
         command.timeout(TIMEOUT);
         let started = Instant::now();
         let run = Self::from(command.output().expect("the program starts"));
-        assert!(started.elapsed() < TIMEOUT, "{name} hangs: {}", run.stderr);
+        assert!(started.elapsed() < TIMEOUT, "{} hangs: {}", name.display(), run.stderr);
         run
     }
 

@@ -49,7 +49,7 @@ impl Fixture {
 
     /// The final estimate of the perplexity.
     fn perplexity(&self, model: &str, flags: &str) -> f64 {
-        Self::estimate(&Run::from(self.command(model, flags).output().unwrap()).ok())
+        Self::estimate(&Run::to_the_end(self.command(model, flags)).ok())
     }
 
     fn estimate(run: &Run) -> f64 {
@@ -101,7 +101,8 @@ fn decoded_tiles_that_are_kept_change_nothing_and_are_told() {
     coded.write(&fixture.path("sections.gguf"));
     let decoding = |flags: &str| {
         let mut command = fixture.command("sections.gguf", &format!("--statecells -ub 64 {flags}"));
-        Run::from(command.env("STATECELLS_BATCH", "decode").output().unwrap())
+        command.env("STATECELLS_BATCH", "decode");
+        Run::to_the_end(command)
     };
     assert_refused(&decoding("--statecells-cache -1"), &["--statecells-cache", "at least 0"]);
     let plain = decoding("--statecells-cache 0").ok();

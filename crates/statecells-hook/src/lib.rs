@@ -3,8 +3,8 @@
 //! Every function checks its pointers, catches panics and turns errors into a status with one line of
 //! text. Behind the border everything is safe Rust on checked slices.
 //!
-//! From the outside in, each knowing only those behind it: `abi`, `abi_cache`, `abi_experts` (with `border`, `names`, `arguments`, `c_types`),
-//! `matrix`, `experts`, `schemes` (the table: one file per family), `routed`, `check`, `product`, `sidecars`, `buffer`, `error`.
+//! From the outside in, each knowing only those behind it: `abi`, `abi_cache`, `abi_experts` (with `border`, `names`,
+//! `arguments`, `c_types`), `matrix`, `experts`, `schemes` (the table: one file per family), `routed`, `check`, `product`, `sidecars`, `buffer`, `error`.
 
 mod abi;
 mod abi_cache;

@@ -1,4 +1,5 @@
-//! Lookups against decoding, and against products whose decoded tiles are all in a cache, batch by batch, one thread, in turns, medians:
+//! Lookups against decoding, and against products whose decoded tiles are all in a cache, batch by batch, one thread, in
+//! turns, medians:
 //! `cargo run --release -p statecells-kernels --example batches [SECTIONS...] [ISA...]`. Several
 //! instruction sets run in turns too.
 //!

@@ -22,23 +22,20 @@
 
 struct statecells_deleter {
     void operator()(statecells_matrix * m) { statecells_matrix_free(m); }
-};
-
-struct statecells_cache_deleter {
+    void operator()(statecells_experts * e) { statecells_experts_free(e); }
     void operator()(statecells_cache * c) { statecells_cache_free(c); }
 };
 
-struct statecells_experts_deleter {
-    void operator()(statecells_experts * e) { statecells_experts_free(e); }
-};
+template <typename T>
+using statecells_owned = std::unique_ptr<T, statecells_deleter>;
 
 // a coded matrix, or those of all experts of a layer
 struct llama_statecells_matrix {
     std::string scheme;
     ggml_tensor * handle = nullptr; // stands for the dense weight: its name and shape, no data
     std::vector<std::pair<const char *, ggml_tensor *>> sidecars;
-    std::unique_ptr<statecells_matrix, statecells_deleter> matrix; // null until the data is loaded
-    std::unique_ptr<statecells_experts, statecells_experts_deleter> experts; // in its place where there are three dimensions
+    statecells_owned<statecells_matrix> matrix; // null until the data is loaded
+    statecells_owned<statecells_experts> experts; // in its place where there are three dimensions
     statecells_plan plan = {};
     bool is_experts = false;
     int layer = -1;
@@ -62,7 +59,7 @@ struct llama_statecells {
     size_t n_dense = 0, n_bytes_dense = 0;
     // coded weights that the model has asked for, as blk.N.ffn_X; null: they run dense or are skipped
     std::map<std::string, llama_statecells_matrix *> asked_for;
-    std::unique_ptr<statecells_cache, statecells_cache_deleter> cache; // --statecells-cache
+    statecells_owned<statecells_cache> cache; // --statecells-cache
 
     ~llama_statecells() {
         if (cache) { // a warning, as below
@@ -164,13 +161,13 @@ static bool flag_is_on(const llama_model_loader & ml, const std::string & key) {
 }
 
 // what --statecells-cache says
-static std::unique_ptr<statecells_cache, statecells_cache_deleter> cache_of(const llama_model_loader & ml) {
+static statecells_owned<statecells_cache> cache_of(const llama_model_loader & ml) {
     const auto flag = ml.kv_overrides.find("statecells.cache");
     if (flag == ml.kv_overrides.end() || flag->second.val_i64 < 1) {
         return nullptr;
     }
     const auto mib = std::min<uint64_t>(flag->second.val_i64, SIZE_MAX >> 20);
-    return std::unique_ptr<statecells_cache, statecells_cache_deleter>(statecells_cache_new((size_t) mib << 20));
+    return statecells_owned<statecells_cache>(statecells_cache_new((size_t) mib << 20));
 }
 
 // whether the weight runs from its code; throws where it cannot run at all

@@ -4,7 +4,6 @@
 //! tile alone would be the very one that is needed next: a cache that is a little too small would never hit. So the least
 //! recently used one makes room only if the whole model has gone by twice without it; else the new tile is not kept.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -82,19 +81,6 @@ impl TileCache {
         // A panic elsewhere leaves nothing half done: every change is one call of the map.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Room for a tile of `n_bytes`, if it is to be kept.
-    fn room(&self, n_bytes: usize) -> Option<TileBytes> {
-        let mut state = self.lock();
-        while self.live.load(Ordering::Acquire).checked_add(n_bytes)? > self.limit {
-            let (_, oldest) = state.kept.peek_lru()?;
-            if state.n_asked - oldest.asked <= 2 * state.n_tiles {
-                return None;
-            }
-            state.kept.pop_lru();
-        }
-        TileBytes::new(n_bytes, &self.live)
-    }
 }
 
 /// One matrix's share of a cache.
@@ -127,7 +113,16 @@ impl CachedTiles {
 
     /// Room for such a part, if it is to be kept once it is decoded.
     pub fn room(&self, n_bytes: usize) -> Option<TileBytes> {
-        self.cache.room(n_bytes)
+        let TileCache { limit, live, .. } = &*self.cache;
+        let mut state = self.cache.lock();
+        while live.load(Ordering::Acquire).checked_add(n_bytes)? > *limit {
+            let (_, oldest) = state.kept.peek_lru()?;
+            if state.n_asked - oldest.asked <= 2 * state.n_tiles {
+                return None;
+            }
+            state.kept.pop_lru();
+        }
+        TileBytes::new(n_bytes, live)
     }
 
     /// Keeps such a part.
@@ -160,10 +155,12 @@ impl Line {
 }
 
 impl TileBytes {
-    /// Zeros; `None` where the system has no memory.
+    /// Zeros; `None` where there are none, or the system has no memory.
     fn new(n_bytes: usize, live: &Arc<AtomicUsize>) -> Option<Self> {
-        let n_lines = NonZeroUsize::new(n_bytes.div_ceil(Line::BYTES))?.get();
-        let mut lines = Vec::new();
+        if n_bytes == 0 {
+            return None;
+        }
+        let (n_lines, mut lines) = (n_bytes.div_ceil(Line::BYTES), Vec::new());
         lines.try_reserve_exact(n_lines).ok()?;
         lines.resize(n_lines, Line([0; Line::BYTES]));
         live.fetch_add(n_bytes, Ordering::AcqRel);

@@ -201,23 +201,16 @@ unsafe fn decode_panel<D: Dot, const V: usize>(
     let mut kept = KeptTiles::default();
     for (i, tile) in tiles.enumerate() {
         let own = &mut room[i * pass.tile_bytes()..][..pass.tile_bytes()];
-        let Some(cached) = &pass.matrix.cached else {
-            // SAFETY: the caller's promise; `own` is a tile's.
-            unsafe { decode::<D, V>(pass, tile, own) };
-            continue;
-        };
-        kept[i] = cached.find(tile, pass.spans.start);
+        let (cached, span) = (pass.matrix.cached.as_ref(), pass.spans.start);
+        kept[i] = cached.and_then(|cached| cached.find(tile, span));
         if kept[i].is_some() {
             continue;
         }
-        if let Some(mut bytes) = cached.room(pass.tile_bytes()) {
-            // SAFETY: as above.
-            unsafe { decode::<D, V>(pass, tile, bytes.as_mut_slice()) };
-            kept[i] = Some(cached.keep(tile, pass.spans.start, bytes));
-        } else {
-            // SAFETY: as above.
-            unsafe { decode::<D, V>(pass, tile, own) };
-        }
+        let mut bytes = cached.and_then(|cached| cached.room(pass.tile_bytes()));
+        let decoded = bytes.as_mut().map_or(own, TileBytes::as_mut_slice);
+        // SAFETY: the caller's promise; either is a tile's.
+        unsafe { decode::<D, V>(pass, tile, decoded) };
+        kept[i] = cached.zip(bytes).map(|(cached, bytes)| cached.keep(tile, span, bytes));
     }
     kept
 }
