@@ -7,6 +7,7 @@ use calibration::capture::{Capture, CaptureError, CaptureParams, Contexts, OwnTe
 use calibration::{CalibratedInput, Fitted};
 use format::{InputId, InputRole};
 use ggml::Type;
+use ggml::gguf::GgufWriter;
 use llama::{
     Backend, Computed, Context, ContextParams, Model, ModelParams, Node, Observer, Outputs, Token,
 };
@@ -255,4 +256,20 @@ fn a_damaged_model_writes_no_text() {
     let model = Model::load(Backend::init(), &path, &ModelParams::default()).unwrap();
     let mut own = OwnText::new(&model, N_CTX, 1, 3).unwrap();
     assert!(matches!(own.write(0..2, &mut || false), Err(CaptureError::Predictions)));
+}
+
+#[test]
+fn every_second_passage_of_a_model_that_talks_is_a_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("talks.gguf");
+    let template = "<|im_start|>{{ role }} {{ content }}<|im_end|>";
+    let talks = |writer: &mut GgufWriter| writer.set("tokenizer.chat_template", template);
+    fixtures::models::Model::default().write_with(&path, talks, |_, _| ()).unwrap();
+    let model = Model::load(Backend::init(), &path, &ModelParams::default()).unwrap();
+    let begins = model.tokenize("<|im_start|>user\n", false, true).unwrap();
+    let mut own = OwnText::new(&model, N_CTX, 1, 3).unwrap();
+    let text = own.write(0..6, &mut || false).unwrap();
+    let n_body = text.len() / 6;
+    let talking: Vec<bool> = text.chunks(n_body).map(|p| p.starts_with(&begins)).collect();
+    assert_eq!(talking, [true, false, true, false, true, false]);
 }

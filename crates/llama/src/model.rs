@@ -11,6 +11,9 @@ use ggml_sys as sys;
 
 use crate::{Backend, LlamaError, Token};
 
+/// Bytes that a chat template may put around a message; some put a system's message before.
+const LONGEST_FRAME: usize = 4096;
+
 /// A metadata value that replaces the file's.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "each holds the type of the same name")]
@@ -206,6 +209,31 @@ impl Model {
             let needed = n.checked_neg().ok_or(LlamaError::Tokenize("more than 2^31 tokens"))?;
             tokens.resize(to_usize(needed), 0);
         }
+    }
+
+    /// What a conversation with the model begins with, up to where a user speaks, such as `<|im_start|>user\n`: from the
+    /// chat template of the file, if the file has one and llama.cpp knows that form.
+    #[must_use]
+    pub fn before_user(&self) -> Option<String> {
+        // SAFETY: the model is loaded, and without a name its standard template is asked for.
+        let template = unsafe { sys::llama_model_chat_template(self.as_ptr(), std::ptr::null()) };
+        if template.is_null() {
+            return None;
+        }
+        let (role, content) = (c"user", c"{message}");
+        let message = sys::llama_chat_message { role: role.as_ptr(), content: content.as_ptr() };
+        let mut text = vec![0u8; LONGEST_FRAME];
+        let (out, n_max) = (text.as_mut_ptr().cast::<c_char>(), LONGEST_FRAME as i32);
+        // SAFETY: the template ends in NUL and lives as long as the model, so do role and content of the one message, and
+        // llama.cpp writes at most `n_max` bytes.
+        let n = unsafe {
+            sys::llama_chat_apply_template(template, &raw const message, 1, false, out, n_max)
+        };
+        // The least that is known of a form: more than was said.
+        text.truncate(usize::try_from(n).ok().filter(|n| *n <= LONGEST_FRAME)?);
+        let text = String::from_utf8(text).ok()?;
+        let (before, _) = text.split_once(content.to_str().ok()?)?;
+        (!before.trim().is_empty()).then(|| before.to_owned())
     }
 
     fn has_vocab(&self) -> bool {

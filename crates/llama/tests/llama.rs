@@ -5,7 +5,7 @@ use std::process::Command;
 
 use fixtures::installed;
 use ggml::Type;
-use ggml::gguf::GgufFile;
+use ggml::gguf::{GgufFile, GgufWriter};
 use ggml::imatrix::Imatrix;
 use llama::{
     Backend, Computed, Context, ContextParams, LlamaError, Model, ModelParams, Node, Observer,
@@ -262,4 +262,23 @@ fn overrides_and_refusals_reach_llama_cpp() {
     let error =
         Model::load(Backend::init(), &empty, &ModelParams::default()).unwrap_err().to_string();
     assert!(error.contains("empty.gguf: ") && error.contains("nonsense"), "{error}");
+}
+
+#[test]
+fn a_conversation_begins_as_the_chat_template_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let before_user = |template: Option<&str>| {
+        let path = dir.path().join("model.gguf");
+        let add = |writer: &mut GgufWriter| match template {
+            Some(template) => writer.set("tokenizer.chat_template", template),
+            None => Ok(()),
+        };
+        fixtures::models::Model::default().write_with(&path, add, |_, _| ()).unwrap();
+        Model::load(Backend::init(), &path, &ModelParams::default()).unwrap().before_user()
+    };
+    let chatml =
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}";
+    assert_eq!(before_user(Some(chatml)).as_deref(), Some("<|im_start|>user\n"));
+    assert_eq!(before_user(Some("{{ messages }}")), None, "no form that llama.cpp knows");
+    assert_eq!(before_user(None), None);
 }

@@ -25,10 +25,7 @@ const IN_F64: usize = 4096;
 #[derive(Debug)]
 pub struct FactoredMoment {
     moment: Arc<Moment>,
-    /// What its entries off the diagonal are multiplied by.
-    keep: f32,
-    /// What all entries are then divided by.
-    mean: f64,
+    drawn: Drawn,
     factors: Vec<Factor>,
 }
 
@@ -46,27 +43,26 @@ struct Factor {
 }
 
 impl FactoredMoment {
-    /// Factors H' = (1 - share) H + share diag(H) for `moment` H, which must be usable. `damping` times the mean of
-    /// the diagonal is added to it; more, if that is not enough to make H' positive definite. `None` if the
-    /// diagonal is zero.
+    /// Factors H' = (1 - share) H + share (diag(H) + mean I) / 2 for `moment` H, which must be usable; mean is that of the
+    /// diagonal. `damping` times this mean is added to the diagonal; more, if that is not enough to make H' positive definite.
+    /// `None` if the diagonal is zero.
     #[must_use]
     pub fn new(moment: Arc<Moment>, share: f64, damping: f64) -> Option<Self> {
         let mean = moment.mean_square();
         if mean == 0.0 {
             return None;
         }
-        let keep = (1.0 - share) as f32;
-        let spans = moment.spans().iter();
-        let factors = spans.map(|span| Factor::new(span, (keep, mean), damping)).collect();
-        Some(Self { moment, keep, mean, factors })
+        let drawn = Drawn { share, mean };
+        let factors = moment.spans().iter().map(|span| Factor::new(span, drawn, damping)).collect();
+        Some(Self { moment, drawn, factors })
     }
 
     /// The diagonal of H, `[d]`.
     #[must_use]
     pub fn diagonal(&self) -> Vec<f32> {
         let of = |(factor, span): (&Factor, &MomentSpan)| -> Vec<f32> {
-            let scale = (self.keep, self.mean);
-            (0..factor.n).map(|i| scaled(span, (i, i), scale) + factor.added as f32).collect()
+            let entry = |i| self.drawn.entry(span, (i, i)) + factor.added as f32;
+            (0..factor.n).map(entry).collect()
         };
         self.factors.iter().zip(self.moment.spans()).flat_map(of).collect()
     }
@@ -75,11 +71,11 @@ impl FactoredMoment {
     #[must_use]
     pub fn damped(&self) -> Vec<Vec<f32>> {
         let of = |(factor, span): (&Factor, &MomentSpan)| {
-            let (n, scale) = (factor.n, (self.keep, self.mean));
+            let n = factor.n;
             let mut out = vec![0.0; n * n];
             out.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
                 for (j, v) in row.iter_mut().enumerate() {
-                    *v = scaled(span, (i.max(j), i.min(j)), scale);
+                    *v = self.drawn.entry(span, (i.max(j), i.min(j)));
                 }
                 row[i] += factor.added as f32;
             });
@@ -167,19 +163,31 @@ impl FactoredMoment {
     }
 }
 
-/// Entry (i, j), j <= i, of a moment that is shrunk by `keep` and divided by `mean`.
-#[inline]
-fn scaled(span: &MomentSpan, (i, j): (usize, usize), (keep, mean): (f32, f64)) -> f32 {
-    let value = span.row(i)[j];
-    (f64::from(if i == j { value } else { keep * value }) / mean) as f32
+/// How a moment's entries are read.
+#[derive(Clone, Copy, Debug)]
+struct Drawn {
+    /// How far they are drawn to one input by itself.
+    share: f64,
+    /// What they are divided by: the mean of the diagonal.
+    mean: f64,
+}
+
+impl Drawn {
+    /// Entry (i, j), j <= i.
+    #[inline]
+    fn entry(self, span: &MomentSpan, (i, j): (usize, usize)) -> f32 {
+        let value = f64::from(span.row(i)[j]) / self.mean;
+        let own = if i == j { 0.5 * (value + 1.0) } else { 0.0 };
+        (value + self.share * (own - value)) as f32
+    }
 }
 
 impl Factor {
-    fn new(span: &MomentSpan, scale: (f32, f64), damping: f64) -> Self {
+    fn new(span: &MomentSpan, drawn: Drawn, damping: f64) -> Self {
         let (start, n) = (span.start(), span.n());
         let mut added = damping;
         loop {
-            if let Some(values) = upper_factor(span, scale, added) {
+            if let Some(values) = upper_factor(span, drawn, added) {
                 return Self { start, n, added, values };
             }
             added = (added * 10.0).max(1e-6);
@@ -223,10 +231,10 @@ fn band_start(padded: usize, band: usize) -> usize {
 ///
 /// That of a large span is made in F32, in half the time: what the sums of products lose is a small part of any damping that is
 /// worth its name. Where F32 finds no positive definite matrix F64 may.
-fn upper_factor(span: &MomentSpan, scale: (f32, f64), damping: f64) -> Option<Vec<f32>> {
+fn upper_factor(span: &MomentSpan, drawn: Drawn, damping: f64) -> Option<Vec<f32>> {
     let d = span.n();
     let entry = |i: usize, j: usize| {
-        let v = f64::from(scaled(span, (d - 1 - j, d - 1 - i), scale));
+        let v = f64::from(drawn.entry(span, (d - 1 - j, d - 1 - i)));
         if i == j { v + damping } else { v }
     };
     let single = if d > IN_F64 { LowerTiles::cholesky(d, |i, j| entry(i, j) as f32) } else { None };
@@ -351,10 +359,11 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_keeps_the_diagonal() {
+    fn shrinking_draws_the_diagonal_halfway_to_its_mean() {
         let moment = Arc::new(Moment::whole(&[4.0, 2.0, 2.0, 3.0], 2));
         let factored = FactoredMoment::new(moment, 0.25, 0.5).unwrap();
-        let over_mean = [4.0, 1.5, 1.5, 3.0].map(|v: f32| v / 3.5);
+        // 4 is drawn by 0.25 to (4 + 3.5) / 2, 3 to (3 + 3.5) / 2.
+        let over_mean = [3.9375, 1.5, 1.5, 3.0625].map(|v: f32| v / 3.5);
         let expected = [over_mean[0] + 0.5, over_mean[1], over_mean[2], over_mean[3] + 0.5];
         for (a, b) in factored.damped()[0].iter().zip(expected) {
             assert!((a - b).abs() < 1e-6, "{a} {b}");

@@ -58,8 +58,7 @@ impl Metric {
         Ok(Self { diagonal, kind: Kind::Diagonal, ..Self::white(shape.d_in) })
     }
 
-    /// Metric of inputs with second moment (1 - share) H + share diag(H) for `moment` H, to whose diagonal `damping`
-    /// times its mean is added; more, if that is not enough to make it positive definite.
+    /// Metric of inputs with second moment `moment`, drawn and damped as [`FactoredMoment::new`] says.
     ///
     /// # Errors
     /// [`CodecError::Parameter`] if the moment is for another number of inputs, has a negative diagonal or is not

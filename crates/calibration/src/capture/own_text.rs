@@ -1,7 +1,9 @@
 //! Text that a model writes itself, to calibrate it where nobody has given a text.
 //!
 //! Tokens are drawn from the model's own predictions at temperature 1, as in LLM-QAT (Liu et al. 2023, "Data-free
-//! quantization aware training for large language models"): what the model finds likely is what the model was trained on.
+//! quantization aware training for large language models"): what the model finds likely is what the model was trained on. Models
+//! that were trained on conversations write both sides of one when they get what stands before a user's words (Xu et al. 2024,
+//! "Magpie"): half of the passages of such a model are conversations.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -120,7 +122,8 @@ impl<'m> OwnText<'m> {
         })?;
         let drawn = passages.iter_mut().filter(|passage| passage.tokens.len() == at + 1);
         for passage in drawn.filter(|passage| goes_in_circles(&passage.tokens[passage.start..])) {
-            self.begin_anew(passage);
+            let opening = passage.rng.random_range(..self.openings.len());
+            self.open(passage, opening);
         }
         Ok(())
     }
@@ -128,16 +131,18 @@ impl<'m> OwnText<'m> {
     fn begin(&self, number: usize) -> Passage {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
         rng.set_stream(number as u64);
-        let mut tokens = self.openings[number % self.openings.len()].clone();
-        tokens.truncate(self.n_body);
-        Passage { tokens, start: 0, rng }
+        let mut passage = Passage { tokens: Vec::new(), start: 0, rng };
+        self.open(&mut passage, number % self.openings.len());
+        passage
     }
 
-    /// Goes on with the beginning of another text.
-    fn begin_anew(&self, passage: &mut Passage) {
+    /// Goes on with the beginning of a text; BOS is in front of the first one already.
+    fn open(&self, passage: &mut Passage, opening: usize) {
         passage.start = passage.tokens.len();
-        let opening = &self.openings[passage.rng.random_range(..self.openings.len())];
-        passage.tokens.extend(self.bos.iter().chain(opening));
+        if passage.start > 0 {
+            passage.tokens.extend(self.bos);
+        }
+        passage.tokens.extend(&self.openings[opening]);
         passage.tokens.truncate(self.n_body);
     }
 }
@@ -150,17 +155,24 @@ struct Passage {
     rng: ChaCha8Rng,
 }
 
-/// What passages begin with. With BOS in front of every passage that may be nothing, else it is something.
+/// What passages begin with. With BOS in front of every passage that may be nothing, else it is something. Every second is the
+/// beginning of a conversation, if the model knows one.
 fn openings(model: &Model) -> Result<Vec<Vec<Token>>, CaptureError> {
     let divider = if model.bos().is_some() { None } else { model.divider() };
     let begins_with_nothing = model.bos().or(divider).is_none();
-    let tokens = |text: &str| {
+    let conversation = match model.before_user() {
+        Some(text) => Some(model.tokenize(&text, false, true)?),
+        None => None,
+    };
+    let mut openings = Vec::with_capacity(2 * OPENINGS.len());
+    for text in OPENINGS {
+        openings.extend(conversation.clone());
         let text = if begins_with_nothing && text.is_empty() { FIRST } else { text };
         let tokens =
             if text.is_empty() { Vec::new() } else { model.tokenize(text, false, false)? };
-        Ok(divider.into_iter().chain(tokens).collect())
-    };
-    OPENINGS.into_iter().map(tokens).collect()
+        openings.push(divider.into_iter().chain(tokens).collect());
+    }
+    Ok(openings)
 }
 
 /// Whether a text ends in a loop, exact or nearly so.

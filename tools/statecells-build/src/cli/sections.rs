@@ -98,8 +98,9 @@ pub struct SectionsFlags {
     #[arg(long, value_name = "SHARE", default_value_t = SECTIONS.damping, conflicts_with_all = ["no_calib", "imatrix"])]
     pub damping: f64,
 
-    /// How far second moments are drawn towards their diagonal, 0 to 1: auto chooses for each tensor what
-    /// does best on the calibration's hold-out
+    /// How far second moments are drawn towards inputs that tell nothing of each other, 0 to 1: auto chooses
+    /// for each tensor the largest share that does about as well as any on the calibration's hold-out,
+    /// since other texts than the calibration's forgive less
     #[arg(long, value_name = "auto|SHARE", default_value_t = Shrink::Auto, conflicts_with_all = ["no_calib", "imatrix"])]
     pub shrink: Shrink,
 
