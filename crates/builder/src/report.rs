@@ -161,8 +161,8 @@ pub struct FunctionalReport {
     pub coded: ActivationErrors,
     /// A code with the same parameters, fitted to the weights only; `null` without `--eval-plain`.
     pub plain: Option<ActivationErrors>,
-    /// Share of the second moment's diagonal in what was fitted; `null` where no second moment was used,
-    /// in totals, and for a tensor taken from an existing output.
+    /// How far the second moment was drawn towards inputs that tell nothing of each other, 0 to 1; `null` where no second
+    /// moment was used, in totals, and for a tensor taken from an existing output.
     pub shrink: Option<f64>,
     /// Whether `error_held_out` is more than 1.5 times `error_fitted`; in totals, whether any is.
     pub overfitted: bool,
