@@ -58,7 +58,8 @@ pub fn choose_shrink<T, E>(
     for share in smaller {
         let (tried, made_then) = attempt(share)?;
         // An error that is no number is worse than any, and says nothing about smaller shares.
-        if error.is_finite() && !(tried < WORTH_IT * error) {
+        let is_worth_it = tried < WORTH_IT * error;
+        if error.is_finite() && !is_worth_it {
             break;
         }
         (best, error, made) = (share, tried, made_then);
