@@ -8,8 +8,8 @@ use common::{Fixture, data, stderr, stdout, succeeds};
 use fixtures::models::Model;
 
 /// Coarse codes, so that tuning has something to do.
-const BUILD: &str =
-    "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --outliers 0.01 --calib calib.gguf";
+const BUILD: &str = "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --outliers 0.01 --shrink 0 \
+     --calib calib.gguf";
 
 const TUNE_FFN: &str = "--tune-ffn 20 --tune-ffn-contexts 4 --tune-ffn-rate 0.01";
 

@@ -11,7 +11,8 @@ use fixtures::models::Model;
 use ggml::gguf::GgufFile;
 
 /// Coarse codes, so that tuning has something to do.
-const BUILD: &str = "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --calib calib.gguf";
+const BUILD: &str =
+    "-i model.gguf --scheme sections --S 2 --rounds 1 --beam 2 --shrink 0 --calib calib.gguf";
 
 /// A calibration of `n_contexts`, a tenth of which is held out.
 fn calibration_of(n_contexts: usize) -> Made {
