@@ -229,7 +229,7 @@ impl Model {
         let n = unsafe {
             sys::llama_chat_apply_template(template, &raw const message, 1, false, out, n_max)
         };
-        // The least that is known of a form: more than was said.
+        // Negative for a form that llama.cpp does not know; more than there is room for if the end is missing.
         text.truncate(usize::try_from(n).ok().filter(|n| *n <= LONGEST_FRAME)?);
         let text = String::from_utf8(text).ok()?;
         let (before, _) = text.split_once(content.to_str().ok()?)?;

@@ -160,7 +160,7 @@ mod tests {
         let mix = values(3 * D, 1);
         let (common, own) = (values(3 * n, seed), values(D * n, seed + 1));
         let x = |t: usize, i: usize| {
-            0.2 * own[t * D + i] + (0..3).map(|j| common[3 * t + j] * mix[3 * i + j]).sum::<f32>()
+            0.1 * own[t * D + i] + (0..3).map(|j| common[3 * t + j] * mix[3 * i + j]).sum::<f32>()
         };
         let rows: Vec<f32> = (0..n * D).map(|i| x(i / D, i % D)).collect();
         let mut h = vec![0.0; D * D];
@@ -194,6 +194,6 @@ mod tests {
     #[test]
     fn few_inputs_are_trusted_less_than_many() {
         let (few, many) = (chosen(D / 2), chosen(100 * D));
-        assert!(few > many, "{few} {many}");
+        assert!(few > many && many <= 0.01, "{few} {many}");
     }
 }

@@ -160,10 +160,8 @@ struct Passage {
 fn openings(model: &Model) -> Result<Vec<Vec<Token>>, CaptureError> {
     let divider = if model.bos().is_some() { None } else { model.divider() };
     let begins_with_nothing = model.bos().or(divider).is_none();
-    let conversation = match model.before_user() {
-        Some(text) => Some(model.tokenize(&text, false, true)?),
-        None => None,
-    };
+    let before_user = model.before_user();
+    let conversation = before_user.map(|text| model.tokenize(&text, false, true)).transpose()?;
     let mut openings = Vec::with_capacity(2 * OPENINGS.len());
     for text in OPENINGS {
         openings.extend(conversation.clone());
