@@ -5,6 +5,8 @@
 //! per dictionary and metric, so that a further section costs a path one addition of 16 numbers per
 //! section before it. Every lane of a vector searches for a block of its own.
 
+use std::ops::Range;
+
 use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
 use pulp::Simd;
 
@@ -27,19 +29,24 @@ pub(crate) struct Tables {
 /// Vectors have no more lanes than this.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Paths whose products are made together: they stay in the first-level cache until they are used.
+const PATHS: usize = 8;
+/// Lanes whose products are made together and written side by side.
+const QUAD: usize = 4;
+
 /// Paths of a search: their winners, and the products that wait for the next section.
 pub(crate) struct Scratch {
     /// Of every lane, [`MAX_BEAM`] each.
     paths: Vec<[u8; MAX_SECTIONS]>,
     next: Vec<[u8; MAX_SECTIONS]>,
-    /// `[path][atom][lane]`
+    /// Of some paths, `[path][atom][lane]`.
     products: Vec<f32>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
         let paths = vec![[0; MAX_SECTIONS]; MAX_LANES * MAX_BEAM];
-        Self { next: paths.clone(), paths, products: vec![0.0; MAX_BEAM * ATOMS * MAX_LANES] }
+        Self { next: paths.clone(), paths, products: vec![0.0; PATHS * ATOMS * MAX_LANES] }
     }
 }
 
@@ -136,12 +143,15 @@ impl Tables {
         let cost_bits = simd.splat_u32s(!((N * ATOMS - 1) as u32));
         let mut n = 1;
         for u in 0..self.sections {
-            self.sum_products::<S>(u, wanted.len(), n, scratch);
-            let (products, _) = S::as_simd_f32s(&scratch.products);
             let linear = self.linear(simd, u, &factors);
             let keep = if u + 1 < self.sections { beam.min(n * ATOMS) } else { 1 };
             let mut top = [simd.splat_u32s(u32::MAX); N];
-            for (p, products) in products.as_chunks::<ATOMS>().0.iter().enumerate().take(n) {
+            for p in 0..n {
+                if p.is_multiple_of(PATHS) {
+                    self.sum_products::<S>(u, wanted.len(), p..n.min(p + PATHS), scratch);
+                }
+                let (products, _) = S::as_simd_f32s(&scratch.products);
+                let products = &products.as_chunks::<ATOMS>().0[p % PATHS];
                 let mut group = [simd.splat_u32s(0); ATOMS];
                 for a in 0..ATOMS {
                     let mut cost = simd.add_f32s(costs[p], linear[a]);
@@ -192,26 +202,40 @@ impl Tables {
         sums
     }
 
-    /// Twice the inner products of all atoms of section `u` with what the first `n` paths of the first `n_wanted` lanes stand
-    /// for, to `scratch`.
+    /// Twice the inner products of all atoms of section `u` with what `paths` of the first `n_wanted` lanes stand for, to
+    /// `scratch`.
     #[inline(always)]
-    fn sum_products<S: Simd>(&self, u: usize, n_wanted: usize, n: usize, scratch: &mut Scratch) {
+    fn sum_products<S: Simd>(
+        &self,
+        u: usize,
+        n_wanted: usize,
+        paths: Range<usize>,
+        scratch: &mut Scratch,
+    ) {
         let cross = &self.cross[u * u.saturating_sub(1) / 2 * ATOMS..][..u * ATOMS];
         let Some((first, others)) = cross.as_chunks::<ATOMS>().0.split_first() else { return };
-        let Scratch { paths, products, .. } = scratch;
-        for lane in 0..n_wanted {
-            let paths = &paths[lane * MAX_BEAM..][..n];
-            let of_paths = products.chunks_exact_mut(ATOMS * S::F32_LANES);
-            for (path, products) in paths.iter().zip(of_paths) {
-                let mut sums = first[usize::from(path[0]) % ATOMS];
-                for (cross, winner) in others.iter().zip(&path[1..]) {
-                    let row = &cross[usize::from(*winner) % ATOMS];
-                    for (sum, v) in sums.iter_mut().zip(row) {
-                        *sum += v;
+        let of_paths = scratch.products.chunks_exact_mut(ATOMS * S::F32_LANES);
+        for (path, products) in paths.zip(of_paths) {
+            // Paths of lanes that nothing is wanted of are those of an earlier search.
+            for lane in (0..n_wanted).step_by(QUAD) {
+                let mut sums = [[0.0; ATOMS]; QUAD];
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let path = &scratch.paths[(lane + i) % MAX_LANES * MAX_BEAM + path];
+                    *sums = first[usize::from(path[0]) % ATOMS];
+                    for (cross, winner) in others.iter().zip(&path[1..]) {
+                        let row = &cross[usize::from(*winner) % ATOMS];
+                        for (sum, v) in sums.iter_mut().zip(row) {
+                            *sum += v;
+                        }
                     }
                 }
-                for (products, sum) in products.chunks_exact_mut(S::F32_LANES).zip(sums) {
-                    products[lane] = sum;
+                let lanes = products.chunks_exact_mut(S::F32_LANES);
+                for (a, products) in lanes.enumerate() {
+                    if let Some(products) = products[lane..].first_chunk_mut::<QUAD>() {
+                        *products = [sums[0][a], sums[1][a], sums[2][a], sums[3][a]];
+                    } else {
+                        products[lane] = sums[0][a];
+                    }
                 }
             }
         }

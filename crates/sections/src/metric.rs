@@ -112,24 +112,15 @@ impl Metric {
         factor
     }
 
-    /// H for products with it.
-    pub(crate) fn moment(&self) -> MomentProduct<'_> {
-        let matrices = self.as_full().map(FactoredMoment::damped).unwrap_or_default();
-        MomentProduct { metric: self, matrices }
-    }
-}
-
-/// H, ready for products.
-pub(crate) struct MomentProduct<'a> {
-    metric: &'a Metric,
-    /// By span, if there are off-diagonal entries.
-    matrices: Vec<Vec<f32>>,
-}
-
-impl MomentProduct<'_> {
-    /// `out = rows H`, both [d_in, n].
-    pub(crate) fn apply(&self, rows: &[f32], mul_mat: &dyn MatMul, out: &mut [f32]) {
-        let Metric { d_in, diagonal, kind, .. } = self.metric;
+    /// `out = rows H`, both [d_in, n]; `moments` are those of [`FactoredMoment::damped`], none without off-diagonal moments.
+    pub(crate) fn multiply(
+        &self,
+        moments: &[Vec<f32>],
+        rows: &[f32],
+        mul_mat: &dyn MatMul,
+        out: &mut [f32],
+    ) {
+        let Self { d_in, diagonal, kind, .. } = self;
         match kind {
             Kind::White => out.copy_from_slice(rows),
             Kind::Diagonal => {
@@ -139,7 +130,7 @@ impl MomentProduct<'_> {
                     }
                 });
             }
-            Kind::Full(full) => full.multiply(&self.matrices, rows, mul_mat, out),
+            Kind::Full(full) => full.multiply(moments, rows, mul_mat, out),
         }
     }
 }

@@ -8,7 +8,6 @@
 use numerics::MatMul;
 use rayon::prelude::*;
 
-use crate::metric::MomentProduct;
 use crate::parts::{Atoms, sum_atoms};
 use crate::search::Problem;
 use format::sections::{ATOMS, BLOCK};
@@ -28,7 +27,6 @@ pub(crate) struct Refit<'a> {
     winners: &'a [u8],
     scales: &'a [f32],
     mul_mat: &'a dyn MatMul,
-    moment: MomentProduct<'a>,
     /// That take part, in ascending order.
     rows: Vec<usize>,
 }
@@ -41,8 +39,7 @@ impl<'a> Refit<'a> {
         mul_mat: &'a dyn MatMul,
     ) -> Self {
         let rows = spread(problem.shape.d_out, MAX_BLOCKS / problem.metric.n_blocks);
-        let moment = problem.metric.moment();
-        Self { problem, winners, scales, mul_mat, moment, rows }
+        Self { problem, winners, scales, mul_mat, rows }
     }
 
     /// The atoms that cost least, starting from `atoms`.
@@ -95,7 +92,8 @@ impl<'a> Refit<'a> {
             let n = rows.len() * d_in;
             let (values, products) = (&mut values[..n], &mut products[..n]);
             self.decode(atoms, rows, from_weights, values);
-            self.moment.apply(values, self.mul_mat, products);
+            let Problem { metric, .. } = self.problem;
+            metric.multiply(self.problem.moments(), values, self.mul_mat, products);
             self.mask(rows, products);
             let partial: Vec<Vec<f32>> = products
                 .par_chunks(GROUP * d_in)
@@ -219,7 +217,8 @@ mod tests {
         let rows: Vec<usize> = (0..refit.problem.shape.d_out).collect();
         refit.decode(atoms, &rows, true, &mut error);
         let mut product = vec![0.0; error.len()];
-        refit.moment.apply(&error, refit.mul_mat, &mut product);
+        let problem = refit.problem;
+        problem.metric.multiply(problem.moments(), &error, refit.mul_mat, &mut product);
         error.iter().zip(product).map(|(a, b)| f64::from(*a) * f64::from(b)).sum()
     }
 

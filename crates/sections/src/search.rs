@@ -1,10 +1,11 @@
 //! One pass over the matrix: winners for every block, errors pushed on to the blocks to the right.
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use format::MatrixShape;
 use numerics::coo::Coo;
-use numerics::{MatMul, SPAN_STEP};
+use numerics::{FactoredMoment, MatMul, SPAN_STEP};
 use rayon::prelude::*;
 
 use crate::beam::{BlockFactor, MAX_LANES, Scratch, Tables, times};
@@ -16,11 +17,8 @@ use format::sections::BLOCK;
 pub(crate) const STRIPE: usize = 8;
 /// Inputs of these blocks.
 pub(crate) const STRIPE_INPUTS: usize = STRIPE * BLOCK;
-// Errors are handed on from stripe to stripe, so no stripe lies in two spans of a second moment.
-const _: () = assert!(SPAN_STEP.is_multiple_of(STRIPE_INPUTS));
-/// Columns that all rows of a task hand errors on to before the next ones: their part of the factor stays in
-/// the second-level cache.
-pub(crate) const PUSH_COLUMNS: usize = 512;
+// Errors are handed on band by band of a factor, and no stripe lies in two spans of a second moment.
+const _: () = assert!(SPAN_STEP == STRIPE_INPUTS);
 /// Rows per task.
 pub(crate) const GROUP: usize = 32;
 /// Rows per product with the second moment.
@@ -35,6 +33,8 @@ pub(crate) struct Problem<'a> {
     pub(crate) outliers: &'a Coo,
     /// `weights R` without outliers, [d_in, d_out]; empty unless the metric is full.
     pub(crate) projected: Vec<f32>,
+    /// See [`Self::moments`].
+    moments: OnceLock<Vec<Vec<f32>>>,
 }
 
 /// The sums of one row in units of its scale: x is the row, q what its winners stand for.
@@ -75,7 +75,8 @@ impl<'a> Problem<'a> {
         outliers: &'a Coo,
         mul_mat: &dyn MatMul,
     ) -> Self {
-        let mut problem = Self { weights, shape, metric, outliers, projected: Vec::new() };
+        let (projected, moments) = (Vec::new(), OnceLock::new());
+        let mut problem = Self { weights, shape, metric, outliers, projected, moments };
         if let Some(full) = metric.as_full() {
             let factor = full.factor_transposed();
             problem.projected = vec![0.0; shape.n_weights()];
@@ -93,6 +94,12 @@ impl<'a> Problem<'a> {
             }
         }
         problem
+    }
+
+    /// H, [n, n] for every span of n inputs, made when first asked for; none without off-diagonal moments.
+    pub(crate) fn moments(&self) -> &[Vec<f32>] {
+        let make = || self.metric.as_full().map(FactoredMoment::damped).unwrap_or_default();
+        self.moments.get_or_init(make)
     }
 
     /// The block `block` of a row of `matrix`, [d_in, d_out], in units of the row's scale; inputs that are not there are 0.
@@ -143,19 +150,24 @@ impl<'a> Problem<'a> {
         // errors that earlier columns leave to later ones; without off-diagonal moments there are none
         let width = if self.metric.as_full().is_some() { n_blocks * BLOCK } else { 1 };
         let mut carry = vec![0.0f32; width * self.shape.d_out];
+        let mut errors = vec![0.0f32; STRIPE_INPUTS * self.shape.d_out];
         for first in (0..n_blocks).step_by(STRIPE) {
             let blocks = first..(first + STRIPE).min(n_blocks);
             let stripe = Stripe::new(self, atoms, blocks, beam);
             rows.par_chunks_mut(GROUP)
                 .zip(winners.par_chunks_mut(GROUP * planes))
                 .zip(carry.par_chunks_mut(GROUP * width))
+                .zip(errors.par_chunks_mut(GROUP * STRIPE_INPUTS))
                 .enumerate()
-                .for_each(|(group, ((rows, winners), carry))| {
-                    let first = group * GROUP;
+                .for_each(|(group, (((rows, winners), carry), errors))| {
+                    let (stripe, first) = (&stripe, group * GROUP);
                     let scales = &scales[first..];
-                    let part = Part { stripe: &stripe, first, scales, rows, winners, carry };
+                    let part = Part { stripe, first, scales, rows, winners, carry, errors };
                     pulp::Arch::new().dispatch(part);
                 });
+            if let Some(full) = self.metric.as_full() {
+                full.push_band(first * BLOCK, &errors, &mut carry);
+            }
             progress.advance(stripe.blocks.len() as u64);
         }
         Coded { winners, rows }
@@ -171,6 +183,7 @@ struct Part<'a> {
     rows: &'a mut [RowSums],
     winners: &'a mut [u8],
     carry: &'a mut [f32],
+    errors: &'a mut [f32],
 }
 
 impl pulp::WithSimd for Part<'_> {
@@ -178,7 +191,7 @@ impl pulp::WithSimd for Part<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        self.stripe.encode(simd, self.first, self.scales, self.rows, self.winners, self.carry);
+        self.stripe.encode(simd, self);
     }
 }
 
@@ -201,33 +214,27 @@ impl<'a> Stripe<'a> {
         Self { problem, atoms, beam, blocks, tables }
     }
 
-    /// Codes the stripe's blocks of the rows from `first` on.
+    /// Codes the stripe's blocks of the rows of a task.
     #[inline(always)]
-    fn encode<S: pulp::Simd>(
-        &self,
-        simd: S,
-        first: usize,
-        scales: &[f32],
-        rows: &mut [RowSums],
-        winners: &mut [u8],
-        carry: &mut [f32],
-    ) {
+    fn encode<S: pulp::Simd>(&self, simd: S, part: Part<'_>) {
+        let Part { first, scales, rows, winners, carry, errors, .. } = part;
         let n = rows.len();
         let mut scratch = Scratch::default();
         let (width, planes) = (carry.len() / n, winners.len() / n);
         let columns = columns_by_row(self.problem.outliers, first..first + n);
-        let per_row = winners.chunks_exact_mut(planes).zip(rows).zip(carry.chunks_exact_mut(width));
+        let (errors, _) = errors.as_chunks_mut();
+        let per_row = winners.chunks_exact_mut(planes).zip(rows);
+        let per_row = per_row.zip(carry.chunks_exact_mut(width).zip(errors));
         let mut fits = Vec::with_capacity(n);
-        for (i, (outliers, ((winners, sums), carry))) in
+        for (i, (outliers, ((winners, sums), (carry, errors)))) in
             columns.into_iter().zip(per_row).enumerate()
         {
-            let (row, scale, errors) = (first + i, scales[i], [0.0; STRIPE_INPUTS]);
+            let (row, scale) = (first + i, scales[i]);
             fits.push(RowFit { stripe: self, row, scale, outliers, winners, carry, errors, sums });
         }
         for fits in fits.chunks_mut(S::F32_LANES) {
             self.encode_together(simd, fits, &mut scratch);
         }
-        self.push(&mut fits, width);
     }
 
     /// Codes the stripe's blocks of as many rows as a vector has lanes, or fewer.
@@ -253,20 +260,6 @@ impl<'a> Stripe<'a> {
             }
         }
     }
-
-    /// Hands the errors of the stripe on to the columns behind it, up to `width`.
-    #[inline(always)]
-    fn push(&self, fits: &mut [RowFit<'_>], width: usize) {
-        let Some(full) = self.problem.metric.as_full() else { return };
-        let (start, end) = (self.blocks.start * BLOCK, self.blocks.end * BLOCK);
-        for first in (end..width).step_by(PUSH_COLUMNS) {
-            let columns = first..(first + PUSH_COLUMNS).min(width);
-            for RowFit { errors, carry, .. } in &mut *fits {
-                let carry = &mut carry[columns.clone()];
-                full.push_errors((start, &errors[..end - start]), first, carry);
-            }
-        }
-    }
 }
 
 /// One row of a stripe.
@@ -280,7 +273,8 @@ struct RowFit<'a> {
     winners: &'a mut [u8],
     /// What errors of earlier columns leave to every column.
     carry: &'a mut [f32],
-    errors: [f32; STRIPE_INPUTS],
+    /// Of the stripe's inputs.
+    errors: &'a mut [f32; STRIPE_INPUTS],
     sums: &'a mut RowSums,
 }
 

@@ -7,28 +7,24 @@
 
 mod stripe;
 
-use numerics::MatMul;
+use numerics::{FactoredMoment, MatMul};
 use rayon::prelude::*;
 
 use crate::parts::{Atoms, sum_atoms};
-use crate::search::{GROUP, Problem, RowSums, STRIPE};
+use crate::search::{GROUP, Problem, RowSums, STRIPE, STRIPE_INPUTS};
 use format::sections::{ATOMS, BLOCK};
 use stripe::{Part, Stripe};
 
 /// A matrix whose winners are known, and what its errors cost.
 pub(crate) struct Descent<'a> {
     problem: &'a Problem<'a>,
-    /// H, [n, n] for every span of n inputs.
-    spans: Vec<Vec<f32>>,
-    /// Inputs of a span.
-    width: usize,
+    full: &'a FactoredMoment,
 }
 
 impl<'a> Descent<'a> {
     /// `None` where every block stands by itself: if there are no off-diagonal moments.
     pub(crate) fn new(problem: &'a Problem<'a>) -> Option<Self> {
-        let full = problem.metric.as_full()?;
-        Some(Self { problem, spans: full.damped(), width: full.span_width() })
+        Some(Self { problem, full: problem.metric.as_full()? })
     }
 
     /// Searches `winners`, [planes, d_out], anew `sweeps` times for rows scaled by `scales`; what the rows cost then.
@@ -43,8 +39,9 @@ impl<'a> Descent<'a> {
         let Problem { shape, metric, .. } = self.problem;
         let mut errors = self.errors(atoms, scales, winners);
         let mut images = vec![0.0f32; errors.len()];
-        let full = metric.as_full().expect("checked when made");
-        full.multiply(&self.spans, &errors, mul_mat, &mut images);
+        let moments = self.problem.moments();
+        self.full.multiply(moments, &errors, mul_mat, &mut images);
+        let mut changes = vec![0.0f32; STRIPE_INPUTS * shape.d_out];
         let planes = winners.len() / shape.d_out;
         for _ in 0..sweeps {
             for first in (0..metric.n_blocks).step_by(STRIPE) {
@@ -54,12 +51,14 @@ impl<'a> Descent<'a> {
                     .par_chunks_mut(GROUP * planes)
                     .zip(errors.par_chunks_mut(GROUP * shape.d_in))
                     .zip(images.par_chunks_mut(GROUP * shape.d_in))
+                    .zip(changes.par_chunks_mut(GROUP * STRIPE_INPUTS))
                     .enumerate()
-                    .for_each(|(group, ((winners, errors), images))| {
+                    .for_each(|(group, (((winners, errors), images), changes))| {
                         let (stripe, first) = (&stripe, group * GROUP);
-                        let part = Part { stripe, first, scales, winners, errors, images };
+                        let part = Part { stripe, first, scales, winners, errors, images, changes };
                         pulp::Arch::new().dispatch(part);
                     });
+                self.full.push_changes(moments, first * BLOCK, &changes, &mut images);
                 progress.advance(stripe.blocks.len() as u64);
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::beam::{BlockFactor, MAX_LANES, Scratch, Tables, times};
 use crate::descent::Descent;
 use crate::parts::{Atoms, sum_atoms};
-use crate::search::{PUSH_COLUMNS, Problem, STRIPE_INPUTS, columns_by_row, mask};
+use crate::search::{Problem, STRIPE_INPUTS, columns_by_row, mask};
 use format::sections::{ATOMS, BLOCK, MAX_SECTIONS};
 use numerics::linalg::add_four_scaled;
 use rayon::prelude::*;
@@ -41,10 +41,11 @@ impl<'a> Stripe<'a> {
         blocks: Range<usize>,
         beam: usize,
     ) -> Self {
-        let span = blocks.start * BLOCK / descent.width;
-        let moment = descent.spans[span].as_slice();
-        let first = span * descent.width;
-        let n = (descent.problem.shape.d_in - first).min(descent.width);
+        let width = descent.full.span_width();
+        let span = blocks.start * BLOCK / width;
+        let moment = descent.problem.moments()[span].as_slice();
+        let first = span * width;
+        let n = (descent.problem.shape.d_in - first).min(width);
         let make = |block: usize| BlockTables::new(atoms, moment, n, block * BLOCK - first);
         let tables = blocks.clone().into_par_iter().map(make).collect();
         Self { descent, atoms, beam, blocks, moment, span: first..first + n, tables }
@@ -110,6 +111,8 @@ pub(super) struct Part<'a> {
     pub(super) winners: &'a mut [u8],
     pub(super) errors: &'a mut [f32],
     pub(super) images: &'a mut [f32],
+    /// By how much the errors of the stripe's inputs change, [STRIPE_INPUTS, n].
+    pub(super) changes: &'a mut [f32],
 }
 
 impl pulp::WithSimd for Part<'_> {
@@ -117,25 +120,27 @@ impl pulp::WithSimd for Part<'_> {
 
     #[inline(always)]
     fn with_simd<S: pulp::Simd>(self, simd: S) {
-        let Self { stripe, first, scales, winners, errors, images } = self;
+        let Self { stripe, first, scales, winners, errors, images, changes } = self;
         let Problem { shape, outliers, .. } = stripe.descent.problem;
         let n = errors.len() / shape.d_in;
         let planes = winners.len() / n;
         let per_row = winners
             .chunks_exact_mut(planes)
             .zip(errors.chunks_exact_mut(shape.d_in))
-            .zip(images.chunks_exact_mut(shape.d_in));
+            .zip(images.chunks_exact_mut(shape.d_in).zip(changes.as_chunks_mut().0));
         let mut rows = Vec::with_capacity(n);
         let columns = columns_by_row(outliers, first..first + n);
-        for ((row, outliers), ((winners, errors), images)) in (first..).zip(columns).zip(per_row) {
-            let (scale, changes) = (scales[row], [0.0; STRIPE_INPUTS]);
+        for ((row, outliers), ((winners, errors), (images, changes))) in
+            (first..).zip(columns).zip(per_row)
+        {
+            let scale = scales[row];
+            *changes = [0.0; STRIPE_INPUTS];
             rows.push(Row { row, scale, outliers, winners, errors, images, changes });
         }
         let mut scratch = Scratch::default();
         for rows in rows.chunks_mut(S::F32_LANES) {
             stripe.search(simd, rows, &mut scratch);
         }
-        stripe.push(&mut rows);
     }
 }
 
@@ -149,7 +154,7 @@ struct Row<'a> {
     errors: &'a mut [f32],
     images: &'a mut [f32],
     /// By how much the stripe's errors have changed.
-    changes: [f32; STRIPE_INPUTS],
+    changes: &'a mut [f32; STRIPE_INPUTS],
 }
 
 impl Stripe<'_> {
@@ -167,23 +172,6 @@ impl Stripe<'_> {
             tables.tables.search(simd, &wanted[..rows.len()], self.beam, scratch);
             for (lane, (row, x)) in rows.iter_mut().zip(&blocks).enumerate() {
                 row.improve((self, tables), (x, &wanted[lane]), block, scratch.winners(lane));
-            }
-        }
-    }
-
-    /// Hands the changes of the stripe on to the span's columns outside of it.
-    #[inline(always)]
-    fn push(&self, rows: &mut [Row<'_>]) {
-        let inputs = self.inputs();
-        for part in [self.span.start..inputs.start, inputs.end..self.span.end] {
-            for first in part.clone().step_by(PUSH_COLUMNS) {
-                let columns = first..(first + PUSH_COLUMNS).min(part.end);
-                for Row { images, changes, .. } in &mut *rows {
-                    for (block, changes) in changes.as_chunks::<BLOCK>().0.iter().enumerate() {
-                        let at = inputs.start + block * BLOCK;
-                        self.add(&mut images[columns.clone()], columns.clone(), at, changes);
-                    }
-                }
             }
         }
     }

@@ -5,21 +5,21 @@
 //! GPTQ (Frantar et al. 2022) gets from the Cholesky factor of H^-1, in the form that needs no inverse
 //! (LDLQ, Chee et al. 2023).
 
-use std::ops::Range;
+mod factor;
+
 use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::linalg::{LowerTiles, add_four_scaled, add_scaled};
+use crate::linalg::{add_four_scaled, add_scaled};
 use crate::moment::MomentSpan;
-use crate::{MatMul, Moment};
+use crate::products::{Columns, add_combinations};
+use crate::{MatMul, Moment, SPAN_STEP};
+use factor::Factor;
 
 /// Rows of a factor begin at multiples of so many columns and are padded with zeros to one, for those who read it
 /// in blocks.
 pub const PAD: usize = 8;
-
-/// Spans of up to so many inputs are factored in F64.
-const IN_F64: usize = 4096;
 
 /// A second moment, shrunk, scaled to mean diagonal 1 and damped, with its factor.
 #[derive(Debug)]
@@ -27,19 +27,6 @@ pub struct FactoredMoment {
     moment: Arc<Moment>,
     drawn: Drawn,
     factors: Vec<Factor>,
-}
-
-/// The factor of a span.
-#[derive(Debug)]
-struct Factor {
-    /// First input.
-    start: usize,
-    /// Number of inputs.
-    n: usize,
-    /// Added to the diagonal of H.
-    added: f64,
-    /// R by bands of [`PAD`] rows, whose rows begin at the diagonal, see [`Factor::row`].
-    values: Vec<f32>,
 }
 
 impl FactoredMoment {
@@ -73,11 +60,21 @@ impl FactoredMoment {
         let of = |(factor, span): (&Factor, &MomentSpan)| {
             let n = factor.n;
             let mut out = vec![0.0; n * n];
-            out.par_chunks_mut(n).enumerate().for_each(|(i, row)| {
-                for (j, v) in row.iter_mut().enumerate() {
-                    *v = self.drawn.entry(span, (i.max(j), i.min(j)));
+            out.par_chunks_mut(n * SPAN_STEP).enumerate().for_each(|(band, rows)| {
+                let first = band * SPAN_STEP;
+                for (i, row) in (first..).zip(rows.chunks_exact_mut(n)) {
+                    self.drawn.row(span, i, &mut row[..=i]);
+                    row[i] += factor.added as f32;
                 }
-                row[i] += factor.added as f32;
+                // What lies right of the diagonal is read from the rows below, which are contiguous there.
+                let mut below = [0.0; SPAN_STEP];
+                for j in first + 1..n {
+                    let width = SPAN_STEP.min(j - first).min(rows.len() / n);
+                    self.drawn.part(span, (j, first), &mut below[..width]);
+                    for (row, v) in rows.chunks_exact_mut(n).zip(&below[..width]) {
+                        row[j] = *v;
+                    }
+                }
             });
             out
         };
@@ -132,6 +129,45 @@ impl FactoredMoment {
         }
     }
 
+    /// Adds to all rows of `carry` what `errors` of the [`SPAN_STEP`] inputs from `start` on, a multiple of it, add to e R
+    /// behind these.
+    ///
+    /// # Shapes
+    /// `errors`: [`SPAN_STEP`, n]; `carry`: [d with padding, n].
+    pub fn push_band(&self, start: usize, errors: &[f32], carry: &mut [f32]) {
+        let factor = self.factor(start);
+        let (band, stride) = factor.band((start - factor.start) / SPAN_STEP);
+        let behind = SPAN_STEP.min(stride)..stride;
+        let from = Columns { stride, range: behind.clone() };
+        let range = start + behind.start..start + behind.end;
+        let to = Columns { stride: carry.len() * SPAN_STEP / errors.len(), range };
+        add_combinations((carry, &to), errors, (band, &from));
+    }
+
+    /// Adds to all rows of `images`, e H, what `changes` of the errors of up to [`SPAN_STEP`] inputs from `start` on add
+    /// left of `start` and behind these inputs. `moments` are those of [`Self::damped`].
+    ///
+    /// # Shapes
+    /// `changes`: [`SPAN_STEP`, n]; `images`: [d, n].
+    pub fn push_changes(
+        &self,
+        moments: &[Vec<f32>],
+        start: usize,
+        changes: &[f32],
+        images: &mut [f32],
+    ) {
+        let d = self.moment.d();
+        let factor = self.factor(start);
+        let (first, n) = (start - factor.start, factor.n);
+        let end = n.min(first + SPAN_STEP);
+        let rows = &moments[start / self.moment.width()][first * n..end * n];
+        for range in [0..first, end..n] {
+            let to = factor.start + range.start..factor.start + range.end;
+            let (to, from) = (Columns { stride: d, range: to }, Columns { stride: n, range });
+            add_combinations((images, &to), changes, (rows, &from));
+        }
+    }
+
     /// R transposed, span by span, [n, n] each: what [`Self::multiply`] takes for products `rows R`.
     #[must_use]
     pub fn factor_transposed(&self) -> Vec<Vec<f32>> {
@@ -176,99 +212,36 @@ impl Drawn {
     /// Entry (i, j), j <= i.
     #[inline]
     fn entry(self, span: &MomentSpan, (i, j): (usize, usize)) -> f32 {
-        let value = f64::from(span.row(i)[j]) / self.mean;
-        let own = if i == j { 0.5 * (value + 1.0) } else { 0.0 };
-        (value + self.share * (own - value)) as f32
+        let value = f64::from(span.row(i)[j]);
+        (if i == j { self.own(value) } else { value * self.factor() }) as f32
     }
-}
 
-impl Factor {
-    fn new(span: &MomentSpan, drawn: Drawn, damping: f64) -> Self {
-        let (start, n) = (span.start(), span.n());
-        let mut added = damping;
-        loop {
-            if let Some(values) = upper_factor(span, drawn, added) {
-                return Self { start, n, added, values };
-            }
-            added = (added * 10.0).max(1e-6);
+    /// Row i up to the diagonal, [i + 1].
+    fn row(self, span: &MomentSpan, i: usize, out: &mut [f32]) {
+        self.part(span, (i, 0), &mut out[..i]);
+        out[i] = self.entry(span, (i, i));
+    }
+
+    /// The entries (i, first) and so on, all left of the diagonal.
+    fn part(self, span: &MomentSpan, (i, first): (usize, usize), out: &mut [f32]) {
+        let factor = self.factor();
+        for (out, v) in out.iter_mut().zip(&span.row(i)[first..i]) {
+            *out = (f64::from(*v) * factor) as f32;
         }
     }
 
-    /// Inputs with padding.
-    #[inline(always)]
-    fn padded(&self) -> usize {
-        self.n.next_multiple_of(PAD)
+    /// What entries beside the diagonal are multiplied by.
+    #[inline]
+    fn factor(self) -> f64 {
+        (1.0 - self.share) / self.mean
     }
 
-    /// Columns `columns` of row `i` of R, with padding; none is left of the band's diagonal block.
-    #[inline(always)]
-    fn row(&self, i: usize, columns: Range<usize>) -> &[f32] {
-        let (padded, left) = (self.padded(), i / PAD * PAD);
-        let at = band_start(padded, i / PAD) + i % PAD * (padded - left);
-        &self.values[at..at + padded - left][columns.start - left..columns.end - left]
+    /// What `value` on the diagonal becomes.
+    #[inline]
+    fn own(self, value: f64) -> f64 {
+        let value = value / self.mean;
+        value + self.share * (0.5 * (value + 1.0) - value)
     }
-
-    /// R transposed without padding, [n, n].
-    fn transposed(&self) -> Vec<f32> {
-        let mut out = vec![0.0; self.n * self.n];
-        out.par_chunks_mut(self.n).enumerate().for_each(|(j, column)| {
-            for (i, v) in column.iter_mut().enumerate().take(j + 1) {
-                *v = self.row(i, j..j + 1)[0];
-            }
-        });
-        out
-    }
-}
-
-/// Where the band `band` of a factor with `padded` columns begins: each has [`PAD`] columns less than the one before.
-#[inline(always)]
-fn band_start(padded: usize, band: usize) -> usize {
-    PAD * band * padded - PAD * PAD * band * band.saturating_sub(1) / 2
-}
-
-/// R of `span + damping = R R^T` by bands, see [`Factor`]; `None` if that is not positive definite. It is the Cholesky
-/// factor of the matrix with rows and columns reversed.
-///
-/// That of a large span is made in F32, in half the time: what the sums of products lose is a small part of any damping that is
-/// worth its name. Where F32 finds no positive definite matrix F64 may.
-fn upper_factor(span: &MomentSpan, drawn: Drawn, damping: f64) -> Option<Vec<f32>> {
-    let d = span.n();
-    let entry = |i: usize, j: usize| {
-        let v = f64::from(drawn.entry(span, (d - 1 - j, d - 1 - i)));
-        if i == j { v + damping } else { v }
-    };
-    let single = if d > IN_F64 { LowerTiles::cholesky(d, |i, j| entry(i, j) as f32) } else { None };
-    match single {
-        Some(reversed) => Some(by_bands(d, |i, j| *reversed.get(i, j))),
-        None => {
-            let reversed = LowerTiles::cholesky(d, entry)?;
-            Some(by_bands(d, |i, j| *reversed.get(i, j) as f32))
-        }
-    }
-}
-
-/// R by bands from the factor of the matrix with rows and columns reversed.
-fn by_bands(d: usize, reversed: impl Fn(usize, usize) -> f32 + Sync) -> Vec<f32> {
-    let padded = d.next_multiple_of(PAD);
-    let mut values = vec![0.0f32; band_start(padded, padded / PAD)];
-    let mut rest = values.as_mut_slice();
-    let bands: Vec<(usize, &mut [f32])> = (0..padded)
-        .step_by(PAD)
-        .map(|first| {
-            let band;
-            (band, rest) = std::mem::take(&mut rest).split_at_mut(PAD * (padded - first));
-            (first, band)
-        })
-        .collect();
-    bands.into_par_iter().for_each(|(first, band)| {
-        // Rows of R lie across the columns in memory: some of them at a time use whole cache lines.
-        for j in first..d {
-            for i in first..(first + PAD).min(j + 1) {
-                band[(i - first) * (padded - first) + j - first] = reversed(d - 1 - i, d - 1 - j);
-            }
-        }
-    });
-    values
 }
 
 #[cfg(test)]
@@ -314,6 +287,46 @@ mod tests {
             assert!((a - b).abs() < 1e-4, "{a} {b}");
         }
         assert!(carry[d..].iter().all(|v| *v == 0.0));
+        bands_agree(factored, &carry, &he);
+    }
+
+    /// What is handed on band by band, for several rows, are `carry`, e R, and `he`, e H, of the same errors.
+    fn bands_agree(factored: &FactoredMoment, carry: &[f32], he: &[f32]) {
+        const ROWS: usize = 3;
+        let (d, padded) = (he.len(), carry.len());
+        let e: Vec<f32> = (0..d).map(|i| (i as f32).cos()).collect();
+        let moments = factored.damped();
+        let (mut carries, mut images) = (vec![0.0; ROWS * padded], vec![0.0; ROWS * d]);
+        let (mut carry, mut he) = (carry.to_vec(), he.to_vec());
+        for start in (0..d).step_by(SPAN_STEP) {
+            let inputs = start..d.min(start + SPAN_STEP);
+            let mut errors = vec![0.0; ROWS * SPAN_STEP];
+            for (row, errors) in errors.chunks_mut(SPAN_STEP).enumerate() {
+                let scaled = e[inputs.clone()].iter().map(|e| e * (row + 1) as f32);
+                errors.iter_mut().zip(scaled).for_each(|(to, e)| *to = e);
+            }
+            factored.push_band(start, &errors, &mut carries);
+            factored.push_changes(&moments, start, &errors, &mut images);
+            // What the band's inputs do to one another is not handed on.
+            for (i, j) in inputs.clone().flat_map(|i| inputs.clone().map(move |j| (i, j))) {
+                let factor = factored.factor(i);
+                let (row, column) = (i - factor.start, j - factor.start);
+                let span = &moments[i / factored.span_width()];
+                he[j] -= e[i] * span[row * factor.n + column];
+                if i <= j {
+                    carry[j] -= e[i] * factor.row(row, column..column + 1)[0];
+                }
+            }
+        }
+        for row in 0..ROWS {
+            let times = (row + 1) as f32;
+            for (a, b) in carries[row * padded..].iter().zip(&carry) {
+                assert!((a - times * b).abs() < 1e-3, "{a} {b}");
+            }
+            for (a, b) in images[row * d..].iter().zip(&he) {
+                assert!((a - times * b).abs() < 1e-3, "{a} {b}");
+            }
+        }
     }
 
     #[test]
@@ -335,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_large_moment_is_factored_in_f32_closely_enough() {
-        let d = IN_F64 + PAD;
+        let d = factor::IN_F64 + PAD;
         // A few directions hold most of it, as in the inputs of ffn_down.
         let large = |i: usize| if i.is_multiple_of(97) { 30.0 } else { 0.1 };
         let h = |i: usize, j: usize| {
