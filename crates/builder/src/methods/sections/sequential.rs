@@ -17,6 +17,11 @@ use crate::{Decoded as DecodedOf, Error, Recapture, Recaptured, Sequence, Source
 /// Held-out inputs kept one by one of every recaptured matrix.
 const HOLD_OUT_SAMPLES: u64 = 512;
 
+/// Targets are damped so many times as the metric. A target has as many numbers as the matrix, told from not many more tokens: along
+/// directions that the inputs hardly take it follows what these tokens happen to lack, and another text pays for that
+/// (docs/results/quality.md, "How far targets are trusted").
+const TARGET_DAMPING: f64 = 8.0;
+
 /// The flag that asks for it.
 const SEQUENTIAL: &str = "--sequential";
 
@@ -76,7 +81,7 @@ pub(super) struct SequentialStep {
     pub(super) params: SequentialParams,
     /// Inputs up to this length get a moment and a target.
     pub(super) max_moment_dim: usize,
-    /// With which moments are inverted.
+    /// Of the metric that matrices are coded in.
     pub(super) damping: f64,
     /// Whether the calibration's own activations are of no use.
     pub(super) needs_text_only: bool,
@@ -239,7 +244,7 @@ impl Recapture for Sequential<'_> {
             n_fitted: provenance.n_fitted,
             held_out: (provenance.n_held_out, HOLD_OUT_SAMPLES),
             seed: provenance.seed,
-            damping: self.step.damping,
+            damping: TARGET_DAMPING * self.step.damping,
             tensors,
             mul_mat: &TiledMatMul,
         };
