@@ -146,7 +146,7 @@ impl Tables {
             let linear = self.linear(simd, u, &factors);
             let keep = if u + 1 < self.sections { beam.min(n * ATOMS) } else { 1 };
             let mut top = [simd.splat_u32s(u32::MAX); N];
-            for p in 0..n {
+            for (p, of_path) in costs.iter().copied().enumerate().take(n) {
                 if p.is_multiple_of(PATHS) {
                     self.sum_products::<S>(u, wanted.len(), p..n.min(p + PATHS), scratch);
                 }
@@ -154,7 +154,7 @@ impl Tables {
                 let products = &products.as_chunks::<ATOMS>().0[p % PATHS];
                 let mut group = [simd.splat_u32s(0); ATOMS];
                 for a in 0..ATOMS {
-                    let mut cost = simd.add_f32s(costs[p], linear[a]);
+                    let mut cost = simd.add_f32s(of_path, linear[a]);
                     if u > 0 {
                         cost = simd.add_f32s(cost, products[a]);
                     }
