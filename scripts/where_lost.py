@@ -13,6 +13,7 @@ a temperature removes is no lost knowledge. Needs the packages gguf and numpy (s
 import struct
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -72,10 +73,10 @@ def read_header(file: BinaryIO, path: str) -> Header:
 def log_probabilities(file: BinaryIO, path: str, header: Header, n: int) -> np.ndarray:
     """Of the next `n` tokens, [n, n_vocabulary]: 16 bits each, with a scale and a smallest value for every token."""
     width = 2 * ((header.n_vocabulary + 1) // 2) + 4
-    values = file.read(2 * n * width)
-    if len(values) != 2 * n * width:
+    packed = file.read(2 * n * width)
+    if len(packed) != 2 * n * width:
         raise LogitsError(f"{path}: ends before its last token; write it anew")
-    raw = np.frombuffer(values, dtype="<u2").reshape(n, width)
+    raw = np.frombuffer(packed, dtype="<u2").reshape(n, width)
     scale, least = np.ascontiguousarray(raw[:, :4]).view("<f4").T[..., None]
     values = raw[:, 4 : 4 + header.n_vocabulary] * scale + least
     return values - np.log(np.exp(values).sum(axis=1, keepdims=True))
@@ -138,12 +139,11 @@ def groups(tokens: Tokens, vocabulary: list[str]) -> list[tuple[str, np.ndarray]
     """Names and masks."""
     kinds = np.array([kind(vocabulary[t]) for t in tokens.target])
     found = [(name, kinds == name) for name in sorted(set(kinds))]
-    bounds = [0.0, *SURENESS, np.inf]
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise([0.0, *SURENESS, np.inf]):
         within = (tokens.entropy >= low) & (tokens.entropy < high)
         found.append((f"base's entropy {low:g} to {high:g}", within))
     edges = np.linspace(tokens.place.min(), tokens.place.max() + 1, 5).astype(int)
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found.append((f"place {low} to {high - 1}", (tokens.place >= low) & (tokens.place < high)))
     worst = np.argsort(-tokens.divergence)
     for share in (0.01, 0.1):
@@ -191,7 +191,7 @@ def main(arguments: list[str]) -> int:
         for coded in arguments[2:]:
             print(f"{coded}\n\n{table(read(arguments[1], coded), vocabulary)}\n")
     except (OSError, LogitsError) as error:
-        print(f"where_lost.py: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

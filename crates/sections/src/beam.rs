@@ -220,7 +220,7 @@ impl Tables {
             for lane in (0..n_wanted).step_by(QUAD) {
                 let mut sums = [[0.0; ATOMS]; QUAD];
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let path = &scratch.paths[(lane + i) % MAX_LANES * MAX_BEAM + path];
+                    let path = &scratch.paths[(lane + i) * MAX_BEAM + path];
                     *sums = first[usize::from(path[0]) % ATOMS];
                     for (cross, winner) in others.iter().zip(&path[1..]) {
                         let row = &cross[usize::from(*winner) % ATOMS];

@@ -92,8 +92,7 @@ impl<'a> Refit<'a> {
             let n = rows.len() * d_in;
             let (values, products) = (&mut values[..n], &mut products[..n]);
             self.decode(atoms, rows, from_weights, values);
-            let Problem { metric, .. } = self.problem;
-            metric.multiply(self.problem.moments(), values, self.mul_mat, products);
+            self.problem.times_moment(values, self.mul_mat, products);
             self.mask(rows, products);
             let partial: Vec<Vec<f32>> = products
                 .par_chunks(GROUP * d_in)
@@ -217,8 +216,7 @@ mod tests {
         let rows: Vec<usize> = (0..refit.problem.shape.d_out).collect();
         refit.decode(atoms, &rows, true, &mut error);
         let mut product = vec![0.0; error.len()];
-        let problem = refit.problem;
-        problem.metric.multiply(problem.moments(), &error, refit.mul_mat, &mut product);
+        refit.problem.times_moment(&error, refit.mul_mat, &mut product);
         error.iter().zip(product).map(|(a, b)| f64::from(*a) * f64::from(b)).sum()
     }
 

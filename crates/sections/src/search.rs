@@ -102,6 +102,11 @@ impl<'a> Problem<'a> {
         self.moments.get_or_init(make)
     }
 
+    /// `out = rows H`, both [d_in, n].
+    pub(crate) fn times_moment(&self, rows: &[f32], mul_mat: &dyn MatMul, out: &mut [f32]) {
+        self.metric.multiply(self.moments(), rows, mul_mat, out);
+    }
+
     /// The block `block` of a row of `matrix`, [d_in, d_out], in units of the row's scale; inputs that are not there are 0.
     #[inline(always)]
     pub(crate) fn load(

@@ -39,8 +39,8 @@ impl<'a> Descent<'a> {
         let Problem { shape, metric, .. } = self.problem;
         let mut errors = self.errors(atoms, scales, winners);
         let mut images = vec![0.0f32; errors.len()];
+        self.problem.times_moment(&errors, mul_mat, &mut images);
         let moments = self.problem.moments();
-        self.full.multiply(moments, &errors, mul_mat, &mut images);
         let mut changes = vec![0.0f32; STRIPE_INPUTS * shape.d_out];
         let planes = winners.len() / shape.d_out;
         for _ in 0..sweeps {

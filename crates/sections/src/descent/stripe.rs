@@ -176,9 +176,11 @@ impl Stripe<'_> {
         }
     }
 
-    /// Adds to e H at `columns` what `changes` of the errors from input `first` on add.
+    /// Adds to the stripe's part of a row's e H what `changes` of the errors from input `first` on add.
     #[inline(always)]
-    fn add(&self, out: &mut [f32], columns: Range<usize>, first: usize, changes: &[f32; BLOCK]) {
+    fn add(&self, images: &mut [f32], first: usize, changes: &[f32; BLOCK]) {
+        let columns = self.inputs();
+        let out = &mut images[columns.clone()];
         let (quads, _) = changes.as_chunks::<4>();
         for (q, e) in quads.iter().enumerate() {
             if *e == [0.0; 4] {
@@ -253,8 +255,7 @@ impl Row<'_> {
                 *known = x - now;
             }
         }
-        let inputs = stripe.inputs();
-        stripe.add(&mut self.images[inputs.clone()], inputs, block * BLOCK, &changes);
+        stripe.add(self.images, block * BLOCK, &changes);
         let at = (block - stripe.blocks.start) * BLOCK;
         self.changes[at..at + BLOCK].copy_from_slice(&changes);
     }
