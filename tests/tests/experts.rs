@@ -1,6 +1,7 @@
 //! Mixtures of experts: random models of two layers, built, and run both from their codes and from the dense weights that
 //! these stand for.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -68,14 +69,21 @@ fn median(expected: &[Vec<f32>], found: &[Vec<f32>]) -> f32 {
     all[all.len() / 2]
 }
 
+/// The codes of all tensors of a file.
+fn codes(path: &Path) -> Vec<Vec<u8>> {
+    let file = GgufFile::open(path).unwrap();
+    let codes = file.tensors().iter().filter(|t| t.name().ends_with(".codes"));
+    codes.map(|t| file.data(t).to_vec()).collect()
+}
+
 /// Number of coded tensors of experts in a file.
 fn n_experts(path: &Path) -> usize {
     let file = GgufFile::open(path).unwrap();
     file.schemes().keys().filter(|id| id.role.branch() == Branch::Experts).count()
 }
 
-fn check(architecture: &str) {
-    let mixture = Mixture::new(architecture);
+/// Codes a mixture and runs it beside what its codes stand for.
+fn check(architecture: &str, mixture: &Mixture) {
     mixture.build("--no-calib");
     mixture.decode();
     let (model, coded, dense) =
@@ -104,8 +112,37 @@ fn check(architecture: &str) {
 #[test]
 fn coded_experts_run_as_what_they_stand_for() {
     for architecture in MIXTURES {
-        check(architecture);
+        check(architecture, &Mixture::new(architecture));
     }
+}
+
+/// gpt-oss has its experts in MXFP4, in files as they are published.
+#[test]
+fn experts_in_mxfp4_are_a_source() {
+    let mixture = Mixture::new("gpt-oss");
+    let _ = mixture.run("llama-quantize", "@model.gguf @quantized.gguf MXFP4_MOE").ok();
+    fs::rename(mixture.path("quantized.gguf"), mixture.path("model.gguf")).unwrap();
+    let file = GgufFile::open(&mixture.path("model.gguf")).unwrap();
+    assert_eq!(file.tensor("blk.1.ffn_up_exps.weight").unwrap().ty().to_string(), "mxfp4");
+    check("gpt-oss in MXFP4", &mixture);
+}
+
+/// The experts of a layer may lie in different parts of a model; their codes are those of the whole.
+#[test]
+fn a_mixture_in_parts_is_coded_as_in_one_file() {
+    let mixture = Mixture::new("qwen3moe");
+    mixture.build("--tokens 512");
+    let whole = codes(&mixture.path("coded.gguf"));
+    let _ = mixture.run("llama-gguf-split", "--split --split-max-tensors 5 @model.gguf @part").ok();
+    let parts = fs::read_dir(mixture.folder.path()).unwrap().map(|e| e.unwrap().file_name());
+    let first = parts.map(|n| n.into_string().unwrap()).find(|n| n.starts_with("part-00001-of-"));
+    let flags = format!(
+        "-i @{} -o @coded.gguf --S 6 --rounds 1 --beam 2 -t 2 --force --tokens 512",
+        first.unwrap()
+    );
+    let _ = mixture.run("statecells-build", &flags).ok();
+    assert_eq!(codes(&mixture.path("coded.gguf")), whole);
+    assert_eq!(whole.len(), 6);
 }
 
 /// Experts, shared experts and plain FFNs as docs/format.md has them; and a wrong code is seen.
@@ -145,18 +182,11 @@ fn the_command_without_flags_fits_experts_to_the_models_own_text() {
     let dict = |part: &str| file.data(file.tensor(&format!("blk.1.{part}.dict")).unwrap());
     assert_eq!(dict("ffn_gate_exps"), dict("ffn_up_exps"));
     assert_ne!(dict("ffn_gate_exps"), dict("ffn_down_exps"));
-    let bytes = std::fs::read(mixture.path("coded.gguf")).unwrap();
+    let first = codes(&mixture.path("coded.gguf"));
     let again = "-i @model.gguf -o @coded.gguf --S 6 --calib @coded.calib.gguf -t 1 --force";
     let _ = mixture.run("statecells-build", again).ok();
     assert_eq!(n_experts(&mixture.path("coded.gguf")), 6);
-    let one_thread = GgufFile::open(&mixture.path("coded.gguf")).unwrap();
-    let codes = |file: &GgufFile| -> Vec<Vec<u8>> {
-        let codes = file.tensors().iter().filter(|t| t.name().ends_with(".codes"));
-        codes.map(|t| file.data(t).to_vec()).collect()
-    };
-    std::fs::write(mixture.path("first.gguf"), bytes).unwrap();
-    let first = GgufFile::open(&mixture.path("first.gguf")).unwrap();
-    assert_eq!(codes(&first), codes(&one_thread), "threads decide nothing");
+    assert_eq!(codes(&mixture.path("coded.gguf")), first, "threads decide nothing");
 }
 
 /// Beside their dense weights codes run by the flag alone, and as ever when somebody looks at what they give.

@@ -9,6 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use end_to_end::programs::{Run, command};
+use fixtures::architectures;
 use fixtures::models::Model;
 use ggml::gguf::GgufWriter;
 use rand::{Rng, RngExt, SeedableRng};
@@ -16,21 +17,26 @@ use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 /// Kills of the short form.
-const FEW: usize = 14;
+const FEW: usize = 16;
 
 /// Uninterrupted goes on after so many kills of one build, so that all of it is reached.
 const KILLS_PER_BUILD: usize = 8;
 
 /// What is built: a program and its flags.
-const BUILDS: [(&str, &str, &str); 8] = [
-    ("sections", "statecells-build", "--S 4 --beam 2 --no-calib"),
-    ("sections, own text", "statecells-build", "--S 4 --beam 2 --tokens 1024"),
-    ("sections, calib", "statecells-build", "--S 4 --beam 2 --calib calib.gguf"),
-    ("sections, shared out", "statecells-build", "--bpw 7 --beam 2 --no-calib"),
-    ("sign", "statecells-build", "--scheme sign --dict-M 32 --dict-k 4"),
-    ("sign+row_scale", "statecells-build", "--row-scale --dict-M 32 --dict-k 4 --encoder omp"),
-    ("sign+vals", "statecells-build", "--vals --dict-M 32 --dict-k 4"),
-    ("seeddelta", "seeddelta-build", "--base lowrank:8 --delta-k 8 --row-scale"),
+const BUILDS: [(&str, &str, &str); 9] = [
+    ("sections", "statecells-build", "-i model.gguf --S 4 --beam 2 --no-calib"),
+    ("sections, own text", "statecells-build", "-i model.gguf --S 4 --beam 2 --tokens 1024"),
+    ("sections, calib", "statecells-build", "-i model.gguf --S 4 --beam 2 --calib calib.gguf"),
+    ("sections, shared out", "statecells-build", "-i model.gguf --bpw 7 --beam 2 --no-calib"),
+    ("sign", "statecells-build", "-i model.gguf --scheme sign --dict-M 32 --dict-k 4"),
+    (
+        "sign+row_scale",
+        "statecells-build",
+        "-i model.gguf --row-scale --dict-M 32 --dict-k 4 --encoder omp",
+    ),
+    ("sign+vals", "statecells-build", "-i model.gguf --vals --dict-M 32 --dict-k 4"),
+    ("sections, experts", "statecells-build", "-i mixture.gguf --S 4 --beam 2 --tokens 512"),
+    ("seeddelta", "seeddelta-build", "-i model.gguf --base lowrank:8 --delta-k 8 --row-scale"),
 ];
 
 const CHECKPOINTS: [u32; 3] = [1, 3, 100];
@@ -39,7 +45,7 @@ fn number(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |text| text.parse().expect("a number"))
 }
 
-/// A folder with a model and a calibration.
+/// A folder with a model, its calibration, and a mixture of experts.
 struct Folder(TempDir);
 
 impl Folder {
@@ -48,6 +54,7 @@ impl Folder {
         let model = Model { n_layers: 4, n_embd: 64, n_ff: 96, ..Model::default() };
         let short = |writer: &mut GgufWriter| writer.set("llama.context_length", 128u32);
         model.write_with(&folder.path("model.gguf"), short, |_, _| {}).unwrap();
+        architectures::write_experts("qwen3moe", &folder.path("mixture.gguf")).unwrap();
         let words = (0..600).map(|i| format!("w{} ", i * i % 131)).collect::<String>();
         fs::write(folder.path("text.txt"), words).unwrap();
         let path = |name| folder.path(name).into_os_string();
@@ -69,7 +76,7 @@ impl Folder {
     }
 
     fn start(&self, (_, name, flags): (&str, &str, &str), more: &str) -> Child {
-        let always = "-i model.gguf -o out.gguf".split(' ');
+        let always = "-o out.gguf".split(' ');
         let mut command =
             command(name, always.chain(flags.split(' ')).chain(more.split_whitespace()));
         command.current_dir(self.0.path());

@@ -5,7 +5,9 @@ use std::thread;
 
 use end_to_end::coding::{Coding, Twins};
 use end_to_end::model_file::ModelFile;
+use end_to_end::programs::{Run, command};
 use end_to_end::server::Server;
+use fixtures::architectures;
 use fixtures::models::Model;
 use ggml::Type;
 use serde_json::{Value, json};
@@ -49,9 +51,21 @@ impl Fixture {
         Twins::of(&ModelFile::read(&path), &Coding::default()).coded.write(&coded);
         coded
     }
+
+    /// A coded mixture of experts; its vocabulary knows no text.
+    fn coded_mixture(&self, architecture: &str) -> PathBuf {
+        let [model, coded] = ["model", "coded"]
+            .map(|what| self.folder.path().join(format!("{architecture}-{what}.gguf")));
+        architectures::write_experts(architecture, &model).unwrap();
+        let mut build =
+            command("statecells-build", "--S 6 --no-calib --rounds 1 --beam 2 -i".split(' '));
+        build.arg(&model).arg("-o").arg(&coded);
+        let _ = Run::to_the_end(build).ok();
+        coded
+    }
 }
 
-fn complete(server: &Server, prompt: &str, cache: bool) -> Value {
+fn complete(server: &Server, prompt: &Value, cache: bool) -> Value {
     let body = json!({
         "prompt": prompt, "n_predict": N_PREDICT, "temperature": 0, "ignore_eos": true,
         "cache_prompt": cache, "return_tokens": true, "n_probs": 2,
@@ -75,21 +89,14 @@ fn margin(answer: &Value) -> f64 {
     margins.fold(f64::INFINITY, f64::min)
 }
 
-#[test]
-fn parallel_slots_answer_as_one_request_after_the_other() {
-    let fixture = Fixture::new();
-    let server = Server::start(&fixture.coded(), "--statecells -np 4 -c 1024 -t 2");
-    let alone: Vec<Value> = PROMPTS.iter().map(|p| complete(&server, p, false)).collect();
+/// Asks one prompt after the other, then all at once, which must give the same answers.
+fn check_slots(server: &Server, prompts: &[Value]) {
+    let alone: Vec<Value> = prompts.iter().map(|p| complete(server, p, false)).collect();
     let least = alone.iter().map(margin).fold(f64::INFINITY, f64::min);
     assert!(least > MARGIN, "the model is undecided by {least}: choose another seed");
     let together: Vec<Value> = thread::scope(|scope| {
-        let ask = |p| {
-            scope.spawn({
-                let server = &server;
-                move || complete(server, p, false)
-            })
-        };
-        let threads: Vec<_> = PROMPTS.map(ask).into_iter().collect();
+        let ask = |p| scope.spawn(move || complete(server, p, false));
+        let threads: Vec<_> = prompts.iter().map(ask).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     let slots = |answers: &[Value]| {
@@ -99,7 +106,7 @@ fn parallel_slots_answer_as_one_request_after_the_other() {
         slots.len()
     };
     assert!(slots(&together) > 1, "the requests did not run side by side");
-    for ((prompt, alone), together) in PROMPTS.iter().zip(&alone).zip(&together) {
+    for ((prompt, alone), together) in prompts.iter().zip(&alone).zip(&together) {
         assert_eq!(tokens(alone), tokens(together), "{prompt}");
     }
     let first = tokens(&alone[0]);
@@ -107,14 +114,36 @@ fn parallel_slots_answer_as_one_request_after_the_other() {
 }
 
 #[test]
+fn parallel_slots_answer_as_one_request_after_the_other() {
+    let fixture = Fixture::new();
+    let server = Server::start(&fixture.coded(), "--statecells -np 4 -c 1024 -t 2");
+    check_slots(&server, &PROMPTS.map(Value::from));
+}
+
+/// Two servers at the same time, each with several tokens of several requests for its experts.
+#[test]
+fn mixtures_of_experts_are_served_in_parallel_slots() {
+    let fixture = Fixture::new();
+    let coded = ["qwen3moe", "gpt-oss"].map(|architecture| fixture.coded_mixture(architecture));
+    let servers = coded.map(|path| Server::start(&path, "--statecells -np 4 -c 1024 -t 2"));
+    let prompt = |i: usize| Value::from_iter((0..3 + 5 * i).map(|j| 3 + (37 * i + 11 * j) % 256));
+    let prompts: Vec<Value> = (0..6).map(prompt).collect();
+    thread::scope(|scope| {
+        for server in &servers {
+            scope.spawn(|| check_slots(server, &prompts));
+        }
+    });
+}
+
+#[test]
 fn cached_prompts_give_the_same_answer() {
     let fixture = Fixture::new();
     let server = Server::start(&fixture.coded(), "--statecells -np 1 -c 512 -t 2");
     let prompt = "the same long beginning of every request, and then";
-    let fresh = complete(&server, prompt, false);
+    let fresh = complete(&server, &prompt.into(), false);
     assert!(margin(&fresh) > MARGIN, "the model is undecided: choose another seed");
-    let _ = complete(&server, &format!("{prompt} something else"), true);
-    let cached = complete(&server, prompt, true);
+    let _ = complete(&server, &format!("{prompt} something else").into(), true);
+    let cached = complete(&server, &prompt.into(), true);
     let reused = cached["timings"]["cache_n"].as_u64().unwrap();
     assert!(reused >= 40, "only {reused} tokens came from the cache");
     assert_eq!(tokens(&cached), tokens(&fresh));
@@ -125,11 +154,12 @@ fn quantized_caches_work() {
     let fixture = Fixture::new();
     let flags = "--statecells -np 2 -c 512 -t 2 -ctk q8_0 -ctv q8_0 -fa on";
     let server = Server::start(&fixture.coded(), flags);
-    let answer = complete(&server, PROMPTS[2], true);
+    let prompt = Value::from(PROMPTS[2]);
+    let answer = complete(&server, &prompt, true);
     assert!(margin(&answer) > MARGIN, "the model is undecided: choose another seed");
-    assert_eq!(tokens(&complete(&server, PROMPTS[2], true)), tokens(&answer));
+    assert_eq!(tokens(&complete(&server, &prompt, true)), tokens(&answer));
     drop(server);
     // 8 bits per value of the cache move nothing as far as the margin
     let plain = Server::start(&fixture.coded(), "--statecells -np 2 -c 512 -t 2");
-    assert_eq!(tokens(&complete(&plain, PROMPTS[2], true)), tokens(&answer));
+    assert_eq!(tokens(&complete(&plain, &prompt, true)), tokens(&answer));
 }

@@ -212,6 +212,43 @@ fn an_expert_that_there_is_not_fails_and_nothing_is_written() {
     }
 }
 
+/// A thread whose buffer is too short leaves NaN in its share, the other its products; behind a failed preparation there are
+/// none any more.
+#[test]
+fn a_failed_call_leaves_no_number_that_could_be_taken_for_a_product() {
+    let coded = stacked(&[]);
+    let experts = open_as(&coded.host, D_OUT, N_EXPERTS as i64).unwrap();
+    let call = Call::new(false, (2, 3), |token, j| token + j);
+    let (statuses, expected) = run(experts, &coded.host, &call, 1);
+    assert_eq!(statuses, [[0; 3]]);
+    let routed = call.raw();
+    let n_bytes = plan(&coded.host).prepared_ne0 as usize * call.n_tokens;
+    let mut buffer = vec![0u8; n_bytes];
+    let prepared = buffer.as_mut_ptr();
+    let prepare = |n_bytes: usize| {
+        // SAFETY: live matrices; the buffer is at least as long as is said.
+        unsafe { statecells_prepare_experts(experts, &routed, prepared.cast(), n_bytes, 0, 1) }
+    };
+    let apply = |y: &mut [f32], n_bytes: usize, ith: i32| {
+        let (p, y) = (prepared.cast_const().cast(), y.as_mut_ptr());
+        // SAFETY: as above; y holds all slots.
+        unsafe { statecells_apply_experts(experts, &routed, p, n_bytes, y, ith, 2) }
+    };
+    assert_eq!(prepare(n_bytes), 0);
+    let mut y = vec![-1.0; expected.len()];
+    assert_eq!((apply(&mut y, n_bytes - 1, 0), apply(&mut y, n_bytes, 1)), (1, 0));
+    let n_void = y.iter().filter(|y| y.is_nan()).count();
+    assert!(n_void > 0 && n_void < y.len(), "{n_void} of {}", y.len());
+    assert!(y.iter().zip(&expected).all(|(y, expected)| y.is_nan() || y == expected));
+    assert_eq!(apply(&mut y, n_bytes, 2), 1);
+    assert_eq!(prepare(n_bytes - 1), 1);
+    let mut y = vec![-1.0; expected.len()];
+    assert_eq!((apply(&mut y, n_bytes, 0), apply(&mut y, n_bytes, 1)), (1, 1));
+    assert!(y.iter().all(|y| y.is_nan()));
+    // SAFETY: made above, freed once.
+    unsafe { statecells_experts_free(experts) };
+}
+
 #[test]
 fn experts_that_cannot_be_are_refused() {
     let host = stacked(&[]).host;
