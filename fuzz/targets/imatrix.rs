@@ -19,6 +19,10 @@ fuzz_target!(|data: &[u8]| {
         ("up", usize::MAX, Some(usize::MAX)),
     ] {
         let name = format!("blk.0.ffn_{target}.weight");
+        if let Some(Ok(experts)) = n_experts.map(|n_experts| imatrix.experts(&name, n, n_experts)) {
+            let all = experts.iter().flat_map(|expert| &expert.mean_squares);
+            assert!(all.into_iter().all(|v| v.is_finite() && *v >= 0.0));
+        }
         let Ok(values) = imatrix.importance(&name, n, n_experts) else { continue };
         assert_eq!(values.len(), n);
         assert!(values.iter().all(|v| v.is_finite() && *v >= 0.0));

@@ -10,8 +10,10 @@ use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, python};
 use fixtures::architectures::{self, MIXTURES};
 use format::{Branch, ModelMap};
-use ggml::gguf::GgufFile;
+use ggml::Type;
+use ggml::gguf::{GgufFile, GgufWriter};
 use llama::{ModelParams, Override};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// Largest distance of the logits of a coded file and those of what it stands for.
@@ -187,6 +189,69 @@ fn the_command_without_flags_fits_experts_to_the_models_own_text() {
     let _ = mixture.run("statecells-build", again).ok();
     assert_eq!(n_experts(&mixture.path("coded.gguf")), 6);
     assert_eq!(codes(&mixture.path("coded.gguf")), first, "threads decide nothing");
+}
+
+/// How many inputs each expert of the first gate saw, by a build's report.
+fn seen(report: &Path) -> Vec<u64> {
+    let report: Value = serde_json::from_slice(&fs::read(report).unwrap()).unwrap();
+    let tensors = report["tensors"].as_array().unwrap();
+    let gate = tensors.iter().find(|t| t["name"] == "blk.0.ffn_gate_exps.weight").unwrap();
+    gate["expert_inputs"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap()).collect()
+}
+
+/// Where the moments of single experts are too large, their diagonals say what each has seen.
+#[test]
+fn squares_take_the_place_of_moments_that_are_too_large() {
+    let mixture = Mixture::new("qwen3moe");
+    let calibrated = |name: &str, flags: &str| {
+        let flags = format!("-m @model.gguf -o @{name}.gguf --tokens 512 --ctx 64 {flags}");
+        let _ = mixture.run("statecells-calib", &flags).ok();
+        mixture.build(&format!("--calib @{name}.gguf --report-json @{name}.json"));
+        let file = GgufFile::open(&mixture.path(&format!("{name}.gguf"))).unwrap();
+        let has = |what: &str| file.tensor(&format!("blk.0.ffn_exps_in.{what}")).is_some();
+        let kept = (has("expert_h"), has("expert_squares"));
+        (kept, codes(&mixture.path("coded.gguf")), seen(&mixture.path(&format!("{name}.json"))))
+    };
+    let (whole, squares) = (calibrated("whole", ""), calibrated("squares", "--max-expert-mib 0"));
+    assert_eq!((whole.0, squares.0), ((true, false), (false, true)));
+    assert_ne!(whole.1, squares.1);
+    assert_eq!(whole.2, squares.2);
+    assert!(squares.2.iter().sum::<u64>() > 0);
+}
+
+/// An imatrix tells of every expert what that has seen.
+#[test]
+fn experts_are_fitted_to_the_squares_of_an_imatrix() {
+    let mixture = Mixture::new("qwen3moe");
+    let model = GgufFile::open(&mixture.path("model.gguf")).unwrap();
+    let experts = model.tensors().iter().filter(|t| t.name().contains("_exps.weight"));
+    let experts: Vec<_> = experts.map(|t| (t.name(), t.dims()[0], t.dims()[2])).collect();
+    let n_experts = experts[0].2;
+    let counts = vec![40.0; n_experts];
+    let write = |turn: usize| {
+        let mut writer = GgufWriter::new();
+        writer.set("imatrix.chunk_count", 1u32).unwrap();
+        let mut data = Vec::new();
+        for (name, d_in, _) in &experts {
+            let (sums, n) = (format!("{name}.in_sum2"), format!("{name}.counts"));
+            writer.add_tensor(&sums, Type::F32, &[*d_in, n_experts]).unwrap();
+            writer.add_tensor(&n, Type::F32, &[1, n_experts]).unwrap();
+            // Each expert has its squares in another order, so that all together have seen every input alike.
+            let square = |e: usize, i: usize| counts[e] * (1 + (i + e * turn) % n_experts) as f32;
+            data.push((0..n_experts * d_in).map(|at| square(at / d_in, at % d_in)).collect());
+            data.push(counts.clone());
+        }
+        let bytes = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let file = fs::File::create(mixture.path("imatrix.gguf")).unwrap();
+        writer.write(file, |i, out| out.write_all(&bytes(&data[i]))).unwrap();
+        mixture.build("--imatrix @imatrix.gguf --report-json @report.json");
+        codes(&mixture.path("coded.gguf"))
+    };
+    assert_ne!(write(0), write(1));
+    assert_eq!(
+        seen(&mixture.path("report.json")),
+        counts.iter().map(|n| *n as u64).collect::<Vec<_>>()
+    );
 }
 
 /// Beside their dense weights codes run by the flag alone, and as ever when somebody looks at what they give.

@@ -81,7 +81,9 @@ impl Survey<'_> {
             progress: &Steps(&silent),
         };
         let (source, context) = (self.source, &context);
-        look(&Encoding { item, weights: &weights, source, calibrated, context }).map_err(error)
+        let experts = importance.map_or(&[][..], |i| &i.experts);
+        look(&Encoding { item, weights: &weights, source, calibrated, experts, context })
+            .map_err(error)
     }
 }
 

@@ -103,7 +103,8 @@ impl TensorEncoder<'_> {
         let calibrated = calibrated.as_deref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
         let (source, context) = (self.source, &context);
-        let encoding = Encoding { item, weights: &weights, source, calibrated, context };
+        let experts = importance.map_or(&[][..], |i| &i.experts);
+        let encoding = Encoding { item, weights: &weights, source, calibrated, experts, context };
         let Encoded { sidecars, shrink } = make(&encoding).map_err(codec_error)?;
         assert!(
             sidecars.iter().map(|s| &s.spec).eq(&item.sidecars),
@@ -130,8 +131,10 @@ impl TensorEncoder<'_> {
             seconds: start.elapsed().as_secs_f64(),
             sidecars: sidecars.iter().map(|s| StoredSpec::from(&s.spec)).collect(),
             sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
-            expert_inputs: calibrated
-                .map_or_else(Vec::new, |i| i.experts.iter().map(|e| e.n_tokens()).collect()),
+            expert_inputs: match calibrated {
+                Some(input) => input.experts.n_tokens(),
+                None => experts.iter().map(|e| e.n_inputs).collect(),
+            },
             ffn_tuned: None,
             tuned: None,
         };

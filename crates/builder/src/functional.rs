@@ -96,7 +96,7 @@ mod exact {
 
 #[cfg(test)]
 mod tests {
-    use calibration::{Fitted, MomentScratch, Samples};
+    use calibration::{Experts, Fitted, MomentScratch, Samples};
     use numerics::ReferenceMatMul;
 
     use super::*;
@@ -115,7 +115,7 @@ mod tests {
             moment
         };
         CalibratedInput {
-            experts: Vec::new(),
+            experts: Experts::Unknown,
             fitted: if with_moments {
                 Fitted::Moment(moment(fitted))
             } else {

@@ -53,7 +53,7 @@ pub use error::Error;
 pub use existing::ExistingOutput;
 pub use functional::{FunctionalErrors, FunctionalMetrics, OVERFITTED};
 pub use growth::Growth;
-pub use importance::{Importance, Shaping, read_importance};
+pub use importance::{ExpertImportance, Importance, Shaping, read_importance};
 pub use inputs::{Decoded, Inputs, Recapture, Recaptured};
 pub use job::Job;
 pub use method::{Encoded, Encoding, Method, Sequence, SharedBudget, Tuning};

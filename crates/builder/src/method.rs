@@ -11,7 +11,8 @@ use numerics::{Codec, EncodeContext};
 use program::{Interrupt, Reporter};
 
 use crate::{
-    Allocation, Error, Growth, PlanItem, Recapture, Source, Stage, Survey, Tunable, Tuned,
+    Allocation, Error, ExpertImportance, Growth, PlanItem, Recapture, Source, Stage, Survey,
+    Tunable, Tuned,
 };
 
 /// A matrix to be coded, and what is known about it.
@@ -25,6 +26,8 @@ pub struct Encoding<'a> {
     /// Its inputs on real text, if there is a calibration. The hold-out must not be fitted to; single
     /// parameters may be chosen by it.
     pub calibrated: Option<&'a CalibratedInput>,
+    /// The importance of the inputs of each of several experts; empty where that of all is all that is known.
+    pub experts: &'a [ExpertImportance],
     /// Everything else; the importance is the calibration's where there is one.
     pub context: &'a EncodeContext<'a>,
 }

@@ -8,11 +8,16 @@ use ggml::Type;
 use ggml::gguf::GgufWriter;
 
 use crate::input::Fitted;
-use crate::{CalibratedInput, CalibrationError, Provenance, Samples, SecondMoment};
+use crate::{
+    CalibratedInput, CalibrationError, Experts, Provenance, Samples, SecondMoment, SquareSums,
+};
 use crate::{keys, moment};
 
 /// Largest input whose second moment is kept unless asked otherwise: 134 MB in the file.
 pub const DEFAULT_MAX_MOMENT_DIM: usize = 8192;
+
+/// Memory for the second moments of single experts unless asked otherwise, all together.
+pub const DEFAULT_MAX_EXPERT_MIB: usize = 2048;
 
 /// F32 [d * (d + 1) / 2]: sum of x x^T over the fitted tokens, lower triangle.
 pub(crate) const MOMENT: &str = "h";
@@ -24,6 +29,8 @@ pub(crate) const SAMPLE_SCALE: &str = "sample_scale";
 pub(crate) const HOLDOUT_MOMENT: &str = "holdout_h";
 /// F32 [d * (d + 1) / 2, n_experts]: the sum over the fitted tokens that each expert has seen.
 pub(crate) const EXPERT_MOMENTS: &str = "expert_h";
+/// F32 [d, n_experts]: the sums of their squares alone.
+pub(crate) const EXPERT_SQUARES: &str = "expert_squares";
 /// F32 `[n_experts]`: how many those are.
 pub(crate) const EXPERT_TOKENS: &str = "expert_tokens";
 /// F16 [d, n]: held-out inputs, divided by their scale.
@@ -36,7 +43,8 @@ enum Data<'a> {
     F32(&'a [f32]),
     F16(&'a Samples),
     Moments(&'a [SecondMoment]),
-    Tokens(&'a [SecondMoment]),
+    Squares(&'a [SquareSums]),
+    Tokens(&'a Experts),
 }
 
 struct Tensor<'a> {
@@ -48,7 +56,7 @@ struct Tensor<'a> {
 impl Data<'_> {
     fn ty(&self) -> Type {
         match self {
-            Self::F32(_) | Self::Moments(_) | Self::Tokens(_) => Type::F32,
+            Self::F32(_) | Self::Moments(_) | Self::Squares(_) | Self::Tokens(_) => Type::F32,
             Self::F16(_) => Type::F16,
         }
     }
@@ -63,8 +71,11 @@ impl Data<'_> {
             Self::Moments(moments) => {
                 moments.iter().try_for_each(|moment| Data::F32(moment.packed()).write(out))
             }
-            Self::Tokens(moments) => {
-                let tokens: Vec<f32> = moments.iter().map(|m| m.n_tokens() as f32).collect();
+            Self::Squares(all) => {
+                all.iter().try_for_each(|squares| Data::F32(squares.sums()).write(out))
+            }
+            Self::Tokens(experts) => {
+                let tokens: Vec<f32> = experts.n_tokens().iter().map(|n| *n as f32).collect();
                 Data::F32(&tokens).write(out)
             }
             Self::F16(samples) => samples.stored().chunks(CHUNK).try_for_each(|part| {
@@ -103,7 +114,7 @@ fn check(data: &CalibratedInput) -> Result<(), String> {
         Fitted::Samples(samples) => samples.len() as u64,
     };
     data.holdout_moment.as_ref().map_or(Ok(()), SecondMoment::check)?;
-    data.experts.iter().filter(|m| m.n_tokens() > 0).try_for_each(SecondMoment::check)?;
+    data.experts.check()?;
     if n_fitted == 0 || data.holdout.is_empty() {
         return Err("there are no tokens to fit to or none held out".to_owned());
     }
@@ -125,9 +136,16 @@ fn add_tensors<'a>(input: InputId, data: &'a CalibratedInput, tensors: &mut Vec<
     if let Some(h) = &data.holdout_moment {
         moment(HOLDOUT_MOMENT, h);
     }
-    if let [first, ..] = data.experts.as_slice() {
-        let n = data.experts.len();
-        add(EXPERT_MOMENTS, vec![first.packed().len(), n], Data::Moments(&data.experts));
+    let n = data.experts.n();
+    match &data.experts {
+        Experts::Unknown => {}
+        Experts::Moments(all) => {
+            let len = all.first().map_or(0, |moment| moment.packed().len());
+            add(EXPERT_MOMENTS, vec![len, n], Data::Moments(all));
+        }
+        Experts::Squares(all) => add(EXPERT_SQUARES, vec![data.d(), n], Data::Squares(all)),
+    }
+    if n > 0 {
         add(EXPERT_TOKENS, vec![n], Data::Tokens(&data.experts));
     }
     let mut samples = |suffix, scale_suffix, samples: &'a Samples| {

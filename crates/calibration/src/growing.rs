@@ -3,7 +3,7 @@
 use numerics::MatMul;
 
 use crate::{
-    CalibratedInput, Fitted, MomentScratch, PassageKind, Samples, SecondMoment, stratified,
+    CalibratedInput, Experts, Fitted, MomentScratch, PassageKind, Samples, SecondMoment, stratified,
 };
 
 /// How many tokens of each kind will come, and which of them are kept as samples.
@@ -52,13 +52,13 @@ impl GrowingInput {
                 fitted: Fitted::Moment(SecondMoment::new(d)),
                 holdout_moment: Some(SecondMoment::new(d)),
                 holdout: Samples::new(d),
-                experts: Vec::new(),
+                experts: Experts::Unknown,
             },
             false => CalibratedInput {
                 fitted: Fitted::Samples(Samples::new(d)),
                 holdout_moment: None,
                 holdout: Samples::new(d),
-                experts: Vec::new(),
+                experts: Experts::Unknown,
             },
         };
         Self { data }
@@ -102,31 +102,26 @@ impl GrowingInput {
         flops
     }
 
-    /// Adds inputs to fit to, each to the second moment of its expert; the floating point operations that it took.
+    /// Adds inputs to fit to, each to what its expert has seen, of which there are so many, with `whole` moments or their
+    /// diagonals; the floating point operations that it took.
     ///
     /// # Shapes
     /// `rows`: [d, n], `experts`: `[n]`, each below `n_experts`.
     ///
     /// # Panics
-    /// If the lengths do not fit, or an expert does not exist.
+    /// If the lengths do not fit.
     pub fn add_by_expert(
         &mut self,
         rows: &[f32],
-        (experts, n_experts): (&[usize], usize),
-        mat_mul: &dyn MatMul,
-        scratch: &mut MomentScratch,
+        experts: &[usize],
+        (n_experts, whole): (usize, bool),
+        (mat_mul, scratch): (&dyn MatMul, &mut MomentScratch),
     ) -> f64 {
         let d = self.d();
-        assert_eq!(rows.len(), experts.len() * d, "a row for every expert");
-        self.data.experts.resize_with(n_experts, || SecondMoment::new(d));
-        let mut own = Vec::new();
-        for (e, moment) in self.data.experts.iter_mut().enumerate() {
-            own.clear();
-            let seen = rows.chunks_exact(d).zip(experts).filter(|(_, expert)| **expert == e);
-            seen.for_each(|(row, _)| own.extend_from_slice(row));
-            moment.add(&own, mat_mul, scratch);
+        if self.data.experts == Experts::Unknown {
+            self.data.experts = Experts::new(n_experts, d, whole);
         }
-        SecondMoment::flops(d, experts.len() as u64)
+        self.data.experts.add((rows, d), experts, mat_mul, scratch)
     }
 
     /// What grows with tokens of `kind`.
@@ -143,31 +138,5 @@ impl GrowingInput {
     #[must_use]
     pub fn finish(self) -> CalibratedInput {
         self.data
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use numerics::ReferenceMatMul;
-
-    use super::*;
-
-    /// Every expert has the moment of its own rows, and one that no token uses that of none.
-    #[test]
-    fn experts_see_their_own_rows() {
-        let rows = [1.0f32, 2.0, -3.0, 0.5, 4.0, 1.0, 0.0, -2.0];
-        let mut growing = GrowingInput::new(2, 8);
-        let mut scratch = MomentScratch::default();
-        let mut add = |rows: &[f32], experts: &[usize]| {
-            growing.add_by_expert(rows, (experts, 3), &ReferenceMatMul, &mut scratch)
-        };
-        assert_eq!(add(&rows[..6], &[2, 0, 2]), 3.0 * 6.0);
-        add(&rows[6..], &[0]);
-        let found = growing.finish().experts;
-        let tokens: Vec<u64> = found.iter().map(SecondMoment::n_tokens).collect();
-        assert_eq!(tokens, [2, 0, 2]);
-        assert_eq!(found[0].packed(), [9.0, -1.5, 4.25]);
-        assert_eq!(found[1].packed(), [0.0; 3]);
-        assert_eq!(found[2].packed(), [17.0, 6.0, 5.0]);
     }
 }

@@ -1,6 +1,6 @@
 //! The inputs of a model's FFN, and what is known about one of them.
 
-use crate::{Samples, SecondMoment};
+use crate::{Experts, Samples, SecondMoment};
 
 /// What codecs may fit to.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,8 +20,8 @@ pub struct CalibratedInput {
     pub holdout_moment: Option<SecondMoment>,
     /// Single held-out inputs. Only to measure with.
     pub holdout: Samples,
-    /// From the tokens to fit to, of each expert those that it has seen; empty where that is not kept.
-    pub experts: Vec<SecondMoment>,
+    /// From the tokens to fit to, of each expert those that it has seen.
+    pub experts: Experts,
 }
 
 impl CalibratedInput {

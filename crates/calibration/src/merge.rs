@@ -49,10 +49,9 @@ impl CalibratedInput {
             }
             _ => return None,
         }
-        if self.experts.len() != added.experts.len() {
+        if !self.experts.merge(&added.experts) {
             return None;
         }
-        self.experts.iter_mut().zip(&added.experts).for_each(|(moment, more)| moment.merge(more));
         if let (Some(moment), Some(more)) = (&mut self.holdout_moment, &added.holdout_moment) {
             moment.merge(more);
         }
@@ -75,7 +74,7 @@ mod tests {
     use numerics::ReferenceMatMul;
 
     use super::*;
-    use crate::{MomentScratch, SecondMoment};
+    use crate::{Experts, MomentScratch, SecondMoment};
 
     const D: usize = 3;
 
@@ -95,7 +94,7 @@ mod tests {
             Fitted::Samples(samples.clone())
         };
         let holdout_moment = has_moment.then_some(moment);
-        CalibratedInput { fitted, holdout_moment, holdout: samples, experts: Vec::new() }
+        CalibratedInput { fitted, holdout_moment, holdout: samples, experts: Experts::Unknown }
     }
 
     #[test]

@@ -8,13 +8,13 @@ use ggml::gguf::{Array, GgufError, GgufFile, TensorInfo, Value};
 use half::f16;
 
 use crate::format::{
-    EXPERT_MOMENTS, EXPERT_TOKENS, HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT, SAMPLE_SCALE,
-    SAMPLES,
+    EXPERT_MOMENTS, EXPERT_SQUARES, EXPERT_TOKENS, HOLDOUT, HOLDOUT_MOMENT, HOLDOUT_SCALE, MOMENT,
+    SAMPLE_SCALE, SAMPLES,
 };
 use crate::input::Fitted;
 use crate::{
-    CalibratedInput, CalibrationError, ModelId, PassageKind, Provenance, Samples, SecondMoment,
-    TextId, TextSketch, keys,
+    CalibratedInput, CalibrationError, Experts, ModelId, PassageKind, Provenance, Samples,
+    SecondMoment, SquareSums, TextId, TextSketch, keys,
 };
 
 /// A calibration file. Data are read and checked input by input.
@@ -162,30 +162,39 @@ impl Calibration {
         Ok(Some(moment))
     }
 
-    /// The moments of all experts, if they are kept.
-    fn experts(&self, input: InputId, d: usize) -> Result<Vec<SecondMoment>, String> {
+    /// What is kept of single experts.
+    fn experts(&self, input: InputId, d: usize) -> Result<Experts, String> {
         let tensor = |suffix| self.file.tensor(&name(input, suffix));
-        let Some(moments) = tensor(EXPERT_MOMENTS) else { return Ok(Vec::new()) };
-        let wrong = |what: &str| format!("tensor '{}': {what}", moments.name());
-        let len = crate::moment::packed_len(d).filter(|len| moments.dims().first() == Some(len));
-        let len = len.ok_or_else(|| wrong(&format!("is not the F32 triangles of {d} inputs")))?;
-        let n_experts = moments.n_elements() / len;
+        let (is_whole, kept, len) = match (tensor(EXPERT_MOMENTS), tensor(EXPERT_SQUARES)) {
+            (Some(moments), _) => (true, moments, crate::moment::packed_len(d)),
+            (None, Some(squares)) => (false, squares, Some(d)),
+            (None, None) => return Ok(Experts::Unknown),
+        };
+        let wrong = |what: &str| format!("tensor '{}': {what}", kept.name());
+        let len = len.filter(|len| kept.dims().first() == Some(len));
+        let what = if is_whole { "the F32 triangles" } else { "the sums of squares" };
+        let len = len.ok_or_else(|| wrong(&format!("is not {what} of {d} inputs")))?;
+        let n_experts = kept.n_elements() / len;
         let tokens = tensor(EXPERT_TOKENS).filter(|t| t.dims() == [n_experts]);
         let tokens = self.f32(tokens.ok_or_else(|| wrong("has no fitting numbers of tokens"))?)?;
         let is_count = |n: &f32| *n >= 0.0 && n.fract() == 0.0 && *n < 1e15;
         if !tokens.iter().all(is_count) {
             return Err(wrong("a number of tokens is none"));
         }
-        let values = self.f32(moments)?;
-        let moment = |(n, packed): (&f32, &[f32])| {
-            let moment = SecondMoment::from_packed(d, *n as u64, packed.to_vec());
-            let moment = moment.ok_or_else(|| wrong("has another size"))?;
-            if moment.n_tokens() > 0 {
-                moment.check().map_err(|reason| wrong(&reason))?;
-            }
-            Ok(moment)
+        let values = self.f32(kept)?;
+        let each = tokens.iter().map(|n| *n as u64).zip(values.chunks_exact(len));
+        if !is_whole {
+            let squares = |(n, sums): (u64, &[f32])| SquareSums::from_sums(sums.to_vec(), n);
+            let all = each.map(squares).collect::<Option<_>>();
+            return all.map(Experts::Squares).ok_or_else(|| wrong("a sum is none of squares"));
+        }
+        let moment = |(n, packed): (u64, &[f32])| {
+            SecondMoment::from_packed(d, n, packed.to_vec())
+                .ok_or_else(|| wrong("has another size"))
         };
-        tokens.iter().zip(values.chunks_exact(len)).map(moment).collect()
+        let all = Experts::Moments(each.map(moment).collect::<Result<_, _>>()?);
+        all.check().map_err(|reason| wrong(&reason))?;
+        Ok(all)
     }
 
     /// The samples called `suffix`, if there are any.

@@ -63,6 +63,7 @@ fn capture_inputs(
     let mut params = CaptureParams {
         inputs,
         max_moment_dim: 1000,
+        max_expert_bytes: 1 << 30,
         n_ctx: N_CTX,
         n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
         n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,

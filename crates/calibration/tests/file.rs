@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use calibration::{
-    CalibratedInput, Calibration, CalibrationError, Fitted, ModelId, MomentScratch, Provenance,
-    Samples, SecondMoment, TextId, TextSketch, write,
+    CalibratedInput, Calibration, CalibrationError, Experts, Fitted, GrowingInput, ModelId,
+    MomentScratch, Provenance, Samples, SecondMoment, TextId, TextSketch, write,
 };
 use format::{InputId, InputRole, MatrixId, Role};
 use ggml::Type;
 use ggml::gguf::{GgufFile, GgufWriter, Value};
-use numerics::ReferenceMatMul;
+use numerics::{MatMul, ReferenceMatMul};
 
 const N_EMBD: usize = 6;
 const N_FF: usize = 10;
@@ -58,18 +58,33 @@ fn inputs() -> BTreeMap<InputId, CalibratedInput> {
         fitted: Fitted::Moment(moment(N_EMBD, 20)),
         holdout_moment: Some(moment(N_EMBD, 4)),
         holdout: samples(N_EMBD, 3),
-        experts: vec![moment(N_EMBD, 7), SecondMoment::new(N_EMBD), moment(N_EMBD, 2)],
+        experts: Experts::Moments(vec![
+            moment(N_EMBD, 7),
+            SecondMoment::new(N_EMBD),
+            moment(N_EMBD, 2),
+        ]),
     };
     let sampled = CalibratedInput {
         fitted: Fitted::Samples(samples(N_FF, 5)),
         holdout_moment: None,
         holdout: samples(N_FF, 1),
-        experts: Vec::new(),
+        experts: Experts::Unknown,
     };
     BTreeMap::from([
         (InputId { layer: 1, role: InputRole::FfnIn }, moments),
         (InputId { layer: 1, role: InputRole::FfnDown }, sampled),
     ])
+}
+
+/// The same with the squares alone of what two experts have seen.
+fn inputs_with_squares() -> BTreeMap<InputId, CalibratedInput> {
+    let mut growing = GrowingInput::new(N_EMBD, 0);
+    let by = (&ReferenceMatMul as &dyn MatMul, &mut MomentScratch::default());
+    growing.add_by_expert(&rows(N_EMBD, 2), &[0, 0], (2, false), by);
+    let mut inputs = inputs();
+    let known = inputs.get_mut(&InputId { layer: 1, role: InputRole::FfnIn }).unwrap();
+    known.experts = growing.finish().experts;
+    inputs
 }
 
 fn tensor(layer: usize, role: Role) -> MatrixId {
@@ -104,6 +119,13 @@ fn everything_comes_back() {
         let error = calibration.input(tensor(0, role).input()).unwrap_err();
         assert!(matches!(error, CalibrationError::NoInput { .. }), "{error}");
     }
+    let squares = inputs_with_squares();
+    let mut bytes = Vec::new();
+    write(&mut bytes, &provenance(), &squares).unwrap();
+    let read = open(&dir.path().join("squares.gguf"), &bytes).unwrap();
+    let input = InputId { layer: 1, role: InputRole::FfnIn };
+    assert_eq!(read.input(input).unwrap(), squares[&input]);
+    assert_eq!(squares[&input].experts.n_tokens(), [2, 0]);
     let up = calibration.input(tensor(1, Role::Up).input()).unwrap();
     assert_eq!(up.d(), N_EMBD);
     let h = up.second_moment().unwrap();

@@ -84,6 +84,15 @@ pub enum ImatrixError {
     },
 }
 
+/// What one of many matrices in one tensor has seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfExpert {
+    /// E[x_i^2] of its inputs, `[n_in]`.
+    pub mean_squares: Vec<f32>,
+    /// How many inputs those were.
+    pub count: f32,
+}
+
 /// An open importance matrix.
 #[derive(Debug)]
 pub struct Imatrix {
@@ -171,6 +180,39 @@ impl Imatrix {
             Some(index) => Err(ImatrixError::Value { path, weight, index, value: sums[index] }),
             None => Ok(sums.into_iter().map(|sum| sum / count).collect()),
         }
+    }
+
+    /// What every one of the `n_experts` matrices of `weight` has seen, each with `n_in` inputs. Empty for the old format, which does
+    /// not tell how many inputs went to which.
+    ///
+    /// # Errors
+    /// As [`Self::importance`].
+    pub fn experts(
+        &self,
+        weight: &str,
+        n_in: usize,
+        n_experts: usize,
+    ) -> Result<Vec<OfExpert>, ImatrixError> {
+        let Format::Gguf(file) = &self.file else { return Ok(Vec::new()) };
+        let entry = |part: &str, n| self.entry(file, weight, part, (n, n_experts));
+        let (sums, counts) = (entry("in_sum2", n_in)?, entry("counts", 1)?);
+        let (path, weight) = (|| self.path().to_owned(), || weight.to_owned());
+        let expert = |(at, (sums, &count)): (usize, (&[f32], &f32))| {
+            if !(count.is_finite() && count >= 0.0) {
+                return Err(ImatrixError::Count { path: path(), weight: weight(), count });
+            }
+            let mean_squares: Vec<f32> = sums.iter().map(|sum| sum / count.max(1.0)).collect();
+            match mean_squares.iter().position(|v| !(v.is_finite() && *v >= 0.0)) {
+                Some(i) => Err(ImatrixError::Value {
+                    path: path(),
+                    weight: weight(),
+                    index: at * n_in + i,
+                    value: sums[i],
+                }),
+                None => Ok(OfExpert { mean_squares, count }),
+            }
+        };
+        sums.chunks_exact(n_in.max(1)).zip(&counts).enumerate().map(expert).collect()
     }
 
     /// The values of the tensor `<weight>.<part>`, `n` of each of `n_matrices`.
@@ -274,22 +316,45 @@ mod tests {
         assert!(matches!(experts.importance("w", 3, Some(2)), Err(ImatrixError::Shape { .. })));
     }
 
-    /// An expert that no token went to counts for nothing.
-    #[test]
-    fn experts_count_together() {
+    /// The importance matrix of three experts with two inputs.
+    fn of_three(sums: [f32; 6], counts: [f32; 3]) -> (TempDir, Imatrix) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imatrix.gguf");
         let mut writer = GgufWriter::new();
         writer.set("imatrix.chunk_count", 3u32).unwrap();
         writer.add_tensor("w.in_sum2", Type::F32, &[2, 3]).unwrap();
         writer.add_tensor("w.counts", Type::F32, &[1, 3]).unwrap();
-        let data = [vec![8.0f32, 0.0, 0.0, 0.0, 4.0, 6.0], vec![4.0, 0.0, 2.0]];
+        let data = [sums.to_vec(), counts.to_vec()];
         let bytes = data.map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
         writer.write(File::create(&path).unwrap(), |i, out| out.write_all(&bytes[i])).unwrap();
-        let imatrix = Imatrix::open(&path).unwrap();
+        let open = Imatrix::open(&path).unwrap();
+        (dir, open)
+    }
+
+    /// An expert that no token went to counts for nothing.
+    #[test]
+    fn experts_count_together_and_each_for_itself() {
+        let (_dir, imatrix) = of_three([8.0, 0.0, 0.0, 0.0, 4.0, 6.0], [4.0, 0.0, 2.0]);
         assert_eq!(imatrix.importance("w", 2, Some(3)).unwrap(), [2.0, 1.0]);
         assert!(matches!(imatrix.importance("w", 2, None), Err(ImatrixError::Shape { .. })));
         assert!(matches!(imatrix.importance("w", 2, Some(2)), Err(ImatrixError::Shape { .. })));
+        let of = |a, b, count| OfExpert { mean_squares: vec![a, b], count };
+        let each = [of(2.0, 0.0, 4.0), of(0.0, 0.0, 0.0), of(2.0, 3.0, 2.0)];
+        assert_eq!(imatrix.experts("w", 2, 3).unwrap(), each);
+        assert!(matches!(imatrix.experts("w", 2, 2), Err(ImatrixError::Shape { .. })));
+        assert!(matches!(imatrix.experts("v", 2, 3), Err(ImatrixError::Missing { .. })));
+    }
+
+    #[test]
+    fn damage_to_one_expert_is_found() {
+        let (_dir, imatrix) = of_three([8.0, 0.0, 0.0, 0.0, -4.0, 6.0], [4.0, 0.0, 2.0]);
+        let error = imatrix.experts("w", 2, 3).unwrap_err();
+        assert!(matches!(error, ImatrixError::Value { index: 4, .. }), "{error}");
+        for count in [-1.0, f32::NAN] {
+            let (_dir, imatrix) = of_three([1.0; 6], [4.0, count, 2.0]);
+            let error = imatrix.experts("w", 2, 3).unwrap_err();
+            assert!(matches!(error, ImatrixError::Count { .. }), "{error}");
+        }
     }
 
     #[test]

@@ -39,7 +39,8 @@ impl Metrics {
     /// and then in row order, so the result does not depend on the number of threads.
     ///
     /// # Shapes
-    /// `weights`, `approx`: [d_in, d_out]; `importance`: `[d_in]` or `None` for white inputs.
+    /// `weights`, `approx`: [d_in, d_out]; `importance`: `[d_in]`, [d_in, n] for each of n equal parts of the rows, or `None` for
+    /// white inputs.
     ///
     /// # Panics
     /// If a length does not fit `shape`.
@@ -52,11 +53,18 @@ impl Metrics {
     ) -> Self {
         assert_eq!(weights.len(), shape.n_weights());
         assert_eq!(approx.len(), shape.n_weights());
-        assert!(importance.is_none_or(|h| h.len() == shape.d_in));
+        let n_parts = importance.map_or(1, |h| h.len() / shape.d_in);
+        assert!(importance.is_none_or(|h| h.len() == n_parts * shape.d_in));
+        assert!(n_parts > 0 && shape.d_out.is_multiple_of(n_parts), "equal parts");
+        let of_part = |row: usize| {
+            let part = row / (shape.d_out / n_parts);
+            importance.map(|h| &h[part * shape.d_in..][..shape.d_in])
+        };
         let rows: Vec<RowSums> = weights
             .par_chunks(shape.d_in)
             .zip(approx.par_chunks(shape.d_in))
-            .map(|(w, a)| row_sums(w, a, importance))
+            .enumerate()
+            .map(|(row, (w, a))| row_sums(w, a, of_part(row)))
             .collect();
         Self::from_rows(&rows)
     }
@@ -130,6 +138,17 @@ mod tests {
         assert!((m(&[1.0, 1.0]) - 0.5).abs() < 1e-12);
         assert!((m(&[1.0, 3.0]) - 0.25).abs() < 1e-12);
         assert!((m(&[0.0, 3.0])).abs() < 1e-12);
+    }
+
+    #[test]
+    fn parts_of_the_rows_have_an_importance_of_their_own() {
+        // errors of 1 in column 0 of the first row and in column 1 of the second
+        let (w, a) = ([1.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 0.0]);
+        let shape = MatrixShape::new(2, 2);
+        let m = Metrics::compare(&w, &a, shape, Some(&[2.0, 0.0, 0.0, 2.0]));
+        assert_eq!((m.error_energy, m.weight_energy), (4.0, 4.0));
+        let m = Metrics::compare(&w, &a, shape, Some(&[0.0, 2.0, 2.0, 0.0]));
+        assert_eq!((m.error_energy, m.gap), (0.0, 0.0));
     }
 
     #[test]

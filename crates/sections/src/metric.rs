@@ -43,7 +43,7 @@ impl Metric {
     ///
     /// # Errors
     /// [`CodecError::Parameter`] if `h` has another length, is negative or not finite.
-    pub(crate) fn diagonal(h: &[f32], shape: MatrixShape) -> Result<Self, CodecError> {
+    pub fn diagonal(h: &[f32], shape: MatrixShape) -> Result<Self, CodecError> {
         if h.len() != shape.d_in || h.iter().any(|v| !(v.is_finite() && *v >= 0.0)) {
             let reason = "it needs one finite mean square per input".to_owned();
             let value = format!("{} values", h.len());

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use builder::calibrate::{CalibrationJob, DEFAULT_CTX, DEFAULT_HOLDOUT, DEFAULT_SAMPLES};
-use calibration::DEFAULT_MAX_MOMENT_DIM;
+use calibration::{DEFAULT_MAX_EXPERT_MIB, DEFAULT_MAX_MOMENT_DIM};
 use clap::Parser;
 use clap_complete::Shell;
 use program::LayerList;
@@ -69,7 +69,7 @@ pub struct Cli {
     /// are recorded after --tune are then those of the weights
     #[arg(
         long,
-        conflicts_with_all = ["max_samples", "max_holdout", "max_h_dim", "layers", "time_plain"]
+        conflicts_with_all = ["max_samples", "max_holdout", "max_h_dim", "max_expert_mib", "layers", "time_plain"]
     )]
     pub tokens_only: bool,
 
@@ -95,6 +95,11 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_MAX_MOMENT_DIM)]
     pub max_h_dim: usize,
 
+    /// Memory for an H of every expert, in all layers together. Where that is not enough the mean squares of what each has
+    /// seen are kept, beside the H of all of them
+    #[arg(long, value_name = "MIB", default_value_t = DEFAULT_MAX_EXPERT_MIB)]
+    pub max_expert_mib: usize,
+
     /// Layers, from 0: a number, a range or a list such as 0,2,5-8 [default: all but those for multi-token
     /// prediction, which no text runs through]
     #[arg(long, value_name = "LIST")]
@@ -113,7 +118,7 @@ pub struct Cli {
     pub time_plain: usize,
 
     /// Add contexts to an existing output, of -f or of what the model goes on to write: --tokens says how many. What is
-    /// there stays, and samples are kept of both by their lengths. --ctx, --seed, --max-h-dim and --layers must be
+    /// there stays, and samples are kept of both by their lengths. --ctx, --seed, --max-h-dim, --max-expert-mib and --layers must be
     /// repeated
     #[arg(long, conflicts_with_all = ["force", "time_plain"])]
     pub resume: bool,
@@ -145,6 +150,7 @@ impl Cli {
             max_samples: self.max_samples,
             max_holdout: self.max_holdout,
             max_h_dim: self.max_h_dim,
+            max_expert_mib: self.max_expert_mib,
             layers: self.layers,
             n_threads: n_threads(self.threads),
             seed: self.seed,

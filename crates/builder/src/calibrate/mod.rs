@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use calibration::capture::{CaptureError, Contexts};
 use calibration::{
-    CalibratedInput, CalibrationError, DEFAULT_MAX_MOMENT_DIM, ModelId, PassageKind, Provenance,
-    TextSketch,
+    CalibratedInput, CalibrationError, DEFAULT_MAX_EXPERT_MIB, DEFAULT_MAX_MOMENT_DIM, ModelId,
+    PassageKind, Provenance, TextSketch,
 };
 use format::InputId;
 use llama::{Backend, Model, ModelParams, Token};
@@ -81,6 +81,8 @@ pub struct CalibrationJob {
     pub max_holdout: u64,
     /// Longest input of which a moment is formed.
     pub max_h_dim: usize,
+    /// MiB for the moments of single experts, in all layers together.
+    pub max_expert_mib: usize,
     /// Layers; `None` for all that text runs through.
     pub layers: Option<LayerList>,
     /// Threads.
@@ -111,6 +113,7 @@ impl CalibrationJob {
             max_samples: DEFAULT_SAMPLES,
             max_holdout: DEFAULT_HOLDOUT,
             max_h_dim: DEFAULT_MAX_MOMENT_DIM,
+            max_expert_mib: DEFAULT_MAX_EXPERT_MIB,
             layers: None,
             n_threads: 1,
             seed: 0,

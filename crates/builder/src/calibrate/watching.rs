@@ -44,6 +44,7 @@ impl Run<'_> {
         let params = CaptureParams {
             inputs: lengths,
             max_moment_dim: job.max_h_dim,
+            max_expert_bytes: job.max_expert_mib.saturating_mul(1 << 20),
             n_ctx: contexts.n_ctx(),
             n_fitted: contexts.n_tokens(PassageKind::Fitted) as u64,
             n_held_out: contexts.n_tokens(PassageKind::HeldOut) as u64,

@@ -5,20 +5,18 @@ use std::time::{Duration, Instant};
 
 use format::{InputId, InputRole, MatrixId};
 use llama::{Computed, Node, Observer};
-use numerics::TiledMatMul;
+use numerics::{MatMul, TiledMatMul};
 
 use super::{CaptureError, CaptureParams};
 use crate::moment::packed_len;
 use crate::{CalibratedInput, GrowingInput, MomentScratch, PassageKind, Sampling};
-
-/// Second moments of single experts are kept up to so many bytes, all together; beyond, those of their layer do.
-const MAX_EXPERT_BYTES: usize = 2 << 30;
 
 /// Sums up the inputs of the products with FFN weights.
 pub struct Collector<'a> {
     inputs: BTreeMap<InputId, Growing>,
     sampling: Sampling,
     max_moment_dim: usize,
+    max_expert_bytes: usize,
     /// Tokens of each kind seen before this batch.
     n_before: [u64; 2],
     /// Tokens of this batch.
@@ -53,6 +51,7 @@ impl<'a> Collector<'a> {
             inputs: params.inputs.iter().map(|(&input, &d)| (input, growing(d))).collect(),
             sampling,
             max_moment_dim: params.max_moment_dim,
+            max_expert_bytes: params.max_expert_bytes,
             n_before: [0; 2],
             n_batch: 0,
             kind: PassageKind::Fitted,
@@ -117,10 +116,10 @@ impl<'a> Collector<'a> {
         *matrix == tensor
     }
 
-    /// Number of experts whose inputs are summed up by themselves, if this is a product of experts and the sums of all such
-    /// inputs fit into memory.
-    fn n_kept_experts(&self, node: Computed<'_>, d: usize) -> Option<usize> {
-        if node.op() != "MUL_MAT_ID" || d > self.max_moment_dim {
+    /// Number of experts if this is a product of experts, and whether their second moments are kept: only if those of all
+    /// layers fit into memory.
+    fn experts_of(&self, node: Computed<'_>, d: usize) -> Option<(usize, bool)> {
+        if node.op() != "MUL_MAT_ID" {
             return None;
         }
         let n_experts = node.source(0)?.dims()[2];
@@ -128,15 +127,16 @@ impl<'a> Collector<'a> {
             |input: &&InputId| [InputRole::ExpsIn, InputRole::ExpsDown].contains(&input.role);
         let n_inputs = self.inputs.keys().filter(of_experts).count();
         let sizes = [n_experts, n_inputs, size_of::<f32>()];
-        let n_bytes = sizes.into_iter().try_fold(packed_len(d)?, usize::checked_mul)?;
-        (n_bytes <= MAX_EXPERT_BYTES).then_some(n_experts)
+        let n_bytes = sizes.into_iter().try_fold(packed_len(d)?, usize::checked_mul);
+        let fits = n_bytes.is_some_and(|n| n <= self.max_expert_bytes);
+        Some((n_experts, fits && d <= self.max_moment_dim))
     }
 
     /// Adds the rows that were collected of `input` to what its experts have seen.
     fn add_by_expert(
         &mut self,
         node: Computed<'_>,
-        (input, n_experts): (InputId, usize),
+        (input, of): (InputId, (usize, bool)),
         per_token: usize,
     ) -> Result<f64, CaptureError> {
         let error =
@@ -149,12 +149,12 @@ impl<'a> Collector<'a> {
                 let row = token * per_token + j % per_token;
                 let x = self.rows.get(row * d..(row + 1) * d);
                 rows.extend_from_slice(x.ok_or_else(|| error("fewer inputs than experts in use"))?);
-                let expert = usize::try_from(*id).ok().filter(|id| *id < n_experts);
+                let expert = usize::try_from(*id).ok().filter(|id| *id < of.0);
                 experts.push(expert.ok_or_else(|| error("an expert that the model has not"))?);
             }
         }
-        let by = (experts.as_slice(), n_experts);
-        Ok(state.data.add_by_expert(&rows, by, &TiledMatMul, &mut self.scratch))
+        let by = (&TiledMatMul as &dyn MatMul, &mut self.scratch);
+        Ok(state.data.add_by_expert(&rows, &experts, of, by))
     }
 
     fn add(&mut self, node: Computed<'_>) -> Result<(), CaptureError> {
@@ -182,10 +182,10 @@ impl<'a> Collector<'a> {
         let first = self.n_before[self.kind as usize] + state.n_in_batch as u64;
         state.n_in_batch += n;
         let at = (self.kind, first);
-        if let Some(n_experts) = self.n_kept_experts(node, d)
+        if let Some(of) = self.experts_of(node, d)
             && self.kind == PassageKind::Fitted
         {
-            self.flops += self.add_by_expert(node, (input, n_experts), per_token)?;
+            self.flops += self.add_by_expert(node, (input, of), per_token)?;
         }
         let state = self.inputs.get_mut(&input).expect("checked by weight");
         self.flops += state.data.add(

@@ -27,6 +27,8 @@ pub struct CaptureParams<'a> {
     pub inputs: &'a BTreeMap<InputId, usize>,
     /// Largest input whose second moment is formed; longer ones are sampled.
     pub max_moment_dim: usize,
+    /// Bytes for the second moments of single experts, all together; beyond, their diagonals are kept.
+    pub max_expert_bytes: usize,
     /// Tokens per context, BOS included.
     pub n_ctx: usize,
     /// Tokens to fit to that will be run.

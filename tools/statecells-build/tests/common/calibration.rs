@@ -5,7 +5,8 @@ use std::fs;
 
 use builder::Source;
 use calibration::{
-    CalibratedInput, Fitted, MomentScratch, Provenance, Samples, SecondMoment, TextId, TextSketch,
+    CalibratedInput, Experts, Fitted, MomentScratch, Provenance, Samples, SecondMoment, TextId,
+    TextSketch,
 };
 use format::{InputId, InputRole};
 use numerics::ReferenceMatMul;
@@ -95,7 +96,7 @@ pub fn write_calibration(fixture: &Fixture, name: &str, made: Made) {
             let fitted = activations(d, made.n_fitted, id, made.seed);
             let held_out = activations(d, made.n_held_out, id, made.seed + 1000);
             let input = CalibratedInput {
-                experts: Vec::new(),
+                experts: Experts::Unknown,
                 fitted: if made.samples_only {
                     Fitted::Samples(samples(d, &fitted))
                 } else {

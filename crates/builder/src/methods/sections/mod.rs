@@ -69,6 +69,9 @@ pub struct ModelSteps {
     pub tune: Option<TuneStep>,
 }
 
+/// The metric of one of many experts.
+type MetricOf<'e> = Box<dyn Fn(usize) -> Result<Metric, CodecError> + 'e>;
+
 impl SectionsMethod {
     /// The method with `params` for every tensor; `moments` if there is a calibration. A `budget` takes the
     /// place of the number of sections.
@@ -150,6 +153,29 @@ impl SectionsMethod {
         })
     }
 
+    /// Gives the metric of what each expert of `stack` sees itself; `None` where nothing is known but what all see together.
+    fn of_experts<'e>(
+        &self,
+        encoding: &'e Encoding<'_>,
+        stack: ExpertStack,
+        shrink: Option<f64>,
+    ) -> Option<MetricOf<'e>> {
+        let (experts, damping) = (encoding.experts, self.params.damping);
+        match (self.moments, encoding.calibrated, shrink) {
+            (Some(moments), Some(input), Some(share)) if input.experts.n() == stack.n_experts => {
+                let role = encoding.item.tensor.role.input();
+                Some(Box::new(move |expert| {
+                    let moment = Arc::new(moments.of_expert(input, role, expert));
+                    Metric::full(moment, share, damping, stack.each)
+                }))
+            }
+            (_, None, _) if experts.len() == stack.n_experts => {
+                Some(Box::new(move |expert| Metric::diagonal(&experts[expert].shaped, stack.each)))
+            }
+            _ => None,
+        }
+    }
+
     /// Metrics of `input`, with what is known from the matrix before if that reads it too.
     fn input_metrics(
         &self,
@@ -197,16 +223,11 @@ impl Method for SectionsMethod {
         let (codec, shrink) = self.with_common_dictionary(encoding)?;
         let stack = ExpertStack { each: item.matrix.shape, n_experts };
         let experts = ExpertsCodec::new(codec.clone(), stack);
-        let sidecars = match (self.moments, encoding.calibrated, shrink) {
-            (Some(moments), Some(input), Some(share)) if input.experts.len() == n_experts => {
-                let metric = |expert: usize| {
-                    let moment = Arc::new(moments.of_expert(input, expert));
-                    Metric::full(moment, share, self.params.damping, stack.each).map(Arc::new)
-                };
-                let codec = |expert| Ok(codec.clone().with_metric(metric(expert)?));
-                experts.encode_by(weights, item.shape, context, codec)?
-            }
-            _ => experts.encode(weights, item.shape, context)?,
+        let sidecars = match self.of_experts(encoding, stack, shrink) {
+            Some(metric) => experts.encode_by(weights, item.shape, context, |expert| {
+                Ok(codec.clone().with_metric(Arc::new(metric(expert)?)))
+            })?,
+            None => experts.encode(weights, item.shape, context)?,
         };
         Ok(Encoded { sidecars, shrink })
     }

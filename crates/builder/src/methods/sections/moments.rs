@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use calibration::{CalibratedInput, Fitted, SecondMoment};
-use format::{CodecError, MatrixShape};
+use calibration::{CalibratedInput, Experts, Fitted, SecondMoment, SquareSums};
+use format::{CodecError, InputRole, MatrixShape};
 use numerics::functional::{functional_error, token_error};
 use numerics::{EncodeContext, MatMul, Moment, Shrink};
 use sections::{InputKey, InputMetrics, Metric, Probe, SectionsParams};
 use sha2::{Digest, Sha256};
+
+use crate::importance::blended;
 
 /// Inputs of a span where the whole second moment would be too large: 4096^2 entries are 64 MB.
 const SPAN: usize = 4096;
@@ -28,7 +30,7 @@ impl Moments {
     /// E[x x^T] of `input`: whole up to the longest input that is, in spans beyond.
     pub fn moment(self, input: &CalibratedInput, mul_mat: &dyn MatMul) -> Moment {
         let d = input.d();
-        let width = if d > self.max_dim { SPAN.min(self.max_dim) } else { d };
+        let width = self.width(d);
         match &input.fitted {
             Fitted::Moment(known) => Moment::from_fn(d, width, |i, j| known.mean_at(i, j)),
             Fitted::Samples(samples) => {
@@ -38,13 +40,18 @@ impl Moments {
         }
     }
 
-    /// The second moment of the inputs of one expert, from what it has seen and what all have together, which counts as much as
-    /// so many tokens as the input has values: few tokens say little about many values.
+    /// The second moment of the inputs of one expert, which are of the kind `role`, from what it has seen and what all have together.
+    /// The latter counts as much as so many tokens as the input has values: few tokens say little about many values. Where only the
+    /// squares of what it has seen are known, the correlations are those of all; neurons of different experts have none in common.
     ///
     /// # Panics
     /// If nothing is known of that expert.
-    pub fn of_expert(self, input: &CalibratedInput, expert: usize) -> Moment {
-        let own = &input.experts[expert];
+    pub fn of_expert(self, input: &CalibratedInput, role: InputRole, expert: usize) -> Moment {
+        let own = match &input.experts {
+            Experts::Unknown => panic!("nothing is known of experts"),
+            Experts::Moments(all) => &all[expert],
+            Experts::Squares(all) => return self.of_squares(input, role, &all[expert]),
+        };
         let d = own.d();
         let n_own = own.n_tokens() as f64;
         let weight = n_own / (n_own + d as f64);
@@ -61,6 +68,28 @@ impl Moments {
             let prior = pooled.map_or(0.0, |(moment, _)| f64::from(moment.mean_at(i, j)) * scale);
             (weight * f64::from(own.mean_at(i, j)) + (1.0 - weight) * prior) as f32
         })
+    }
+
+    fn of_squares(self, input: &CalibratedInput, role: InputRole, own: &SquareSums) -> Moment {
+        let all = input.mean_squares();
+        let squares = blended(&all, &own.mean_squares(), own.n_tokens() as f64);
+        let shared = match &input.fitted {
+            Fitted::Moment(pooled) if role == InputRole::ExpsIn => Some(pooled),
+            _ => None,
+        };
+        let scale = |(own, all): (&f32, &f32)| if *all > 0.0 { (own / all).sqrt() } else { 0.0 };
+        let scales: Vec<f32> = squares.iter().zip(&all).map(scale).collect();
+        let d = input.d();
+        Moment::from_fn(d, self.width(d), |i, j| match shared {
+            _ if i == j => squares[i],
+            Some(pooled) => pooled.mean_at(i, j) * scales[i] * scales[j],
+            None => 0.0,
+        })
+    }
+
+    /// Inputs of a span of an input of `d` values.
+    fn width(self, d: usize) -> usize {
+        if d > self.max_dim { SPAN.min(self.max_dim) } else { d }
     }
 
     /// What tells `input` from all others, as far as [`Self::moment`] depends on it. To hash the samples takes far less
@@ -129,7 +158,7 @@ fn add<const N: usize>(hash: &mut Sha256, values: impl Iterator<Item = [u8; N]>)
 
 #[cfg(test)]
 mod tests {
-    use calibration::{MomentScratch, Samples};
+    use calibration::{GrowingInput, MomentScratch, Samples};
     use numerics::ReferenceMatMul;
 
     use super::*;
@@ -140,17 +169,25 @@ mod tests {
         moment
     }
 
+    /// What is known of an expert with these inputs, beside others in which the two values are as large and have nothing, or
+    /// `correlated` of it, in common.
+    fn beside(experts: Experts, correlated: f32) -> CalibratedInput {
+        let all = seen(&[1.0, 1.0, 1.0, 2.0 * correlated - 1.0]);
+        CalibratedInput {
+            fitted: Fitted::Moment(all),
+            holdout_moment: None,
+            holdout: Samples::new(2),
+            experts,
+        }
+    }
+
+    const MOMENTS: Moments = Moments { shrink: Shrink::Auto, max_dim: 8 };
+
     #[test]
     fn an_expert_counts_as_much_as_it_has_seen() {
-        let moments = Moments { shrink: Shrink::Auto, max_dim: 8 };
         let of = |own: &SecondMoment| {
-            let input = CalibratedInput {
-                fitted: Fitted::Moment(seen(&[1.0, 1.0, 1.0, -1.0])),
-                holdout_moment: None,
-                holdout: Samples::new(2),
-                experts: vec![own.clone()],
-            };
-            moments.of_expert(&input, 0)
+            let input = beside(Experts::Moments(vec![own.clone()]), 0.0);
+            MOMENTS.of_expert(&input, InputRole::ExpsIn, 0)
         };
         let diagonal = |a: f32, b: f32| Moment::whole(&[a, 0.0, 0.0, b], 2);
         // Nothing seen: as all are.
@@ -163,5 +200,22 @@ mod tests {
         let rest = 2.0 * (1.0 - weight);
         let many = seen(&[2.0, 0.0].repeat(2000));
         assert_eq!(of(&many), diagonal((4.0 * weight + rest) as f32, rest as f32));
+    }
+
+    #[test]
+    fn squares_take_the_correlations_of_all_where_experts_share_their_inputs() {
+        let mut growing = GrowingInput::new(2, 8);
+        let by = (&ReferenceMatMul as &dyn MatMul, &mut MomentScratch::default());
+        // As many tokens as all count: halfway between mean squares of 4 and 0 and those of all, made as large.
+        growing.add_by_expert(&[2.0, 0.0].repeat(16), &[0; 16], (2, false), by);
+        let experts = growing.finish().experts;
+        let of = |role, expert| MOMENTS.of_expert(&beside(experts.clone(), 1.0), role, expert);
+        let whole = |h: [f32; 4]| Moment::whole(&h, 2);
+        assert_eq!(of(InputRole::ExpsDown, 0), whole([3.0, 0.0, 0.0, 1.0]));
+        let root = 3f32.sqrt();
+        assert_eq!(of(InputRole::ExpsIn, 0), whole([3.0, root, root, 1.0]));
+        // Nothing seen: as all are.
+        assert_eq!(of(InputRole::ExpsIn, 1), whole([1.0; 4]));
+        assert_eq!(of(InputRole::ExpsDown, 1), whole([1.0, 0.0, 0.0, 1.0]));
     }
 }
