@@ -91,6 +91,12 @@ impl Calibration {
         self.file.tensor(&name(input, HOLDOUT)).is_some()
     }
 
+    /// Whether the file tells what each expert has seen of `input`.
+    #[must_use]
+    pub fn covers_experts(&self, input: InputId) -> bool {
+        self.file.tensor(&name(input, EXPERT_TOKENS)).is_some()
+    }
+
     /// Checks that the file covers `input`.
     ///
     /// # Errors

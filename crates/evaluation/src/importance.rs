@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use calibration::Calibration;
-use format::MatrixId;
+use format::{Branch, MatrixId};
 use ggml::Type;
 use ggml::gguf::{Array, GgufFile, GgufWriter, Value, WriteError};
 use ggml::imatrix::Imatrix;
@@ -53,7 +53,11 @@ pub(crate) fn check(
     }
     if let Some(path) = &options.calib {
         let calibration = Calibration::open(path)?;
-        if coded.iter().all(|id| calibration.covers(id.input())) {
+        let covers = |id: &MatrixId| match id.role.branch() {
+            Branch::Experts => calibration.covers_experts(id.input()),
+            _ => calibration.covers(id.input()),
+        };
+        if coded.iter().all(covers) {
             return Ok(Helps::Ffn);
         }
     }
@@ -114,12 +118,22 @@ fn write(path: &Path, calibration: &Calibration, coded: &BTreeSet<MatrixId>) -> 
     };
     lay_out().map_err(refuse)?;
     for id in coded {
-        let sums: Vec<f32> =
-            calibration.input(id.input())?.mean_squares().iter().map(|v| v * n_fitted).collect();
-        for (part, sums) in [("in_sum2", sums), ("counts", vec![n_fitted])] {
+        let input = calibration.input(id.input())?;
+        let (mean_squares, counts) = match id.role.branch() {
+            Branch::Experts => {
+                let counts = input.experts.n_tokens().iter().map(|n| *n as f32).collect();
+                (input.experts.mean_squares(), counts)
+            }
+            _ => (input.mean_squares(), vec![n_fitted]),
+        };
+        let d = input.d();
+        let sum = |(i, v): (usize, &f32)| v * counts[i / d];
+        let sums: Vec<f32> = mean_squares.iter().enumerate().map(sum).collect();
+        let n = counts.len();
+        for (part, width, values_of) in [("in_sum2", d, sums), ("counts", 1, counts)] {
             let name = format!("{}.{part}", id.weight());
-            writer.add_tensor(&name, Type::F32, &[sums.len(), 1]).map_err(refuse)?;
-            values.push(sums);
+            writer.add_tensor(&name, Type::F32, &[width, n]).map_err(refuse)?;
+            values.push(values_of);
         }
     }
     let mut unfinished = Unfinished::create(path)?;
@@ -127,4 +141,74 @@ fn write(path: &Path, calibration: &Calibration, coded: &BTreeSet<MatrixId>) -> 
     let written = writer.write(unfinished.file(), |i, out| out.write_all(&bytes(&values[i])));
     written.map_err(refuse)?;
     Ok(unfinished.publish()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use calibration::{
+        GrowingInput, ModelId, MomentScratch, PassageKind, Provenance, Sampling, TextSketch,
+    };
+    use numerics::{MatMul, ReferenceMatMul};
+
+    use super::*;
+
+    const D: usize = 2;
+
+    /// A calibration of the inputs of two experts' gates, of which one has seen nothing, and of a shared expert's.
+    fn calibration(path: &Path, [experts, shared]: [MatrixId; 2]) -> Calibration {
+        let model = ModelId {
+            sha256: "ab".repeat(32),
+            architecture: "qwen2moe".to_owned(),
+            n_layer: 1,
+            n_embd: D as u32,
+            n_ff: 4,
+        };
+        let provenance = Provenance {
+            model,
+            texts: Vec::new(),
+            sketch: TextSketch::of([&[1, 2, 3, 4][..]]),
+            n_fitted: 2,
+            n_held_out: 2,
+            n_ctx: 2,
+            tokens: Vec::new(),
+            seed: 0,
+            tool: "test 1".to_owned(),
+            llama_cpp: "test 2".to_owned(),
+        };
+        let (rows, sampling) = ([1.0, 2.0, 3.0, 0.0], Sampling::new((2, 0), (2, 1), 0));
+        let seen = |of_experts: bool| {
+            let mut growing = GrowingInput::new(D, 8);
+            let mut scratch = MomentScratch::default();
+            for kind in [PassageKind::Fitted, PassageKind::HeldOut] {
+                growing.add((kind, 0), (&rows, 1), &sampling, &ReferenceMatMul, &mut scratch);
+            }
+            if of_experts {
+                let by = (&ReferenceMatMul as &dyn MatMul, &mut scratch);
+                growing.add_by_expert(&rows, &[1, 1], (2, false), by);
+            }
+            growing.finish()
+        };
+        let inputs = [(experts.input(), seen(true)), (shared.input(), seen(false))].into();
+        calibration::write(File::create(path).unwrap(), &provenance, &inputs).unwrap();
+        Calibration::open(path).unwrap()
+    }
+
+    #[test]
+    fn experts_have_squares_of_their_own_in_the_file_for_llama_quantize() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["blk.0.ffn_gate_exps.weight", "blk.0.ffn_gate_shexp.weight"];
+        let ids = names.map(|name| MatrixId::of_weight(name).unwrap());
+        let calibration = calibration(&folder.path().join("calib.gguf"), ids);
+        assert!(calibration.covers_experts(ids[0].input()));
+        let path = folder.path().join("importance.gguf");
+        write(&path, &calibration, &ids.into()).unwrap();
+        let written = Imatrix::open(&path).unwrap();
+        assert_eq!(written.importance(names[0], D, Some(2)).unwrap(), [5.0, 2.0]);
+        assert_eq!(written.importance(names[1], D, None).unwrap(), [5.0, 2.0]);
+        let experts = written.experts(names[0], D, 2).unwrap();
+        assert_eq!((experts[0].count, experts[1].count), (0.0, 2.0));
+        assert_eq!(experts[1].mean_squares, [5.0, 2.0]);
+    }
 }
