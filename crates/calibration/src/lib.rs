@@ -16,7 +16,7 @@
 //! | `.samples` | F16 `[d, n]` | instead of `.h` where d is too large: fitted inputs, divided by their scale |
 //! | `.sample_scale` | F32 `[n]` | the scale of each, a power of two |
 //! | `.expert_h` | F32 `[d * (d + 1) / 2, n_experts]` | as `.h`, of each expert over what it has seen; not where all of them would be too large |
-//! | `.expert_squares` | F32 [d, n_experts] | instead: the sum of x_i^2 over what each expert has seen |
+//! | `.expert_squares` | F32 `[d, n_experts]` | instead: the sum of x_i^2 over what each expert has seen |
 //! | `.expert_tokens` | F32 `[n_experts]` | how many inputs that are |
 //! | `.holdout_h` | F32 `[d * (d + 1) / 2]` | as `.h`, over the held-out tokens; not where d is too large |
 //! | `.holdout` | F16 `[d, n]` | held-out inputs, divided by their scale |

@@ -116,10 +116,10 @@ impl<'a> Collector<'a> {
         *matrix == tensor
     }
 
-    /// Number of experts if this is a product of experts, and whether their second moments are kept: only if those of all
-    /// layers fit into memory.
+    /// Number of experts if this is a product of experts whose second moment is formed, and whether those of single experts are
+    /// kept: only if those of all layers fit into memory.
     fn experts_of(&self, node: Computed<'_>, d: usize) -> Option<(usize, bool)> {
-        if node.op() != "MUL_MAT_ID" {
+        if node.op() != "MUL_MAT_ID" || d > self.max_moment_dim {
             return None;
         }
         let n_experts = node.source(0)?.dims()[2];
@@ -128,8 +128,7 @@ impl<'a> Collector<'a> {
         let n_inputs = self.inputs.keys().filter(of_experts).count();
         let sizes = [n_experts, n_inputs, size_of::<f32>()];
         let n_bytes = sizes.into_iter().try_fold(packed_len(d)?, usize::checked_mul);
-        let fits = n_bytes.is_some_and(|n| n <= self.max_expert_bytes);
-        Some((n_experts, fits && d <= self.max_moment_dim))
+        Some((n_experts, n_bytes.is_some_and(|n| n <= self.max_expert_bytes)))
     }
 
     /// Adds the rows that were collected of `input` to what its experts have seen.

@@ -163,9 +163,8 @@ impl SectionsMethod {
         let (experts, damping) = (encoding.experts, self.params.damping);
         match (self.moments, encoding.calibrated, shrink) {
             (Some(moments), Some(input), Some(share)) if input.experts.n() == stack.n_experts => {
-                let role = encoding.item.tensor.role.input();
                 Some(Box::new(move |expert| {
-                    let moment = Arc::new(moments.of_expert(input, role, expert));
+                    let moment = Arc::new(moments.of_expert(input, expert));
                     Metric::full(moment, share, damping, stack.each)
                 }))
             }

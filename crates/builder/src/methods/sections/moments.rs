@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use calibration::{CalibratedInput, Experts, Fitted, SecondMoment, SquareSums};
-use format::{CodecError, InputRole, MatrixShape};
+use format::{CodecError, MatrixShape};
 use numerics::functional::{functional_error, token_error};
 use numerics::{EncodeContext, MatMul, Moment, Shrink};
 use sections::{InputKey, InputMetrics, Metric, Probe, SectionsParams};
@@ -40,17 +40,17 @@ impl Moments {
         }
     }
 
-    /// The second moment of the inputs of one expert, which are of the kind `role`, from what it has seen and what all have together.
-    /// The latter counts as much as so many tokens as the input has values: few tokens say little about many values. Where only the
-    /// squares of what it has seen are known, the correlations are those of all; neurons of different experts have none in common.
+    /// The second moment of the inputs of one expert, from what it has seen and what all have together, which counts as much as
+    /// so many tokens as the input has values: few tokens say little about many values. Where only the squares of what it has
+    /// seen are known, the correlations are those of all.
     ///
     /// # Panics
     /// If nothing is known of that expert.
-    pub fn of_expert(self, input: &CalibratedInput, role: InputRole, expert: usize) -> Moment {
+    pub fn of_expert(self, input: &CalibratedInput, expert: usize) -> Moment {
         let own = match &input.experts {
             Experts::Unknown => panic!("nothing is known of experts"),
             Experts::Moments(all) => &all[expert],
-            Experts::Squares(all) => return self.of_squares(input, role, &all[expert]),
+            Experts::Squares(all) => return self.of_squares(input, &all[expert]),
         };
         let d = own.d();
         let n_own = own.n_tokens() as f64;
@@ -70,17 +70,17 @@ impl Moments {
         })
     }
 
-    fn of_squares(self, input: &CalibratedInput, role: InputRole, own: &SquareSums) -> Moment {
+    fn of_squares(self, input: &CalibratedInput, own: &SquareSums) -> Moment {
         let all = input.mean_squares();
         let squares = blended(&all, &own.mean_squares(), own.n_tokens() as f64);
-        let shared = match &input.fitted {
-            Fitted::Moment(pooled) if role == InputRole::ExpsIn => Some(pooled),
-            _ => None,
+        let pooled = match &input.fitted {
+            Fitted::Moment(pooled) => Some(pooled),
+            Fitted::Samples(_) => None,
         };
         let scale = |(own, all): (&f32, &f32)| if *all > 0.0 { (own / all).sqrt() } else { 0.0 };
         let scales: Vec<f32> = squares.iter().zip(&all).map(scale).collect();
         let d = input.d();
-        Moment::from_fn(d, self.width(d), |i, j| match shared {
+        Moment::from_fn(d, self.width(d), |i, j| match pooled {
             _ if i == j => squares[i],
             Some(pooled) => pooled.mean_at(i, j) * scales[i] * scales[j],
             None => 0.0,
@@ -187,7 +187,7 @@ mod tests {
     fn an_expert_counts_as_much_as_it_has_seen() {
         let of = |own: &SecondMoment| {
             let input = beside(Experts::Moments(vec![own.clone()]), 0.0);
-            MOMENTS.of_expert(&input, InputRole::ExpsIn, 0)
+            MOMENTS.of_expert(&input, 0)
         };
         let diagonal = |a: f32, b: f32| Moment::whole(&[a, 0.0, 0.0, b], 2);
         // Nothing seen: as all are.
@@ -203,19 +203,16 @@ mod tests {
     }
 
     #[test]
-    fn squares_take_the_correlations_of_all_where_experts_share_their_inputs() {
+    fn squares_take_the_correlations_of_all() {
         let mut growing = GrowingInput::new(2, 8);
         let by = (&ReferenceMatMul as &dyn MatMul, &mut MomentScratch::default());
         // As many tokens as all count: halfway between mean squares of 4 and 0 and those of all, made as large.
         growing.add_by_expert(&[2.0, 0.0].repeat(16), &[0; 16], (2, false), by);
-        let experts = growing.finish().experts;
-        let of = |role, expert| MOMENTS.of_expert(&beside(experts.clone(), 1.0), role, expert);
+        let input = beside(growing.finish().experts, 1.0);
         let whole = |h: [f32; 4]| Moment::whole(&h, 2);
-        assert_eq!(of(InputRole::ExpsDown, 0), whole([3.0, 0.0, 0.0, 1.0]));
         let root = 3f32.sqrt();
-        assert_eq!(of(InputRole::ExpsIn, 0), whole([3.0, root, root, 1.0]));
+        assert_eq!(MOMENTS.of_expert(&input, 0), whole([3.0, root, root, 1.0]));
         // Nothing seen: as all are.
-        assert_eq!(of(InputRole::ExpsIn, 1), whole([1.0; 4]));
-        assert_eq!(of(InputRole::ExpsDown, 1), whole([1.0, 0.0, 0.0, 1.0]));
+        assert_eq!(MOMENTS.of_expert(&input, 1), whole([1.0; 4]));
     }
 }
