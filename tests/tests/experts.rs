@@ -9,9 +9,9 @@ use end_to_end::logits::{Pace, distance, load_coded, load_dense, logits};
 use end_to_end::model_file::ModelFile;
 use end_to_end::programs::{Run, python};
 use fixtures::architectures::{self, MIXTURES};
+use fixtures::models::write_imatrix_of_experts;
 use format::{Branch, ModelMap};
-use ggml::Type;
-use ggml::gguf::{GgufFile, GgufWriter};
+use ggml::gguf::GgufFile;
 use llama::{ModelParams, Override};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -48,8 +48,12 @@ impl Mixture {
     }
 
     fn build(&self, flags: &str) {
+        self.build_from("model.gguf", flags);
+    }
+
+    fn build_from(&self, input: &str, flags: &str) {
         let build =
-            format!("-i @model.gguf -o @coded.gguf --S 6 --rounds 1 --beam 2 -t 2 --force {flags}");
+            format!("-i @{input} -o @coded.gguf --S 6 --rounds 1 --beam 2 -t 2 --force {flags}");
         let _ = self.run("statecells-build", &build).ok();
     }
 
@@ -138,11 +142,7 @@ fn a_mixture_in_parts_is_coded_as_in_one_file() {
     let _ = mixture.run("llama-gguf-split", "--split --split-max-tensors 5 @model.gguf @part").ok();
     let parts = fs::read_dir(mixture.folder.path()).unwrap().map(|e| e.unwrap().file_name());
     let first = parts.map(|n| n.into_string().unwrap()).find(|n| n.starts_with("part-00001-of-"));
-    let flags = format!(
-        "-i @{} -o @coded.gguf --S 6 --rounds 1 --beam 2 -t 2 --force --tokens 512",
-        first.unwrap()
-    );
-    let _ = mixture.run("statecells-build", &flags).ok();
+    mixture.build_from(&first.unwrap(), "--tokens 512");
     assert_eq!(codes(&mixture.path("coded.gguf")), whole);
     assert_eq!(whole.len(), 6);
 }
@@ -227,31 +227,21 @@ fn experts_are_fitted_to_the_squares_of_an_imatrix() {
     let experts = model.tensors().iter().filter(|t| t.name().contains("_exps.weight"));
     let experts: Vec<_> = experts.map(|t| (t.name(), t.dims()[0], t.dims()[2])).collect();
     let n_experts = experts[0].2;
-    let counts = vec![40.0; n_experts];
     let write = |turn: usize| {
-        let mut writer = GgufWriter::new();
-        writer.set("imatrix.chunk_count", 1u32).unwrap();
-        let mut data = Vec::new();
-        for (name, d_in, _) in &experts {
-            let (sums, n) = (format!("{name}.in_sum2"), format!("{name}.counts"));
-            writer.add_tensor(&sums, Type::F32, &[*d_in, n_experts]).unwrap();
-            writer.add_tensor(&n, Type::F32, &[1, n_experts]).unwrap();
-            // Each expert has its squares in another order, so that all together have seen every input alike.
-            let square = |e: usize, i: usize| counts[e] * (1 + (i + e * turn) % n_experts) as f32;
-            data.push((0..n_experts * d_in).map(|at| square(at / d_in, at % d_in)).collect());
-            data.push(counts.clone());
-        }
-        let bytes = |v: &Vec<f32>| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-        let file = fs::File::create(mixture.path("imatrix.gguf")).unwrap();
-        writer.write(file, |i, out| out.write_all(&bytes(&data[i]))).unwrap();
+        // Each expert has its squares in another order, so that all together have seen every input alike.
+        let square = |e: usize, i: usize| (1 + (i + e * turn) % n_experts) as f32;
+        let entry = |(name, d_in, _): &(&str, usize, usize)| {
+            let squares = (0..n_experts * d_in).map(|at| square(at / d_in, at % d_in));
+            ((*name).to_owned(), squares.collect())
+        };
+        let entries: Vec<(String, Vec<f32>)> = experts.iter().map(entry).collect();
+        let path = mixture.path("imatrix.gguf");
+        write_imatrix_of_experts(&path, &entries, n_experts, 40.0).unwrap();
         mixture.build("--imatrix @imatrix.gguf --report-json @report.json");
         codes(&mixture.path("coded.gguf"))
     };
-    assert_ne!(write(0), write(1));
-    assert_eq!(
-        seen(&mixture.path("report.json")),
-        counts.iter().map(|n| *n as u64).collect::<Vec<_>>()
-    );
+    assert_ne!(write(1), write(n_experts - 1));
+    assert_eq!(seen(&mixture.path("report.json")), vec![40; n_experts]);
 }
 
 /// Beside their dense weights codes run by the flag alone, and as ever when somebody looks at what they give.

@@ -81,8 +81,7 @@ impl Survey<'_> {
             progress: &Steps(&silent),
         };
         let (source, context) = (self.source, &context);
-        let experts = importance.map_or(&[][..], |i| &i.experts);
-        look(&Encoding { item, weights: &weights, source, calibrated, experts, context })
+        look(&Encoding { item, weights: &weights, source, calibrated, importance, context })
             .map_err(error)
     }
 }

@@ -103,8 +103,8 @@ impl TensorEncoder<'_> {
         let calibrated = calibrated.as_deref();
         let context = self.context(item, importance.map(|i| i.shaped.as_slice()));
         let (source, context) = (self.source, &context);
-        let experts = importance.map_or(&[][..], |i| &i.experts);
-        let encoding = Encoding { item, weights: &weights, source, calibrated, experts, context };
+        let encoding =
+            Encoding { item, weights: &weights, source, calibrated, importance, context };
         let Encoded { sidecars, shrink } = make(&encoding).map_err(codec_error)?;
         assert!(
             sidecars.iter().map(|s| &s.spec).eq(&item.sidecars),
@@ -133,7 +133,7 @@ impl TensorEncoder<'_> {
             sidecars_sha256: sidecars_sha256(sidecars.iter().map(|s| s.data.as_slice())),
             expert_inputs: match calibrated {
                 Some(input) => input.experts.n_tokens(),
-                None => experts.iter().map(|e| e.n_inputs).collect(),
+                None => importance.into_iter().flat_map(Importance::expert_inputs).collect(),
             },
             ffn_tuned: None,
             tuned: None,

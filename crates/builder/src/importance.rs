@@ -101,6 +101,11 @@ impl Importance {
         })
     }
 
+    /// How many inputs of each expert are known, if that is.
+    pub(crate) fn expert_inputs(&self) -> impl Iterator<Item = u64> {
+        self.experts.iter().map(|expert| expert.n_inputs)
+    }
+
     /// The same with what each of `experts` has seen beside the mean squares of all, [d_in].
     ///
     /// # Errors

@@ -11,8 +11,8 @@ use numerics::{Codec, EncodeContext};
 use program::{Interrupt, Reporter};
 
 use crate::{
-    Allocation, Error, ExpertImportance, Growth, PlanItem, Recapture, Source, Stage, Survey,
-    Tunable, Tuned,
+    Allocation, Error, Growth, Importance, PlanItem, Recapture, Source, Stage, Survey, Tunable,
+    Tuned,
 };
 
 /// A matrix to be coded, and what is known about it.
@@ -26,8 +26,8 @@ pub struct Encoding<'a> {
     /// Its inputs on real text, if there is a calibration. The hold-out must not be fitted to; single
     /// parameters may be chosen by it.
     pub calibrated: Option<&'a CalibratedInput>,
-    /// The importance of the inputs of each of several experts; empty where that of all is all that is known.
-    pub experts: &'a [ExpertImportance],
+    /// The importance of its inputs, that of single experts included, if it is known.
+    pub importance: Option<&'a Importance>,
     /// Everything else; the importance is the calibration's where there is one.
     pub context: &'a EncodeContext<'a>,
 }

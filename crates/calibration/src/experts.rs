@@ -83,11 +83,7 @@ impl Experts {
     /// Number of experts.
     #[must_use]
     pub fn n(&self) -> usize {
-        match self {
-            Self::Unknown => 0,
-            Self::Moments(all) => all.len(),
-            Self::Squares(all) => all.len(),
-        }
+        self.n_tokens().len()
     }
 
     /// Mean of x_i^2 of what each has seen, [d, n_experts]; zeros of one that has seen nothing.

@@ -285,12 +285,17 @@ mod tests {
 
     /// An importance matrix with one entry, `w`.
     fn imatrix(sums: &[f32], counts: &[f32]) -> (TempDir, Imatrix) {
+        with_dims(&[sums.len()], sums, counts)
+    }
+
+    /// The same, whose sums have these dimensions.
+    fn with_dims(dims: &[usize], sums: &[f32], counts: &[f32]) -> (TempDir, Imatrix) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("imatrix.gguf");
         let mut writer = GgufWriter::new();
         writer.set("imatrix.chunk_count", 3u32).unwrap();
         writer.set("imatrix.datasets", vec!["text".to_owned()]).unwrap();
-        writer.add_tensor("w.in_sum2", Type::F32, &[sums.len()]).unwrap();
+        writer.add_tensor("w.in_sum2", Type::F32, dims).unwrap();
         writer.add_tensor("w.counts", Type::F32, &[1, counts.len()]).unwrap();
         let data: Vec<Vec<u8>> =
             [sums, counts].map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect()).into();
@@ -318,17 +323,7 @@ mod tests {
 
     /// The importance matrix of three experts with two inputs.
     fn of_three(sums: [f32; 6], counts: [f32; 3]) -> (TempDir, Imatrix) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("imatrix.gguf");
-        let mut writer = GgufWriter::new();
-        writer.set("imatrix.chunk_count", 3u32).unwrap();
-        writer.add_tensor("w.in_sum2", Type::F32, &[2, 3]).unwrap();
-        writer.add_tensor("w.counts", Type::F32, &[1, 3]).unwrap();
-        let data = [sums.to_vec(), counts.to_vec()];
-        let bytes = data.map(|v| v.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-        writer.write(File::create(&path).unwrap(), |i, out| out.write_all(&bytes[i])).unwrap();
-        let open = Imatrix::open(&path).unwrap();
-        (dir, open)
+        with_dims(&[2, 3], &sums, &counts)
     }
 
     /// An expert that no token went to counts for nothing.

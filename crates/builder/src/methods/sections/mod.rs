@@ -160,7 +160,8 @@ impl SectionsMethod {
         stack: ExpertStack,
         shrink: Option<f64>,
     ) -> Option<MetricOf<'e>> {
-        let (experts, damping) = (encoding.experts, self.params.damping);
+        let damping = self.params.damping;
+        let experts = encoding.importance.map_or(&[][..], |importance| &importance.experts);
         match (self.moments, encoding.calibrated, shrink) {
             (Some(moments), Some(input), Some(share)) if input.experts.n() == stack.n_experts => {
                 Some(Box::new(move |expert| {
